@@ -1,0 +1,1 @@
+"""Fast, small video diffusion transformers in JAX."""

@@ -1,0 +1,143 @@
+"""What a policy decides (`Plan`), what it learns from (`Stats`), and what it is.
+
+A policy is three pure functions, in the manner of optax. Everything numeric that it
+needs (thresholds, regression coefficients) lives in its state, which the sampler
+passes to the compiled program as an argument: two policies that differ only in such
+numbers share one compilation. `plan` and `update` are therefore module-level
+functions or hashable callables, never closures over arrays.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sixbit_jax.routes import Route
+
+PolicyState = Any
+
+
+class BlockGrid(NamedTuple):
+    """The static shape of what a policy decides over.
+
+    Attributes:
+      num_blocks: number of transformer blocks, L.
+      sites: names of the sites of a block, in the order of the last plan axis, S.
+      macs: multiply-accumulates of each site in one forward, [L, S].
+      branch: index of the guidance branch (0 conditional, 1 unconditional).
+    """
+
+    num_blocks: int
+    sites: tuple[str, ...]
+    macs: np.ndarray
+    branch: int = 0
+
+
+class StepIndex(NamedTuple):
+    """Where the sampler stands: step `index` of `count`, traced scalars.
+
+    `latent_change` is sum|x_t - x_{t-1}| / sum|x_{t-1}| of the sampler's latents,
+    known before the step runs (0 in the first step).
+    """
+
+    index: Int[Array, ""]
+    count: Int[Array, ""]
+    latent_change: Float[Array, ""]
+
+
+class Plan(NamedTuple):
+    """All decisions of one step and one guidance branch.
+
+    Attributes:
+      skip: the block is replaced by X + cached delta.
+      refresh: the block is computed after having been skipped.
+      route: `Route` of each site.
+      outlier_limit: a site whose live max|x| / mean|x| exceeds this runs in BF16;
+        infinite where the rule is off.
+    """
+
+    skip: Bool[Array, "blocks"]
+    refresh: Bool[Array, "blocks"]
+    route: Int[Array, "blocks sites"]
+    outlier_limit: Float[Array, "blocks"]
+
+
+class Stats(NamedTuple):
+    """What one forward pass measured.
+
+    Attributes:
+      computed: the block ran; the other per-block fields are 0 where it did not.
+      gamma: sum|Y - X| / sum|X|.
+      delta_change: sum|delta - delta_old| / sum|delta_old| against the delta of the
+        last computed step; infinite when there is none.
+      outlier: max|x| / mean|x| of each site's live activation, before rotation.
+      route: the route that ran, after the outlier rule.
+      error: relative L1 error of the site's linear outputs with an NVFP4 instead of
+        an unquantized activation (`E_rel`); NaN unless the sampler records errors.
+      output_change: sum|F_t - F_{t-1}| / sum|F_{t-1}| of the guided model output;
+        infinite in the first step. The same number in every branch.
+    """
+
+    computed: Bool[Array, "blocks"]
+    gamma: Float[Array, "blocks"]
+    delta_change: Float[Array, "blocks"]
+    outlier: Float[Array, "blocks sites"]
+    route: Int[Array, "blocks sites"]
+    error: Float[Array, "blocks sites"]
+    output_change: Float[Array, ""]
+
+
+class Policy(NamedTuple):
+    """Three pure functions, and two static facts that shape the compiled program.
+
+    Attributes:
+      init: BlockGrid -> PolicyState. Runs outside jit, once per guidance branch.
+      plan: (PolicyState, StepIndex, Plan) -> Plan; refines the plan of this step.
+      update: (PolicyState, Plan, Stats) -> PolicyState; learns from the step.
+      routes: the routes it may put into a plan; the program holds only these (and
+        BF16 where the outlier rule may fire).
+      skips: whether it may skip blocks; if not, no delta cache is allocated.
+    """
+
+    init: Callable[[BlockGrid], PolicyState]
+    plan: Callable[[PolicyState, StepIndex, Plan], Plan]
+    update: Callable[[PolicyState, Plan, Stats], PolicyState]
+    routes: tuple[Route, ...] = ()
+    skips: bool = False
+
+
+def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
+    """The plan that every policy starts from: compute everything in BF16."""
+    return Plan(
+        skip=jnp.zeros((num_blocks,), bool),
+        refresh=jnp.zeros((num_blocks,), bool),
+        route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
+        outlier_limit=jnp.full((num_blocks,), jnp.inf, jnp.float32),
+    )
+
+
+def empty_stats(num_blocks: int, num_sites: int) -> Stats:
+    """Stats of a step that measured nothing."""
+    return Stats(
+        computed=jnp.zeros((num_blocks,), bool),
+        gamma=jnp.zeros((num_blocks,), jnp.float32),
+        delta_change=jnp.zeros((num_blocks,), jnp.float32),
+        outlier=jnp.zeros((num_blocks, num_sites), jnp.float32),
+        route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
+        error=jnp.full((num_blocks, num_sites), jnp.nan, jnp.float32),
+        output_change=jnp.array(jnp.inf, jnp.float32),
+    )
+
+
+__all__ = [
+    "BlockGrid",
+    "Plan",
+    "Policy",
+    "PolicyState",
+    "Stats",
+    "StepIndex",
+    "empty_stats",
+    "full_precision_plan",
+]

@@ -1,0 +1,391 @@
+"""CogVideoX 2b, 5b and 1.5 (diffusers `CogVideoXTransformer3DModel`).
+
+One residual stream holds text tokens first and video tokens after them. Blocks are
+stored stacked on a leading layer axis and run by `lax.scan`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.nn.attention import attention
+from sixbit_jax.nn.embeddings import (
+    TimestepEmbedding,
+    sincos_3d,
+    sinusoidal_embedding,
+)
+from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.norms import LayerNorm, layer_norm, per_row
+from sixbit_jax.nn.rope import RotaryTable, apply_rotary, rotary_3d
+from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
+
+SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
+
+
+class Conditioning(NamedTuple):
+    """What every block reads besides the residual stream.
+
+    Attributes:
+      temb: timestep (and ofs) embedding, [batch, time_embed_dim].
+      rotary: table of the video tokens, or None (2b). Constant.
+      num_text: number of text tokens. Static.
+    """
+
+    temb: Float[Array, "batch E"]
+    rotary: RotaryTable | None
+    num_text: int
+
+
+class AdaptiveNorm(nnx.Module):
+    """LayerNorm, then shift and scale from the timestep; also the gates.
+
+    diffusers `CogVideoXLayerNormZero`: text and video rows have their own values.
+    """
+
+    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
+        self.linear = Linear(config.time_embed_dim, 6 * config.dim, rngs=rngs)
+        self.norm = LayerNorm(
+            config.dim, eps=config.norm_eps, affine=config.norm_elementwise_affine
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch tokens D"], conditioning: Conditioning
+    ) -> tuple[Float[Array, "batch tokens D"], Float[Array, "batch tokens D"]]:
+        """Returns the modulated activation and the gate of each row."""
+        values = self.linear(jax.nn.silu(conditioning.temb)).astype(jnp.float32)
+        shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(values, 6, -1)
+        rows = (conditioning.num_text, x.shape[1])
+        y = layer_norm(x, *self.norm.affine(), eps=self.norm.eps)
+        y = y * (1.0 + per_row(scale, text_scale, *rows))
+        y = y + per_row(shift, text_shift, *rows)
+        return y.astype(x.dtype), per_row(gate, text_gate, *rows)
+
+
+class Attention(nnx.Module):
+    """Joint self-attention over text and video tokens."""
+
+    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
+        dim, bias = config.dim, config.attention_bias
+        self.head_dim = config.attention_head_dim
+        self.to_q = Linear(dim, dim, bias=bias, rngs=rngs)
+        self.to_k = Linear(dim, dim, bias=bias, rngs=rngs)
+        self.to_v = Linear(dim, dim, bias=bias, rngs=rngs)
+        self.to_out = Linear(dim, dim, rngs=rngs)
+        self.norm_q = LayerNorm(self.head_dim, eps=1e-6)
+        self.norm_k = LayerNorm(self.head_dim, eps=1e-6)
+
+    def mix(
+        self, query: Array, key: Array, value: Array, conditioning: Conditioning
+    ) -> Float[Array, "batch tokens D"]:
+        """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
+        shape = (*query.shape[:2], -1, self.head_dim)
+        query, key = self.norm_q(query.reshape(shape)), self.norm_k(key.reshape(shape))
+        if conditioning.rotary is not None:
+            query, key = (
+                apply_rotary(part, conditioning.rotary, num_text=conditioning.num_text)
+                for part in (query, key)
+            )
+        return attention(query, key, value.reshape(shape)).reshape(value.shape)
+
+
+class FeedForward(nnx.Module):
+    """Two linears with a tanh-approximated GELU between them."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        self.up = Linear(dim, 4 * dim, rngs=rngs)
+        self.down = Linear(4 * dim, dim, rngs=rngs)
+
+
+class CogVideoXBlock(nnx.Module):
+    """One transformer block with four sites."""
+
+    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
+        self.norm1 = AdaptiveNorm(config, rngs=rngs)
+        self.attn1 = Attention(config, rngs=rngs)
+        self.norm2 = AdaptiveNorm(config, rngs=rngs)
+        self.ff = FeedForward(config.dim, rngs=rngs)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch tokens D"],
+        conditioning: Conditioning,
+        control: BlockControl | None = None,
+        options: SiteOptions = SiteOptions(),  # noqa: B008 (frozen)
+    ) -> tuple[Float[Array, "batch tokens D"], BlockStats]:
+        """Runs the block.
+
+        Args:
+          x: residual stream.
+          conditioning: timestep embedding and positions.
+          control: the block's slice of the plan, or None for full precision.
+          options: which branches the program contains.
+
+        Returns:
+          The new residual stream and the stats of the four sites.
+        """
+
+        def site(index: int, x: Array, *linears: Linear):
+            chosen = None
+            if control is not None:
+                chosen = SiteControl(control.route[index], control.outlier_limit)
+            outputs, measured = run_site(x, linears, chosen, options)
+            stats.append(measured)
+            return outputs
+
+        stats: list[SiteStats] = []
+        attn = self.attn1
+        y, gate = self.norm1(x, conditioning)
+        query, key, value = site(0, y, attn.to_q, attn.to_k, attn.to_v)
+        (y,) = site(1, attn.mix(query, key, value, conditioning), attn.to_out)
+        x = (x + gate * y).astype(x.dtype)
+        y, gate = self.norm2(x, conditioning)
+        (y,) = site(2, y, self.ff.up)
+        (y,) = site(3, jax.nn.gelu(y, approximate=True), self.ff.down)
+        x = (x + gate * y).astype(x.dtype)
+        return x, BlockStats(*(jnp.stack(field) for field in zip(*stats, strict=True)))
+
+
+class PatchEmbed(nnx.Module):
+    """Projects latents and text to tokens, and adds positions where used."""
+
+    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        channels, patch = config.in_channels, config.patch_size
+        if config.patch_size_t is None:
+            shape = (config.dim, channels, patch, patch)
+            bias = config.patch_bias
+        else:
+            shape = (config.dim, channels * patch * patch * config.patch_size_t)
+            # The linear of 1.5 has a bias whatever patch_bias says.
+            bias = True
+        fan_in = int(np.prod(shape[1:]))
+        self.proj = Linear(fan_in, config.dim, bias=bias, rngs=rngs)
+        self.proj.weight = nnx.Param(self.proj.weight[...].reshape(shape))
+        self.text_proj = Linear(config.text_embed_dim, config.dim, rngs=rngs)
+        self.pos_embedding = (
+            nnx.Param(
+                self._padded_table(
+                    config.sample_latent_frames, config.max_text_seq_length
+                )[None]
+            )
+            if config.use_learned_positional_embeddings
+            else None
+        )
+
+    def sincos_table(self, frames: int, height: int, width: int) -> np.ndarray:
+        """Fixed positions of a token grid, float32 [tokens, D]."""
+        return sincos_3d(
+            self.config.dim,
+            frames=frames,
+            height=height,
+            width=width,
+            spatial_scale=self.config.spatial_interpolation_scale,
+            temporal_scale=self.config.temporal_interpolation_scale,
+        )
+
+    def patches(
+        self, latents: Float[Array, "batch F C H W"]
+    ) -> Float[Array, "batch tokens P"]:
+        """Cuts latents into patches in the channel order of the stored weight."""
+        batch, frames, channels, height, width = latents.shape
+        grid = self.config.token_grid(frames, height, width)
+        p, p_t = self.config.patch_size, self.config.patch_size_t or 1
+        x = latents.reshape(batch, grid[0], p_t, channels, grid[1], p, grid[2], p)
+        # [batch, t, h, w, C, p_t, p, p]; without p_t this is the convolution's order.
+        x = x.transpose(0, 1, 4, 6, 3, 2, 5, 7)
+        return x.reshape(batch, grid[0] * grid[1] * grid[2], -1)
+
+    def __call__(
+        self, latents: Float[Array, "batch F C H W"], text: Float[Array, "batch T E"]
+    ) -> Float[Array, "batch tokens D"]:
+        """Text tokens, then video tokens."""
+        config = self.config
+        weight = self.proj.weight[...].reshape(config.dim, -1)
+        patches = self.patches(latents)
+        bias = self.proj.bias_array()
+        video = jnp.einsum(
+            "btp,dp->btd",
+            patches,
+            weight.astype(patches.dtype),
+            preferred_element_type=jnp.float32,
+        )
+        video = video if bias is None else video + bias.astype(jnp.float32)
+        text = self.text_proj(text).astype(jnp.float32)
+        x = jnp.concatenate([text, video], axis=1)
+        if self.pos_embedding is not None:
+            x = x + self._learned_positions(latents, text.shape[1])
+        elif not config.use_rotary_positional_embeddings:
+            grid = config.token_grid(latents.shape[1], *latents.shape[3:])
+            x = x + np.pad(self.sincos_table(*grid), ((text.shape[1], 0), (0, 0)))
+        return x.astype(latents.dtype)
+
+    def _padded_table(self, frames: int, num_text: int) -> Array:
+        table = self.sincos_table(frames, *self.config.sample_grid)
+        return jnp.asarray(np.pad(table, ((num_text, 0), (0, 0))))
+
+    def _learned_positions(self, latents: Array, num_text: int) -> Array:
+        config = self.config
+        frames, _, height, width = latents.shape[1:]
+        if (height, width) != (config.sample_height, config.sample_width):
+            raise ValueError(
+                "learned positional embeddings fix the latent size: expected "
+                f"{config.sample_height}x{config.sample_width}, found {height}x{width}"
+            )
+        if num_text != config.max_text_seq_length:
+            raise ValueError(
+                "learned positional embeddings fix the text length: expected "
+                f"{config.max_text_seq_length} tokens, found {num_text}"
+            )
+        if frames != config.sample_latent_frames:
+            # diffusers falls back to the fixed table for another number of frames.
+            return self._padded_table(frames, num_text)
+        assert self.pos_embedding is not None
+        return self.pos_embedding[...].astype(jnp.float32)
+
+
+class OutputNorm(nnx.Module):
+    """LayerNorm with shift and scale (diffusers `AdaLayerNorm`)."""
+
+    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
+        self.linear = Linear(config.time_embed_dim, 2 * config.dim, rngs=rngs)
+        self.norm = LayerNorm(
+            config.dim, eps=config.norm_eps, affine=config.norm_elementwise_affine
+        )
+
+    def __call__(
+        self, x: Float[Array, "batch tokens D"], temb: Float[Array, "batch E"]
+    ) -> Float[Array, "batch tokens D"]:
+        values = self.linear(jax.nn.silu(temb)).astype(jnp.float32)
+        shift, scale = jnp.split(values[:, None, :], 2, -1)
+        y = layer_norm(x, *self.norm.affine(), eps=self.norm.eps)
+        return (y * (1.0 + scale) + shift).astype(x.dtype)
+
+
+class CogVideoXTransformer(nnx.Module):
+    """The denoising network; parameters have diffusers' names."""
+
+    class_name = "CogVideoXTransformer3DModel"
+    config_class = CogVideoXConfig
+    sites = SITES
+
+    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.patch_embed = PatchEmbed(config, rngs=rngs)
+        self.time_embedding = TimestepEmbedding(
+            config.dim, config.time_embed_dim, rngs=rngs
+        )
+        ofs = config.ofs_embed_dim
+        self.ofs_embedding = TimestepEmbedding(ofs, ofs, rngs=rngs) if ofs else None
+
+        @nnx.split_rngs(splits=config.num_layers)
+        @nnx.vmap
+        def make_block(rngs: nnx.Rngs) -> CogVideoXBlock:
+            return CogVideoXBlock(config, rngs=rngs)
+
+        self.transformer_blocks = make_block(rngs)
+        self.norm_final = LayerNorm(
+            config.dim, eps=config.norm_eps, affine=config.norm_elementwise_affine
+        )
+        self.norm_out = OutputNorm(config, rngs=rngs)
+        patch = config.patch_size**2 * (config.patch_size_t or 1)
+        self.proj_out = Linear(config.dim, patch * config.out_channels, rngs=rngs)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of transformer blocks, L."""
+        return self.config.num_layers
+
+    def site_macs(self) -> np.ndarray:
+        """Multiply-accumulates per token of each site, [L, S]."""
+        square = self.config.dim**2
+        row = np.array([3 * square, square, 4 * square, 4 * square], np.float64)
+        return np.tile(row, (self.num_blocks, 1))
+
+    def embed(
+        self,
+        latents: Float[Array, "batch F C H W"],
+        text: Float[Array, "batch T E"],
+        timestep: Float[Array, "batch"],
+        ofs: Float[Array, "batch"] | None = None,
+    ) -> tuple[Float[Array, "batch tokens D"], Conditioning]:
+        """Everything before the blocks; the dtype of `latents` is the compute dtype."""
+        config, dtype = self.config, latents.dtype
+        angles = {
+            "flip_sin_to_cos": config.flip_sin_to_cos,
+            "freq_shift": config.freq_shift,
+        }
+        embedding = sinusoidal_embedding(timestep, config.dim, **angles)
+        temb = self.time_embedding(embedding.astype(dtype))
+        if self.ofs_embedding is not None:
+            if ofs is None:
+                raise ValueError(
+                    "this model needs `ofs` (2.0 in the published sampler)"
+                )
+            embedding = sinusoidal_embedding(ofs, config.ofs_embed_dim, **angles)
+            temb = temb + self.ofs_embedding(embedding.astype(dtype))
+        x = self.patch_embed(latents, text.astype(dtype))
+        rotary = None
+        if config.use_rotary_positional_embeddings:
+            frames, height, width = config.token_grid(
+                latents.shape[1], *latents.shape[3:]
+            )
+            rotary = rotary_3d(
+                config.attention_head_dim,
+                frames=frames,
+                height=height,
+                width=width,
+                base=config.sample_grid,
+                grid="resize_crop" if config.patch_size_t is None else "slice",
+            )
+        return x, Conditioning(temb, rotary, text.shape[1])
+
+    def unembed(
+        self,
+        x: Float[Array, "batch tokens D"],
+        conditioning: Conditioning,
+        latent_shape: tuple[int, ...],
+    ) -> Float[Array, "batch F C H W"]:
+        """Everything after the blocks, for latents of shape [batch, F, C, H, W]."""
+        config = self.config
+        video = self.norm_final(x[:, conditioning.num_text :])
+        video = self.proj_out(self.norm_out(video, conditioning.temb))
+        batch, frames, _, height, width = latent_shape
+        t, h, w = config.token_grid(frames, height, width)
+        p, p_t = config.patch_size, config.patch_size_t or 1
+        y = video.reshape(batch, t, h, w, config.out_channels, p_t, p, p)
+        y = y.transpose(0, 1, 5, 4, 2, 6, 3, 7)
+        return y.reshape(batch, frames, config.out_channels, height, width)
+
+    def __call__(
+        self,
+        latents: Float[Array, "batch F C H W"],
+        text: Float[Array, "batch T E"],
+        timestep: Float[Array, "batch"],
+        ofs: Float[Array, "batch"] | None = None,
+    ) -> Float[Array, "batch F C H W"]:
+        """One full-precision forward pass.
+
+        Args:
+          latents: noisy latents; their dtype is the compute dtype.
+          text: prompt embeddings.
+          timestep: diffusion timestep of each sample.
+          ofs: the extra scalar of CogVideoX1.5 I2V.
+
+        Returns:
+          The model output (v-prediction), [batch, F, out_channels, H, W].
+        """
+        x, conditioning = self.embed(latents, text, timestep, ofs)
+        graph, params = nnx.split(self.transformer_blocks)
+
+        def body(x, layer):
+            y, _ = nnx.merge(graph, layer)(x, conditioning)
+            return y, None
+
+        x, _ = jax.lax.scan(body, x, params)
+        return self.unembed(x, conditioning, latents.shape)

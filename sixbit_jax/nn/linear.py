@@ -1,0 +1,67 @@
+"""A linear layer whose weight is an array or an NVFP4Array."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sixbit_jax.formats import NVFP4Array, block_hadamard
+
+Weight = jax.Array | NVFP4Array
+
+
+def weight_matrix(weight: Weight, dtype: jnp.dtype) -> Float[Array, "N K"]:
+    """The weight as a plain matrix of `dtype`; NVFP4 is dequantized."""
+    if isinstance(weight, NVFP4Array):
+        return weight.dequantize(dtype)
+    return weight.astype(dtype)
+
+
+def matmul(
+    x: Float[Array, "*batch K"], weight: Weight, bias: Float[Array, "N"] | None
+) -> Float[Array, "*batch N"]:
+    """x W^T + b with an unquantized activation, accumulated in float32.
+
+    A rotated weight needs the activation rotated by the caller.
+    """
+    matrix = weight_matrix(weight, x.dtype)
+    y = jnp.einsum("...k,nk->...n", x, matrix, preferred_element_type=jnp.float32)
+    if bias is not None:
+        y = y + bias.astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+class Linear(nnx.Module):
+    """y = x W^T + b with W `[out, in]` as PyTorch stores it.
+
+    The weight may be replaced by an `NVFP4Array`. Called directly, the layer never
+    quantizes its activation: this is how modulation and embedding linears run.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+    ):
+        bound = 1.0 / math.sqrt(in_features)
+        shape = (out_features, in_features)
+        self.weight = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, dtype, -bound, bound)
+        )
+        self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
+
+    def bias_array(self) -> Array | None:
+        """The bias, or None."""
+        return None if self.bias is None else self.bias[...]
+
+    def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
+        weight = self.weight.get_value()
+        if isinstance(weight, NVFP4Array) and weight.rotation:
+            x = block_hadamard(x, weight.rotation)
+        return matmul(x, weight, self.bias_array())

@@ -98,14 +98,17 @@ class Policy(NamedTuple):
       update: (PolicyState, Plan, Stats) -> PolicyState; learns from the step.
       routes: the routes it may put into a plan; the program holds only these (and
         BF16 where the outlier rule may fire).
-      skips: whether it may skip blocks; if not, no delta cache is allocated.
+      skips: whether it may skip blocks, or which ones; the delta cache holds no
+        others (none at all if it is False).
+      outlier_rule: whether its plans may have a finite `outlier_limit`.
     """
 
     init: Callable[[BlockGrid], PolicyState]
     plan: Callable[[PolicyState, StepIndex, Plan], Plan]
     update: Callable[[PolicyState, Plan, Stats], PolicyState]
     routes: tuple[Route, ...] = ()
-    skips: bool = False
+    skips: bool | tuple[int, ...] = False
+    outlier_rule: bool = False
 
 
 def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:

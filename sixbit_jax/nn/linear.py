@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.formats import NVFP4Array, block_hadamard
+from sixbit_jax.formats import NVFP4Array, rotate
 
 Weight = jax.Array | NVFP4Array
 
@@ -63,5 +63,5 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         weight = self.weight.get_value()
         if isinstance(weight, NVFP4Array) and weight.rotation:
-            x = block_hadamard(x, weight.rotation)
+            x = rotate(x, weight.rotation)
         return matmul(x, weight, self.bias_array())

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.formats import Int8Array, NVFP4Array, block_hadamard
+from sixbit_jax.formats import Int8Array, NVFP4Array, rotate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.routes import Route
 
@@ -58,7 +58,7 @@ class SiteOptions:
 
 
 def _rotate(x: Array, weight: NVFP4Array) -> Array:
-    return block_hadamard(x, weight.rotation) if weight.rotation else x
+    return rotate(x, weight.rotation) if weight.rotation else x
 
 
 def _apply_bf16(x: Array, linear: Linear) -> Array:

@@ -1,0 +1,138 @@
+"""The scan over blocks: per block one `lax.cond` on skip, per site one switch."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.nn.site import SiteOptions
+from sixbit_jax.policies.base import Plan, Stats
+from sixbit_jax.sampling import delta_cache
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """Which blocks have a slot in the delta cache; static.
+
+    Attributes:
+      num_blocks: L.
+      blocks: the blocks that may be skipped, ascending; empty for no cache.
+      cache_format: how a delta is stored.
+    """
+
+    num_blocks: int
+    blocks: tuple[int, ...]
+    cache_format: str
+
+    @property
+    def num_slots(self) -> int:
+        """Slots per guidance branch.
+
+        Blocks without a slot of their own write to a shared spare one: one delta of
+        memory instead of a second compiled block.
+        """
+        spare = 0 < len(self.blocks) < self.num_blocks
+        return len(self.blocks) + spare
+
+    def slots(self) -> np.ndarray:
+        """Slot of each block, int32 [L]."""
+        slots = np.full(self.num_blocks, len(self.blocks), np.int32)
+        slots[list(self.blocks)] = np.arange(len(self.blocks))
+        return slots
+
+
+def _relative(change: Array, base: Array) -> Array:
+    """change / base; infinite where there is nothing to compare with."""
+    return jnp.where(base > 0, change / jnp.maximum(base, 1e-30), jnp.inf)
+
+
+def _l1(x: Array) -> Array:
+    return jnp.abs(x).sum(dtype=jnp.float32)
+
+
+def scan_blocks(
+    blocks: nnx.Module,
+    x: Float[Array, "batch tokens D"],
+    conditioning,
+    plan: Plan,
+    cache: delta_cache.DeltaCache | None,
+    first_slot: Int[Array, ""],
+    *,
+    layout: CacheLayout,
+    options: SiteOptions,
+) -> tuple[Float[Array, "batch tokens D"], delta_cache.DeltaCache | None, Stats]:
+    """Runs all blocks by the plan.
+
+    Args:
+      blocks: block module with a leading layer axis on every parameter.
+      x: residual stream before the first block.
+      conditioning: what every block reads.
+      plan: the decisions of this step and branch.
+      cache: the delta cache, or None if nothing may be skipped.
+      first_slot: first slot of this guidance branch.
+      layout: which blocks have a slot.
+      options: routes in the compiled program.
+
+    Returns:
+      The residual stream after the last block, the cache, and the stats (without
+      `output_change`, which is infinite).
+    """
+    graph, params = nnx.split(blocks)
+    num_sites = plan.route.shape[-1]
+    may_skip = jnp.asarray(np.isin(np.arange(layout.num_blocks), layout.blocks))
+    skips = plan.skip & may_skip
+
+    def compute(x, cache, params, route, limit, slot):
+        control = BlockControl(route, limit)
+        y, sites = nnx.merge(graph, params)(x, conditioning, control, options)
+        before = x.astype(jnp.float32)
+        delta = y.astype(jnp.float32) - before
+        gamma = _relative(_l1(delta), _l1(before))
+        change = jnp.float32(jnp.inf)
+        if cache is not None:
+            old = delta_cache.read(cache, slot)
+            change = _relative(_l1(delta - old), _l1(old))
+            cache = delta_cache.write(cache, slot, delta, layout.cache_format)
+        return y, cache, (gamma, change, sites)
+
+    def reuse(x, cache, params, route, limit, slot):
+        del params, limit
+        delta = delta_cache.read(cache, slot)
+        y = (x.astype(jnp.float32) + delta).astype(x.dtype)
+        zero = jnp.zeros((), jnp.float32)
+        nothing = jnp.zeros((num_sites,), jnp.float32)
+        return y, cache, (zero, zero, BlockStats(nothing, route, nothing * jnp.nan))
+
+    def body(carry, layer):
+        x, cache = carry
+        params, skip, route, limit, slot = layer
+        arguments = (x, cache, params, route, limit, slot)
+        if cache is None:
+            x, cache, stats = compute(*arguments)
+        else:
+            x, cache, stats = jax.lax.cond(skip, reuse, compute, *arguments)
+        return (x, cache), stats
+
+    layers = (
+        params,
+        skips,
+        plan.route,
+        plan.outlier_limit,
+        jnp.asarray(layout.slots()) + first_slot,
+    )
+    (x, cache), (gamma, change, sites) = jax.lax.scan(body, (x, cache), layers)
+    change = jnp.where(may_skip, change, jnp.inf)
+    stats = Stats(
+        computed=~skips,
+        gamma=gamma,
+        delta_change=change,
+        outlier=sites.outlier,
+        route=sites.route,
+        error=sites.error,
+        output_change=jnp.float32(jnp.inf),
+    )
+    return x, cache, stats

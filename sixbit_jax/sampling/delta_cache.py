@@ -1,0 +1,76 @@
+"""The Temporal Delta Cache's storage: one delta per slot, in a chosen format.
+
+It is part of the scan carry and updated in place, so that one copy exists.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sixbit_jax.formats import Int8Array, NVFP4Array
+
+CACHE_FORMATS = ("bf16", "int8", "nvfp4", "float32")
+
+DeltaCache = Any
+"""A pytree whose leaves have a leading slot axis."""
+
+
+def check_format(cache_format: str) -> None:
+    """Raises ValueError for a name that is not a cache format."""
+    if cache_format not in CACHE_FORMATS:
+        raise ValueError(
+            f"cache_format: expected one of {', '.join(CACHE_FORMATS)}; "
+            f"found {cache_format!r}"
+        )
+
+
+def encode(delta: Float[Array, "batch tokens D"], cache_format: str) -> DeltaCache:
+    """One delta as it is stored (without the slot axis)."""
+    if cache_format == "int8":
+        return Int8Array.quantize(delta)
+    if cache_format == "nvfp4":
+        return NVFP4Array.quantize(delta)
+    return delta.astype(jnp.bfloat16 if cache_format == "bf16" else jnp.float32)
+
+
+def decode(stored: DeltaCache) -> Float[Array, "batch tokens D"]:
+    """The delta of one slot in float32."""
+    if isinstance(stored, Int8Array | NVFP4Array):
+        return stored.dequantize(jnp.float32)
+    return stored.astype(jnp.float32)
+
+
+def init(num_slots: int, shape: tuple[int, ...], cache_format: str) -> DeltaCache:
+    """An empty cache of `num_slots` deltas of `shape`: decodes to zeros."""
+    one = jax.eval_shape(lambda: encode(jnp.zeros(shape, jnp.float32), cache_format))
+    return jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape), x.dtype), one)
+
+
+def read(cache: DeltaCache, slot: Int[Array, ""]) -> Float[Array, "batch tokens D"]:
+    """The delta in `slot`, float32."""
+    return decode(
+        jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), cache
+        )
+    )
+
+
+def write(
+    cache: DeltaCache,
+    slot: Int[Array, ""],
+    delta: Float[Array, "batch tokens D"],
+    cache_format: str,
+) -> DeltaCache:
+    """The cache with `delta` stored in `slot`."""
+    return jax.tree.map(
+        lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, slot, 0),
+        cache,
+        encode(delta, cache_format),
+    )
+
+
+def nbytes(cache: DeltaCache) -> int:
+    """Bytes of all leaves."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))

@@ -1,0 +1,253 @@
+"""The sampler: one compiled program from noise to latents.
+
+`lax.scan` over the steps; inside, a scan over the guidance branches; inside, the scan
+over blocks (`block_scan`). All decisions are made on the device.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from sixbit_jax.nn.site import SiteOptions, relative_l1
+from sixbit_jax.policies.base import (
+    Plan,
+    PolicyState,
+    Stats,
+    StepIndex,
+    full_precision_plan,
+)
+from sixbit_jax.sampling import delta_cache
+from sixbit_jax.sampling.block_scan import CacheLayout, scan_blocks
+from sixbit_jax.sampling.guidance import guide
+from sixbit_jax.sampling.schedulers.base import Scheduler
+from sixbit_jax.sampling.trace import SampleResult, Trace
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything static of a sampling program: the key of its compilation.
+
+    Attributes:
+      scheduler: the sampler's update rule.
+      num_steps: denoising steps.
+      plan, update: the policy's pure functions.
+      site: routes in the program, and what is measured.
+      layout: which blocks have a slot in the delta cache.
+      branches: guidance branches with a plan of their own (2: sequential guidance).
+      guided: whether there is an unconditional prediction.
+      dtype: compute dtype of the network.
+      progress: draw a progress bar on standard error.
+    """
+
+    scheduler: Scheduler
+    num_steps: int
+    plan: Any
+    update: Any
+    site: SiteOptions
+    layout: CacheLayout
+    branches: int
+    guided: bool
+    dtype: Any
+    progress: bool
+
+
+class Inputs(NamedTuple):
+    """The traced arguments of a program.
+
+    Attributes:
+      text: prompt embeddings per branch; sequential guidance: [2, batch, T, E]
+        (conditional first), batched: [1, 2 batch, T, E], none: [1, batch, T, E].
+      noise: initial latents, [batch, F, C, H, W].
+      key: for schedulers that add noise.
+      guidance_scale: of each step, [steps].
+      policy_state: leaves with a leading branch axis.
+      image_latents: extra input channels of I2V models, or None.
+      ofs: extra scalar of CogVideoX1.5 I2V, or None.
+      scheduler_state: from `scheduler.init`.
+      timesteps: [steps].
+    """
+
+    text: Float[Array, "branches rows T E"]
+    noise: Float[Array, "batch F C H W"]
+    key: Array
+    guidance_scale: Float[Array, "steps"]
+    policy_state: PolicyState
+    image_latents: Float[Array, "batch F C2 H W"] | None
+    ofs: Float[Array, ""] | None
+    scheduler_state: Any
+    timesteps: Int[Array, "steps"]
+
+
+class _Carry(NamedTuple):
+    latents: Array
+    scheduler_state: Any
+    policy_state: PolicyState
+    cache: delta_cache.DeltaCache | None
+    output: Array
+    latent_change: Array
+
+
+def run_program(
+    program: Program, graph: nnx.GraphDef, params: nnx.State, inputs: Inputs
+) -> SampleResult:
+    """The whole sampling run as a pure function; jit it, or `vmap` over inputs.
+
+    Under `vmap` a skip becomes a select: the numbers are the same, the time is not.
+
+    Args:
+      program: static description.
+      graph, params: `nnx.split` of the model.
+      inputs: prompt embeddings, noise, policy state.
+
+    Returns:
+      The final latents and the trace.
+    """
+    model = nnx.merge(graph, params)
+    batch = inputs.noise.shape[0]
+    num_blocks, num_sites = model.num_blocks, len(model.sites)
+    timesteps = inputs.timesteps
+
+    def forward(latents, text, timestep, plan, cache, branch):
+        rows = text.shape[0]
+        x = latents.astype(program.dtype)
+        if inputs.image_latents is not None:
+            x = jnp.concatenate([x, inputs.image_latents.astype(program.dtype)], 2)
+        x = jnp.concatenate([x] * (rows // batch))
+        ofs = None if inputs.ofs is None else jnp.full((rows,), inputs.ofs)
+        time = jnp.full((rows,), timestep, jnp.float32)
+        tokens, conditioning = model.embed(x, text, time, ofs)
+        tokens, cache, stats = scan_blocks(
+            model.transformer_blocks,
+            tokens,
+            conditioning,
+            plan,
+            cache,
+            branch * program.layout.num_slots,
+            layout=program.layout,
+            options=program.site,
+        )
+        return model.unembed(tokens, conditioning, x.shape), cache, stats
+
+    def step(carry: _Carry, index):
+        where = StepIndex(index, jnp.int32(program.num_steps), carry.latent_change)
+        timestep = timesteps[index]
+
+        def branch(cache, xs):
+            number, text, state = xs
+            start = full_precision_plan(num_blocks, num_sites)
+            plan = program.plan(state, where, start)
+            output, cache, stats = forward(
+                carry.latents, text, timestep, plan, cache, number
+            )
+            return cache, (output.astype(jnp.float32), plan, stats)
+
+        cache, (outputs, plans, stats) = jax.lax.scan(
+            branch,
+            carry.cache,
+            (jnp.arange(program.branches), inputs.text, carry.policy_state),
+        )
+        output = _combine(program, inputs.guidance_scale[index], outputs)
+        change = jnp.where(index > 0, relative_l1(output, carry.output), jnp.inf)
+        stats = stats._replace(output_change=jnp.full((program.branches,), change))
+        policy_state = _update(program, carry.policy_state, plans, stats)
+        noise = None
+        if program.scheduler.stochastic:
+            noise = jax.random.normal(
+                jax.random.fold_in(inputs.key, index), output.shape, jnp.float32
+            )
+        latents, scheduler_state = program.scheduler.step(
+            carry.scheduler_state, index, output, carry.latents, noise
+        )
+        if program.progress:
+            jax.debug.callback(_draw_progress, index + 1, program.num_steps)
+        carry = _Carry(
+            latents=latents,
+            scheduler_state=scheduler_state,
+            policy_state=policy_state,
+            cache=cache,
+            output=output,
+            latent_change=relative_l1(latents, carry.latents),
+        )
+        row = (~stats.computed, plans.refresh, stats, change)
+        return carry, row
+
+    cache = None
+    if program.layout.blocks:
+        shape = jax.eval_shape(
+            lambda: model.embed(
+                jnp.zeros(_model_input(inputs, program), program.dtype),
+                inputs.text[0],
+                jnp.zeros((inputs.text.shape[1],)),
+                None if inputs.ofs is None else jnp.zeros((inputs.text.shape[1],)),
+            )[0]
+        ).shape
+        slots = program.branches * program.layout.num_slots
+        cache = delta_cache.init(slots, shape, program.layout.cache_format)
+    carry = _Carry(
+        latents=inputs.noise,
+        scheduler_state=inputs.scheduler_state,
+        policy_state=inputs.policy_state,
+        cache=cache,
+        output=jnp.zeros(_output_shape(inputs, model), jnp.float32),
+        latent_change=jnp.float32(0.0),
+    )
+    carry, (skip, refresh, stats, change) = jax.lax.scan(
+        step, carry, jnp.arange(program.num_steps)
+    )
+    trace = Trace(
+        timestep=timesteps,
+        skip=skip,
+        refresh=refresh,
+        route=stats.route,
+        gamma=stats.gamma,
+        delta_change=stats.delta_change,
+        outlier=stats.outlier,
+        error=stats.error,
+        output_change=change,
+    )
+    return SampleResult(carry.latents, trace)
+
+
+def _model_input(inputs: Inputs, program: Program) -> tuple[int, ...]:
+    _, frames, channels, height, width = inputs.noise.shape
+    if inputs.image_latents is not None:
+        channels += inputs.image_latents.shape[2]
+    return inputs.text.shape[1], frames, channels, height, width
+
+
+def _output_shape(inputs: Inputs, model) -> tuple[int, ...]:
+    batch, frames, _, height, width = inputs.noise.shape
+    return batch, frames, model.config.out_channels, height, width
+
+
+def _combine(program: Program, scale: Array, outputs: Array) -> Array:
+    """The guided prediction from [branches, rows, F, C, H, W] outputs."""
+    flat = outputs.reshape(-1, *outputs.shape[2:])
+    if not program.guided:
+        return flat
+    conditional, unconditional = jnp.split(flat, 2)
+    return guide(conditional, unconditional, scale)
+
+
+def _update(
+    program: Program, state: PolicyState, plans: Plan, stats: Stats
+) -> PolicyState:
+    """Each branch's policy learns from its own stats."""
+    updated = []
+    for branch in range(program.branches):
+        one = jax.tree.map(lambda x, i=branch: x[i], (state, plans, stats))
+        updated.append(program.update(*one))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *updated)
+
+
+def _draw_progress(done, count) -> None:
+    done, count = int(done), int(count)
+    filled = round(30 * done / count)
+    end = "\n" if done == count else ""
+    bar = "#" * filled + "." * (30 - filled)
+    print(f"\r[{bar}] step {done}/{count}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,37 @@
+"""What happened in a sampling run: the plans and stats of all steps, as arrays."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Trace(NamedTuple):
+    """Plans and stats; one row per step and guidance branch.
+
+    Batched guidance has one branch. `gamma`, `delta_change`, `outlier` and `error`
+    are 0 (`error`: NaN) where the block was skipped; see `policies.Stats` for their
+    definitions.
+
+    Attributes:
+      timestep: diffusion timestep of each step.
+      skip, refresh: the plan.
+      route: the route that ran (for a skipped block, the one it was planned).
+      output_change: relative L1 change of the guided output, per step.
+    """
+
+    timestep: Int[Array, "steps"]
+    skip: Bool[Array, "steps branches blocks"]
+    refresh: Bool[Array, "steps branches blocks"]
+    route: Int[Array, "steps branches blocks sites"]
+    gamma: Float[Array, "steps branches blocks"]
+    delta_change: Float[Array, "steps branches blocks"]
+    outlier: Float[Array, "steps branches blocks sites"]
+    error: Float[Array, "steps branches blocks sites"]
+    output_change: Float[Array, "steps"]
+
+
+class SampleResult(NamedTuple):
+    """Latents of the videos, float32 [batch, F, C, H, W], and the trace."""
+
+    latents: Float[Array, "batch F C H W"]
+    trace: Trace

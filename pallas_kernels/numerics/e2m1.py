@@ -11,16 +11,16 @@ from jaxtyping import Array, BFloat16, Float, Int8, UInt8
 from pallas_kernels.numerics.bits import float_bits
 
 E2M1_MAX = 6.0
-# Boundaries between neighbours, and whether the boundary itself belongs to the upper
-# one (ties go to the even code).
+# Boundary between neighbours, whether the boundary itself belongs to the upper one
+# (ties go to the even code), and the distance of the two neighbours.
 BOUNDARIES = (
-    (0.25, False),
-    (0.75, True),
-    (1.25, False),
-    (1.75, True),
-    (2.5, False),
-    (3.5, True),
-    (5.0, False),
+    (0.25, False, 0.5),
+    (0.75, True, 0.5),
+    (1.25, False, 0.5),
+    (1.75, True, 0.5),
+    (2.5, False, 1.0),
+    (3.5, True, 1.0),
+    (5.0, False, 2.0),
 )
 
 
@@ -40,12 +40,29 @@ def encode_scaled(
     step = step.astype(jnp.float32)
     magnitude = jnp.abs(x)
     code = jnp.zeros(jnp.broadcast_shapes(x.shape, step.shape), jnp.uint8)
-    for boundary, upper in BOUNDARIES:
-        limit = step * boundary
-        above = magnitude >= limit if upper else magnitude > limit
-        code = code + above.astype(jnp.uint8)
+    for boundary, upper, _ in BOUNDARIES:
+        code = code + _above(magnitude, step * boundary, upper).astype(jnp.uint8)
     sign = (float_bits(x) >> 31).astype(jnp.uint8)
     return code | (sign << 3)
+
+
+def round_scaled(
+    x: Float[Array, "..."], step: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """`decode(encode_scaled(x, step))` in float32, without making the codes."""
+    x = x.astype(jnp.float32)
+    step = step.astype(jnp.float32)
+    magnitude = jnp.abs(x)
+    value = jnp.zeros(jnp.broadcast_shapes(x.shape, step.shape), jnp.float32)
+    for boundary, upper, distance in BOUNDARIES:
+        value = value + jnp.where(
+            _above(magnitude, step * boundary, upper), jnp.float32(distance), 0.0
+        )
+    return jnp.where(jnp.signbit(x), -value, value)
+
+
+def _above(magnitude: jax.Array, limit: jax.Array, inclusive: bool) -> jax.Array:
+    return magnitude >= limit if inclusive else magnitude > limit
 
 
 def encode(x: Float[Array, "..."]) -> UInt8[Array, "..."]:

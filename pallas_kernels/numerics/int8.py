@@ -43,6 +43,8 @@ def quantize(
     amax = jnp.max(jnp.abs(x), axis=-1)
     valid = jnp.isfinite(amax)
     scale, inverse = scales_from_amax(jnp.where(valid, amax, 0.0))
+    # Without the barrier XLA may compute a row's inverse once per element.
+    inverse = jax.lax.optimization_barrier(inverse)
     scaled = jnp.where(valid[..., None], x * inverse[..., None], 0.0)
     values = jnp.clip(jnp.round(scaled), -INT8_MAX, INT8_MAX).astype(jnp.int8)
     return values, jnp.where(valid, scale, jnp.nan)

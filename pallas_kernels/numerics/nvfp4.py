@@ -38,6 +38,37 @@ def tensor_scale_of(x: Float[Array, "*batch n k"]) -> Float32[Array, "*batch"]:
     return bits.round_significand(scale, TENSOR_SCALE_BITS)
 
 
+def _checked_float32(x: jax.Array) -> jax.Array:
+    if x.ndim < 2 or x.shape[-1] % BLOCK:
+        raise ValueError(
+            f"NVFP4 needs an array [..., N, K] with K a multiple of {BLOCK}, found "
+            f"shape {x.shape}"
+        )
+    return x.astype(jnp.float32)
+
+
+def _scales(
+    x: jax.Array, tensor_scale: jax.Array | None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(blocks of x, block scales, their products with tensor_scale, tensor_scale)."""
+    if tensor_scale is None:
+        tensor_scale = tensor_scale_of(x)
+    else:
+        tensor_scale = jnp.asarray(tensor_scale, jnp.float32)
+        tensor_scale = jnp.broadcast_to(tensor_scale, x.shape[:-2])
+    per_row = tensor_scale[..., None, None]
+    blocks = x.reshape(*x.shape[:-1], x.shape[-1] // BLOCK, BLOCK)
+    inverse = bits.reciprocal(e2m1.E2M1_MAX * per_row)
+    # jnp.max passes NaN on and keeps Inf, which marks the block.
+    amax = jnp.max(jnp.abs(blocks), axis=-1)
+    scale = jnp.maximum(amax * inverse, bits.E4M3_SMALLEST)
+    block_scales = bits.round_e4m3(jnp.where(jnp.isfinite(amax), scale, jnp.nan))
+    step = block_scales.astype(jnp.float32) * per_row
+    # Without the barrier XLA's CPU code computes a block's scale once per element.
+    block_scales, step = jax.lax.optimization_barrier((block_scales, step))
+    return blocks, block_scales, step[..., None], tensor_scale
+
+
 def quantize(
     x: Float[Array, "*batch n k"],
     tensor_scale: Float[Array, "*batch"] | None = None,
@@ -57,27 +88,14 @@ def quantize(
     Raises:
       ValueError: fewer than two axes, or K not a multiple of 16.
     """
-    if x.ndim < 2 or x.shape[-1] % BLOCK:
-        raise ValueError(
-            f"NVFP4 needs an array [..., N, K] with K a multiple of {BLOCK}, found "
-            f"shape {x.shape}"
-        )
-    x = x.astype(jnp.float32)
-    if tensor_scale is None:
-        tensor_scale = tensor_scale_of(x)
-    else:
-        tensor_scale = jnp.asarray(tensor_scale, jnp.float32)
-        tensor_scale = jnp.broadcast_to(tensor_scale, x.shape[:-2])
-    per_row = tensor_scale[..., None, None]
-    blocks = x.reshape(*x.shape[:-1], x.shape[-1] // BLOCK, BLOCK)
-    inverse = bits.reciprocal(e2m1.E2M1_MAX * per_row)
-    # jnp.max passes NaN on and keeps Inf, which marks the block.
-    amax = jnp.max(jnp.abs(blocks), axis=-1)
-    scale = jnp.maximum(amax * inverse, bits.E4M3_SMALLEST)
-    block_scales = bits.round_e4m3(jnp.where(jnp.isfinite(amax), scale, jnp.nan))
-    step = block_scales.astype(jnp.float32) * per_row
-    codes = e2m1.encode_scaled(blocks, step[..., None]).reshape(x.shape)
-    return e2m1.pack(codes), block_scales, tensor_scale
+    x = _checked_float32(x)
+    blocks, block_scales, step, tensor_scale = _scales(x, tensor_scale)
+    # The two nibbles apart, so that no array of unpacked codes is ever stored.
+    pairs = blocks.reshape(*blocks.shape[:-1], BLOCK // 2, 2)
+    low = e2m1.encode_scaled(pairs[..., 0], step)
+    high = e2m1.encode_scaled(pairs[..., 1], step)
+    codes = (low | (high << 4)).reshape(*x.shape[:-1], x.shape[-1] // 2)
+    return codes, block_scales, tensor_scale
 
 
 def dequantize(
@@ -97,9 +115,11 @@ def fake_quantize(
     x: Float[Array, "*batch n k"],
     tensor_scale: Float[Array, "*batch"] | None = None,
 ) -> Float[Array, "*batch n k"]:
-    """`dequantize(*quantize(x))` in the dtype of x.
+    """`dequantize(*quantize(x))` in the dtype of x, without making the codes.
 
     Applying it twice changes nothing, except in blocks more than 10^5 times smaller
     than the tensor's largest value, whose scale is subnormal in E4M3.
     """
-    return dequantize(*quantize(x, tensor_scale), dtype=x.dtype)
+    blocks, _, step, _ = _scales(_checked_float32(x), tensor_scale)
+    values = e2m1.round_scaled(blocks, step) * step
+    return values.reshape(x.shape).astype(x.dtype)

@@ -1,0 +1,399 @@
+"""A persistent, warp-specialised GEMM for Hopper: A [B, M, K] times W [N, K]^T.
+
+One warpgroup moves operands by TMA through a ring of shared-memory stages that never
+drains between output tiles; two warpgroups multiply. What the epilogue needs (scales,
+bias, gates, the residual tile) is fetched while the products run.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.experimental.pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+from jax import lax
+
+from pallas_kernels.gemm.config import COMPUTE_WARPGROUPS, STORE_ROWS, Epilogue, Tile
+
+_MEMORY_WARPGROUP = COMPUTE_WARPGROUPS
+_MEMORY_REGISTERS = 40
+_COMPUTE_REGISTERS = 232
+# Products that are queued before the warpgroup stops to fetch its epilogue operands.
+_STEPS_BEFORE_FETCH = 2
+
+
+def _swizzled(columns: int, dtype) -> tuple:
+    """Transforms of a shared-memory buffer whose rows are `columns` long."""
+    itemsize = jnp.dtype(dtype).itemsize
+    swizzle = plgpu.find_swizzle(columns * itemsize * 8)
+    return (
+        plgpu.TilingTransform((8, swizzle // itemsize)),
+        plgpu.SwizzleTransform(swizzle),
+    )
+
+
+def _gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form, written as x * sigmoid(2u): exact in the far tail too."""
+    # sigmoid(2u) = 1 / (1 + 2^(-2u log2 e)); the reciprocal as rsqrt squared, because
+    # one approximate instruction and a product beat a correctly rounded division.
+    cubic = x * x * (-0.044715 * 2.302208198) - 2.302208198
+    denominator = 1.0 + jnp.exp2(x * cubic)
+    root = lax.rsqrt(denominator)
+    return x * (root * root)
+
+
+def matmul(
+    a: jax.Array,
+    w: jax.Array,
+    *,
+    tile: Tile,
+    epilogue: Epilogue,
+    row_scale: jax.Array | None = None,
+    column_scale: jax.Array | None = None,
+    scalar_scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    residual: jax.Array | None = None,
+    gate: jax.Array | None = None,
+    text_gate: jax.Array | None = None,
+    out_dtype=jnp.bfloat16,
+    multiprocessors: int = 132,
+    interpret: bool = False,
+) -> jax.Array:
+    """Multiplies and applies the epilogue.
+
+    Args:
+        a: `[B, M, K]`, int8, bfloat16, float16 or float8; M a multiple of 8, at least
+            one tile of a warpgroup.
+        w: `[N, K]`, the dtype of `a`; N a multiple of 8.
+        tile: how the work is cut.
+        epilogue: which of the operands below are used.
+        row_scale: `[B * M]` float32.
+        column_scale: `[N]` float32.
+        scalar_scale: `[1]` float32, padded by the caller to a multiple of 4.
+        bias: `[N]`, float32, bfloat16 or float16.
+        residual: `[B, M, N]` in `out_dtype`.
+        gate: `[B, N]` or `[1, N]` (all batch entries), dtype as `bias`.
+        text_gate: like `gate`, for the first `epilogue.text_rows` rows.
+        out_dtype: bfloat16, float16 or float32.
+        multiprocessors: blocks of the persistent grid.
+        interpret: run on the CPU by the Pallas interpreter.
+
+    Returns:
+        `[B, M, N]` in `out_dtype`.
+    """
+    batch, m, k = a.shape
+    n = w.shape[0]
+    accumulator = jnp.int32 if a.dtype == jnp.int8 else jnp.float32
+    columns_per_store = tile.store_columns(n)
+    chunks = tile.chunks(columns_per_store)
+    # With a residual every chunk has its slot, so that all of it is fetched early.
+    slots = chunks if epilogue.residual else min(2, chunks)
+    k_steps = pl.cdiv(k, tile.depth)
+    row_tiles = pl.cdiv(m, tile.cluster_rows)
+    column_tiles = pl.cdiv(n, tile.cluster_columns)
+    alternate = tile.split == "alternate"
+    readers = 1 if alternate else COMPUTE_WARPGROUPS
+    share_w = "cluster" if tile.cluster == "rows" else None
+    share_a = "cluster" if tile.cluster == "columns" else None
+    gate_batch = 1 if gate is None else gate.shape[0]
+
+    vectors = {
+        "row_scale": row_scale,
+        "column_scale": column_scale,
+        "scalar_scale": scalar_scale,
+        "bias": bias,
+        "gate": gate,
+        "text_gate": text_gate,
+    }
+    vectors = {name: v for name, v in vectors.items() if v is not None}
+    inputs = {"a": a, "w": w, **vectors}
+    if epilogue.residual:
+        inputs["residual"] = residual
+    names = tuple(inputs)
+
+    operand_transforms = _swizzled(tile.depth, a.dtype)
+    store_transforms = _swizzled(columns_per_store, out_dtype)
+
+    def body(*refs):
+        gmem = dict(zip(names, refs, strict=False))
+        out_gmem = refs[len(names)]
+        scratch = dict(zip(scratch_types, refs[len(names) + 1 :], strict=True))
+        a_smem, w_smem, store = scratch["a"], scratch["w"], scratch["store"]
+        full, empty = scratch["full"], scratch["empty"]
+        warpgroup = lax.axis_index("wg")
+        block = lax.axis_index("cluster")
+
+        tiles = batch * row_tiles * column_tiles
+        blocks = multiprocessors // tile.cluster_size
+        grid_index = lax.axis_index("grid")
+        local_tiles = lax.div(tiles + blocks - 1 - grid_index, jnp.int32(blocks))
+
+        def for_each_tile(visit):
+            """Calls `visit(local index, batch, row, column)` for this block's tiles."""
+
+            @pl.loop(0, local_tiles)
+            def _loop(local):
+                linear = local * blocks + grid_index
+                entry = jnp.int32(0)
+                if batch > 1:
+                    per_entry = jnp.int32(row_tiles * column_tiles)
+                    entry = lax.div(linear, per_entry)
+                    linear = lax.rem(linear, per_entry)
+                row, column = plgpu.planar_snake(
+                    linear,
+                    (row_tiles, column_tiles),
+                    0 if tile.minor == "rows" else 1,
+                    tile.band,
+                )
+                if tile.cluster == "rows":
+                    row = row * 2 + block
+                if tile.cluster == "columns":
+                    column = column * 2 + block
+                visit(local, entry, row * tile.block_rows, column * tile.block_columns)
+
+        @pl.when(warpgroup == _MEMORY_WARPGROUP)
+        def _move():
+            plgpu.set_max_registers(_MEMORY_REGISTERS, action="decrease")
+
+            def visit(local, entry, row, column):
+                @pl.loop(0, k_steps)
+                def _step(k_step):
+                    step = local * k_steps + k_step
+                    slot = lax.rem(step, jnp.int32(tile.stages))
+
+                    @pl.when(step >= tile.stages)
+                    def _():
+                        plgpu.barrier_wait(empty.at[slot])
+
+                    depth = pl.ds(k_step * tile.depth, tile.depth)
+                    plgpu.copy_gmem_to_smem(
+                        gmem["a"].at[entry, pl.ds(row, tile.block_rows), depth],
+                        a_smem.at[slot],
+                        full.at[slot],
+                        collective_axes=share_a,
+                    )
+                    plgpu.copy_gmem_to_smem(
+                        gmem["w"].at[pl.ds(column, tile.block_columns), depth],
+                        w_smem.at[slot],
+                        full.at[slot],
+                        collective_axes=share_w,
+                    )
+
+            for_each_tile(visit)
+            # Leave only when every stage was released: with clusters the peer's
+            # arrivals must find this block still there.
+            steps = local_tiles * k_steps
+
+            @pl.loop(lax.max(steps - tile.stages, jnp.int32(0)), steps)
+            def _drain(step):
+                plgpu.barrier_wait(empty.at[lax.rem(step, jnp.int32(tile.stages))])
+
+        @pl.when(warpgroup != _MEMORY_WARPGROUP)
+        def _multiply():
+            plgpu.set_max_registers(_COMPUTE_REGISTERS, action="increase")
+            rows_in_block = (
+                pl.ds(warpgroup * tile.rows, tile.rows)
+                if tile.split == "rows"
+                else pl.ds(0, tile.rows)
+            )
+            columns_in_block = (
+                pl.ds(warpgroup * tile.columns, tile.columns)
+                if tile.split == "columns"
+                else pl.ds(0, tile.columns)
+            )
+
+            def release(step):
+                plgpu.barrier_arrive(empty.at[lax.rem(step, jnp.int32(tile.stages))])
+
+            def visit(local, entry, row, column):
+                first = local * k_steps
+                row = row + (warpgroup * tile.rows if tile.split == "rows" else 0)
+                column = column + (
+                    warpgroup * tile.columns if tile.split == "columns" else 0
+                )
+
+                def products(begin, end, acc):
+                    @pl.loop(begin, end)
+                    def _step(k_step):
+                        step = first + k_step
+                        slot = lax.rem(step, jnp.int32(tile.stages))
+                        plgpu.barrier_wait(full.at[slot])
+                        plgpu.wgmma(
+                            acc,
+                            a_smem.at[slot, rows_in_block],
+                            w_smem.at[slot, columns_in_block].T,
+                        )
+                        plgpu.wgmma_wait(tile.in_flight)
+                        if tile.in_flight == 0:
+                            release(step)
+                        elif begin > 0:
+                            release(step - 1)
+                        else:
+                            pl.when(k_step > 0)(lambda: release(step - 1))
+
+                def tile_body(acc):
+                    early = min(_STEPS_BEFORE_FETCH, k_steps)
+                    products(0, early, acc)
+                    fetch(entry, row, column)
+                    if early < k_steps:
+                        products(early, k_steps, acc)
+                    value = acc[...]
+                    if tile.in_flight:
+                        release(first + k_steps - 1)
+                    finish(value, entry, row, column)
+
+                if alternate:
+
+                    @pl.when(lax.rem(local, jnp.int32(2)) == warpgroup)
+                    def _():
+                        pl.run_scoped(
+                            tile_body,
+                            plgpu.ACC((tile.rows, tile.columns), accumulator),
+                        )
+                else:
+                    pl.run_scoped(
+                        tile_body, plgpu.ACC((tile.rows, tile.columns), accumulator)
+                    )
+
+            def fetch(entry, row, column):
+                """Starts the copies that the epilogue of this tile will read."""
+                ready = scratch["ready"].at[warpgroup]
+                for name in vectors:
+                    source = gmem[name]
+                    if name == "row_scale":
+                        source = source.at[pl.ds(entry * m + row, tile.rows)]
+                    elif name == "scalar_scale":
+                        pass
+                    else:
+                        window = pl.ds(column, tile.columns)
+                        if name in ("gate", "text_gate"):
+                            index = entry if gate_batch > 1 else 0
+                            source = source.at[index, window]
+                        else:
+                            source = source.at[window]
+                    plgpu.copy_gmem_to_smem(source, scratch[name].at[warpgroup], ready)
+                if epilogue.residual:
+                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+                    for chunk in range(chunks):
+                        r, c = divmod(chunk, tile.columns // columns_per_store)
+                        plgpu.copy_gmem_to_smem(
+                            gmem["residual"].at[
+                                entry,
+                                pl.ds(row + r * STORE_ROWS, STORE_ROWS),
+                                pl.ds(
+                                    column + c * columns_per_store, columns_per_store
+                                ),
+                            ],
+                            store.at[warpgroup, chunk],
+                            ready,
+                        )
+
+            def finish(value, entry, row, column):
+                """Scales, biases, activates, adds the residual and stores a tile."""
+                if "ready" in scratch:
+                    plgpu.barrier_wait(scratch["ready"].at[warpgroup])
+                shape = (STORE_ROWS, columns_per_store)
+                for r in range(tile.rows // STORE_ROWS):
+                    row_window = pl.ds(r * STORE_ROWS, STORE_ROWS)
+                    for c in range(tile.columns // columns_per_store):
+                        chunk = r * (tile.columns // columns_per_store) + c
+                        slot = chunk % slots
+                        window = pl.ds(c * columns_per_store, columns_per_store)
+                        y = lax.slice(
+                            value,
+                            (r * STORE_ROWS, c * columns_per_store),
+                            ((r + 1) * STORE_ROWS, (c + 1) * columns_per_store),
+                        ).astype(jnp.float32)
+
+                        def vector(name, dimension, window):
+                            loaded = plgpu.load(
+                                scratch[name].at[warpgroup, window],
+                                layout=plgpu.Layout.WGMMA.reduce(1 - dimension),
+                                optimized=False,
+                            )
+                            return lax.broadcast_in_dim(
+                                loaded.astype(jnp.float32), shape, [dimension]
+                            )
+
+                        if epilogue.row_scale:
+                            y = y * vector("row_scale", 0, row_window)
+                        if epilogue.column_scale:
+                            y = y * vector("column_scale", 1, window)
+                        if epilogue.bias:
+                            y = y + vector("bias", 1, window)
+                        if epilogue.activation == "gelu_tanh":
+                            y = _gelu_tanh(y)
+                        if epilogue.gate:
+                            gates = vector("gate", 1, window)
+                            if epilogue.text_rows:
+                                index = plgpu.broadcasted_iota(
+                                    jnp.int32, shape, 0, layout=plgpu.Layout.WGMMA
+                                )
+                                limit = epilogue.text_rows - row - r * STORE_ROWS
+                                gates = jnp.where(
+                                    index < limit, vector("text_gate", 1, window), gates
+                                )
+                            y = y * gates
+                        if epilogue.residual:
+                            y = y + store[warpgroup, slot].astype(jnp.float32)
+                        else:
+                            plgpu.wait_smem_to_gmem(slots - 1, wait_read_only=True)
+                        store[warpgroup, slot] = y.astype(out_dtype)
+                        plgpu.commit_smem()
+                        plgpu.copy_smem_to_gmem(
+                            store.at[warpgroup, slot],
+                            out_gmem.at[
+                                entry,
+                                pl.ds(row + r * STORE_ROWS, STORE_ROWS),
+                                pl.ds(
+                                    column + c * columns_per_store, columns_per_store
+                                ),
+                            ],
+                        )
+
+            for_each_tile(visit)
+            plgpu.wait_smem_to_gmem(0, wait_read_only=False)
+
+    stage = functools.partial(plgpu.SMEM, dtype=a.dtype, transforms=operand_transforms)
+    empty_barrier = (
+        functools.partial(plgpu.ClusterBarrier, collective_axes=("cluster",))
+        if tile.cluster
+        else plgpu.Barrier
+    )
+    scratch_types = {
+        "a": stage((tile.stages, tile.block_rows, tile.depth)),
+        "w": stage((tile.stages, tile.block_columns, tile.depth)),
+        "store": plgpu.SMEM(
+            (COMPUTE_WARPGROUPS, slots, STORE_ROWS, columns_per_store),
+            out_dtype,
+            transforms=store_transforms,
+        ),
+        "full": plgpu.Barrier(num_arrivals=2, num_barriers=tile.stages),
+        "empty": empty_barrier(num_arrivals=readers, num_barriers=tile.stages),
+    }
+    for name, value in vectors.items():
+        length = {"row_scale": tile.rows, "scalar_scale": 4}.get(name, tile.columns)
+        scratch_types[name] = plgpu.SMEM((COMPUTE_WARPGROUPS, length), value.dtype)
+    arrivals = len(vectors) + (chunks if epilogue.residual else 0)
+    if arrivals:
+        scratch_types["ready"] = plgpu.Barrier(
+            num_arrivals=arrivals, num_barriers=COMPUTE_WARPGROUPS
+        )
+
+    kernel = plgpu.kernel(
+        body,
+        out_type=jax.ShapeDtypeStruct((batch, m, n), out_dtype),
+        scratch_types=tuple(scratch_types.values()),
+        grid=(multiprocessors // tile.cluster_size,),
+        grid_names=("grid",),
+        cluster=(tile.cluster_size,),
+        cluster_names=("cluster",),
+        num_threads=COMPUTE_WARPGROUPS + 1,
+        thread_name="wg",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        interpret=plgpu.InterpretGPUParams() if interpret else None,
+        kernel_name="gemm",
+    )
+    return kernel(*inputs.values())

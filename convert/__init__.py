@@ -1,0 +1,15 @@
+"""PyTorch (diffusers) checkpoints to ours and back, without PyTorch."""
+
+from convert.command import cli_arguments, run
+from convert.conversion import ConversionReport, convert
+from convert.errors import ConversionError
+from convert.export import to_diffusers
+
+__all__ = [
+    "ConversionError",
+    "ConversionReport",
+    "cli_arguments",
+    "convert",
+    "run",
+    "to_diffusers",
+]

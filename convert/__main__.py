@@ -1,0 +1,7 @@
+"""`python -m convert SRC DST`."""
+
+import sys
+
+from convert.command import main
+
+sys.exit(main())

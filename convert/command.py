@@ -1,0 +1,84 @@
+"""The command line: `python -m convert SRC DST`, shared with `sixbit convert`."""
+
+import argparse
+import sys
+
+from convert.conversion import DTYPES, ROTATIONS, WEIGHTS, convert
+from convert.errors import ConversionError
+from convert.export import to_diffusers
+from sixbit_jax.checkpoint import CheckpointError
+
+DESCRIPTION = (
+    "Converts a diffusers checkpoint (PyTorch, safetensors) to a directory that "
+    "sixbit_jax loads, one block at a time, or back."
+)
+
+
+def cli_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the converter's arguments to a parser."""
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="diffusers directory (root or transformer/) or one .safetensors file with "
+        "config.json next to it; with --to-diffusers, a converted directory",
+    )
+    parser.add_argument(
+        "destination", metavar="DST", help="directory to make; must not exist"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="keep",
+        help="floating dtype of what is not quantized (default: as in the source)",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        default="keep",
+        help="nvfp4: 4.5-bit linears of blocks and modulation (default: keep)",
+    )
+    parser.add_argument(
+        "--rotation",
+        type=int,
+        choices=ROTATIONS,
+        default=128,
+        help="with nvfp4: width of the block Hadamard folded into the blocks' linears",
+    )
+    parser.add_argument(
+        "--to-diffusers",
+        action="store_true",
+        help="the other direction: write SRC as a diffusers directory DST",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs a parsed command line.
+
+    Returns:
+      The exit status: 0, or 1 after printing what was wrong.
+    """
+    try:
+        if args.to_diffusers:
+            if args.weights != "keep":
+                raise ConversionError("--to-diffusers: expected no --weights")
+            print(to_diffusers(args.source, args.destination, dtype=args.dtype))
+        else:
+            report = convert(
+                args.source,
+                args.destination,
+                dtype=args.dtype,
+                weights=args.weights,
+                rotation=args.rotation,
+            )
+            print(report)
+    except (ConversionError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `python -m convert`."""
+    parser = argparse.ArgumentParser(prog="python -m convert", description=DESCRIPTION)
+    cli_arguments(parser)
+    return run(parser.parse_args(argv))

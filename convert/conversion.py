@@ -1,0 +1,214 @@
+"""PyTorch (diffusers) checkpoint -> a checkpoint directory of ours, streaming."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from convert.errors import ConversionError
+from convert.reader import Source, open_source
+from convert.rules import Assignment, Role, RuleTable
+from convert.tables import table_for
+from convert.values import kept_dtype, store
+from sixbit_jax.checkpoint import (
+    CheckpointWriter,
+    Header,
+    ParameterSpec,
+    Stack,
+    parameter_shapes,
+    summarize,
+)
+
+DTYPES = ("keep", "float32", "float16", "bfloat16")
+WEIGHTS = ("keep", "nvfp4")
+ROTATIONS = (0, 128)
+_BLOCK = 16
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did.
+
+    Attributes:
+      destination: the directory that was made.
+      model_class: class name of the network.
+      num_parameters: number of values.
+      keys_read: tensors that became parameters.
+      keys_quantized: how many of them became NVFP4.
+      keys_ignored: tensors that were ignored by name.
+      source_dtypes: number of tensors by dtype.
+      source_bytes: bytes of the source's safetensors files.
+      written_bytes: bytes of the new directory.
+      seconds: wall time.
+    """
+
+    destination: Path
+    model_class: str
+    num_parameters: int
+    keys_read: int
+    keys_quantized: int
+    keys_ignored: tuple[str, ...]
+    source_dtypes: Mapping[str, int]
+    source_bytes: int
+    written_bytes: int
+    seconds: float
+
+    def __str__(self) -> str:
+        dtypes = ", ".join(f"{n} {d}" for d, n in sorted(self.source_dtypes.items()))
+        lines = [
+            f"{self.model_class}: {self.num_parameters:,} parameters from "
+            f"{self.keys_read} tensors ({dtypes}); {self.keys_quantized} now NVFP4",
+            f"{self.source_bytes:,} bytes read, {self.written_bytes:,} written "
+            f"({self.source_bytes / self.written_bytes:.2f}x smaller) in "
+            f"{self.seconds:.1f} s: {self.destination}",
+        ]
+        if self.keys_ignored:
+            lines.append("ignored by name: " + ", ".join(self.keys_ignored))
+        return "\n".join(lines)
+
+
+def convert(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
+    weights: Literal["keep", "nvfp4"] = "keep",
+    rotation: int = 128,
+) -> ConversionReport:
+    """Converts a diffusers checkpoint; holds one block in memory at a time.
+
+    Args:
+      source: diffusers root, its `transformer/` directory, or one safetensors file.
+      destination: the directory to make; it appears when it is complete.
+      dtype: of the parameters that stay floating point. "keep" keeps the source's
+        (float64 becomes float32, float8 becomes bfloat16, which holds it exactly).
+      weights: "nvfp4" stores the linears of the blocks and the modulation linears in
+        4.5 bits, rounded to nearest; embeddings, norms, biases and the output stay.
+      rotation: width of the block Hadamard folded into the blocks' linears along K
+        before quantization (128, or 0 for none); activations are rotated to match.
+
+    Returns:
+      What was read and written.
+
+    Raises:
+      ConversionError: if the source is not a complete, finite checkpoint of a
+        supported network; all problems of its files and keys at once.
+      sixbit_jax.checkpoint.CheckpointError: if the destination exists or cannot be
+        written. Nothing is left behind in either case.
+      ValueError: for values of the options that are not in the lists above.
+    """
+    _check_options(dtype, weights, rotation)
+    began = time.perf_counter()
+    found = open_source(source)
+    table = table_for(found.config)
+    try:
+        stacked = parameter_shapes(table.model_class, found.config)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConversionError(f"{found.directory / 'config.json'}: {error}") from error
+    shapes = _per_layer(stacked, table)
+    assigned, ignored = table.assign(found.tensors, shapes)
+    header = _plan(found, table, stacked, assigned, ignored, dtype, weights, rotation)
+    with CheckpointWriter(destination, header) as writer:
+        for item in header.items():
+            values = {}
+            for name, spec in item.parameters.items():
+                chosen = assigned[item.path(name)]
+                array = chosen.rule.transform.forward(chosen.tensor.read())
+                values[name] = store(array, spec, chosen.key)
+            writer.write(item, values)
+    return ConversionReport(
+        destination=Path(destination),
+        model_class=table.model_class,
+        num_parameters=header.num_parameters,
+        keys_read=len(assigned),
+        keys_quantized=sum(n for spec, n in header.specs() if spec.dtype == "nvfp4"),
+        keys_ignored=tuple(ignored),
+        source_dtypes=header.source["dtypes"],
+        source_bytes=found.nbytes,
+        written_bytes=summarize(destination).disk_bytes,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _check_options(dtype: str, weights: str, rotation: int) -> None:
+    options = {
+        "dtype": (dtype, DTYPES),
+        "weights": (weights, WEIGHTS),
+        "rotation": (rotation, ROTATIONS),
+    }
+    for name, (value, allowed) in options.items():
+        if value not in allowed:
+            raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
+
+
+def _per_layer(
+    stacked: Mapping[str, tuple[int, ...]], table: RuleTable
+) -> dict[str, tuple[int, ...]]:
+    """Shapes by path, one path per layer of a stack."""
+    shapes = {}
+    for path, shape in stacked.items():
+        stack, _, leaf = path.partition(".")
+        if stack in table.stacks:
+            for layer in range(shape[0]):
+                shapes[f"{stack}.{layer}.{leaf}"] = shape[1:]
+        else:
+            shapes[path] = shape
+    return shapes
+
+
+def _plan(
+    found: Source,
+    table: RuleTable,
+    stacked: Mapping[str, tuple[int, ...]],
+    assigned: Mapping[str, Assignment],
+    ignored: list[str],
+    dtype: str,
+    weights: str,
+    rotation: int,
+) -> Header:
+    """Decides how every parameter is stored, from the headers alone."""
+
+    def spec(shape: tuple[int, ...], layers: list[Assignment]) -> ParameterSpec:
+        role = layers[0].rule.role
+        matrix = len(shape) == 2 and shape[1] % _BLOCK == 0
+        if weights == "nvfp4" and matrix and role is not Role.OTHER:
+            rotated = role is Role.SITE and rotation and shape[1] % rotation == 0
+            return ParameterSpec(shape, "nvfp4", rotation if rotated else 0)
+        kept = kept_dtype(*(layer.tensor.dtype for layer in layers))
+        return ParameterSpec(shape, kept if dtype == "keep" else dtype)
+
+    plain: dict[str, ParameterSpec] = {}
+    stacks: dict[str, dict[str, ParameterSpec]] = {name: {} for name in table.stacks}
+    lengths = dict.fromkeys(table.stacks, 0)
+    for path, shape in stacked.items():
+        stack, _, leaf = path.partition(".")
+        if stack in stacks:
+            lengths[stack] = shape[0]
+            layers = [assigned[f"{stack}.{i}.{leaf}"] for i in range(shape[0])]
+            stacks[stack][leaf] = spec(shape[1:], layers)
+        else:
+            plain[path] = spec(shape, [assigned[path]])
+    recipe: dict[str, object] = {"weights": weights, "dtype": dtype}
+    if weights == "nvfp4":
+        recipe |= {"method": "round-to-nearest", "rotation": rotation}
+    dtypes: dict[str, int] = {}
+    for chosen in assigned.values():
+        name = chosen.tensor.dtype.name
+        dtypes[name] = dtypes.get(name, 0) + 1
+    return Header(
+        model_class=table.model_class,
+        config=dict(found.config),
+        parameters=plain,
+        stacks={name: Stack(lengths[name], parts) for name, parts in stacks.items()},
+        scheduler=found.scheduler,
+        quantization=recipe,
+        source={
+            "files": [file.name for file in found.files],
+            "bytes": found.nbytes,
+            "dtypes": dtypes,
+            "keys_read": len(assigned),
+            "keys_ignored": ignored,
+        },
+    )

@@ -1,0 +1,180 @@
+"""A checkpoint directory of ours -> safetensors that diffusers loads, streaming."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.conversion import DTYPES
+from convert.safetensors_file import SafetensorsWriter
+from convert.tables import table_for
+from convert.values import cast
+from sixbit_jax.checkpoint import (
+    CheckpointError,
+    CheckpointReader,
+    Header,
+    ParameterSpec,
+    new_directory,
+    value_of,
+)
+from sixbit_jax.formats import rotate
+
+_NAME = "diffusion_pytorch_model"
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    key: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def to_diffusers(
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Writes a checkpoint directory back as diffusers' `save_pretrained` would.
+
+    NVFP4 weights are written as the values that they stand for, rotated back.
+
+    Args:
+      source: directory that `convert` or `sixbit_jax.checkpoint.save` made.
+      destination: the directory to make: config.json, safetensors (with an index if
+        there is more than one shard), and scheduler/ where the source has one.
+      dtype: of all tensors; "keep" keeps the stored dtypes and writes NVFP4 weights
+        as bfloat16.
+      max_shard_bytes: a shard that would exceed this is followed by another.
+
+    Returns:
+      The destination.
+
+    Raises:
+      CheckpointError: if the source is damaged, or the destination exists or cannot be
+        written; nothing is left behind.
+      ConversionError: for a network without a rule table.
+      ValueError: for another dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype: expected one of {DTYPES}, found {dtype!r}")
+    if max_shard_bytes < 1:
+        raise ValueError(
+            f"max_shard_bytes: expected at least 1, found {max_shard_bytes}"
+        )
+    with CheckpointReader(Path(source)) as reader:
+        header = reader.header
+        table = table_for({"_class_name": header.model_class})
+        tensors = _tensors(header, table, dtype)
+        shards = _shards(tensors, max_shard_bytes)
+        total = sum(tensor.nbytes for tensor in tensors)
+        try:
+            with new_directory(destination, expected_bytes=total) as temporary:
+                _write_configs(temporary, header)
+                _write_index(temporary, shards, total)
+                _write_shards(temporary, shards, reader, table)
+        except OSError as error:
+            raise CheckpointError(f"{destination}: writing: {error}") from error
+    return Path(destination)
+
+
+def _stored_dtype(spec: ParameterSpec, dtype: str) -> np.dtype:
+    if dtype != "keep":
+        return jnp.dtype(dtype)
+    return jnp.dtype("bfloat16" if spec.dtype == "nvfp4" else spec.dtype)
+
+
+def _tensors(header: Header, table: Any, dtype: str) -> list[_Tensor]:
+    tensors = []
+    for item in header.items():
+        for name, spec in item.parameters.items():
+            key, rule = table.source_of(item.path(name))
+            shape = rule.transform.source_shape(spec.shape)
+            tensors.append(_Tensor(key, _stored_dtype(spec, dtype), shape))
+    return tensors
+
+
+def _shards(tensors: list[_Tensor], limit: int) -> list[tuple[str, list[_Tensor]]]:
+    parts: list[list[_Tensor]] = [[]]
+    room = limit
+    for tensor in tensors:
+        if parts[-1] and tensor.nbytes > room:
+            parts.append([])
+            room = limit
+        parts[-1].append(tensor)
+        room -= tensor.nbytes
+    if len(parts) == 1:
+        return [(f"{_NAME}.safetensors", parts[0])]
+    return [
+        (f"{_NAME}-{number:05}-of-{len(parts):05}.safetensors", part)
+        for number, part in enumerate(parts, 1)
+    ]
+
+
+def _write_configs(directory: Path, header: Header) -> None:
+    config = dict(header.config) | {"_class_name": header.model_class}
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    if header.scheduler is not None:
+        (directory / "scheduler").mkdir()
+        text = json.dumps(dict(header.scheduler), indent=2) + "\n"
+        (directory / "scheduler" / "scheduler_config.json").write_text(text)
+
+
+def _write_index(
+    directory: Path, shards: list[tuple[str, list[_Tensor]]], total: int
+) -> None:
+    if len(shards) == 1:
+        return
+    weight_map = {tensor.key: name for name, part in shards for tensor in part}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (directory / f"{_NAME}.safetensors.index.json").write_text(text)
+
+
+def _write_shards(
+    directory: Path,
+    shards: list[tuple[str, list[_Tensor]]],
+    reader: CheckpointReader,
+    table: Any,
+) -> None:
+    arrays = _arrays(reader, table)
+    for name, part in shards:
+        layout = {tensor.key: (tensor.dtype, tensor.shape) for tensor in part}
+        writer = SafetensorsWriter(directory / name, layout, {"format": "pt"})
+        try:
+            for tensor in part:
+                key, array = next(arrays)
+                writer.write(key, cast(array, tensor.dtype.name, key))
+        except BaseException:
+            writer.abort()
+            raise
+        writer.close()
+
+
+def _arrays(reader: CheckpointReader, table: Any) -> Any:
+    for item in reader.header.items():
+        stored = reader.read(item)
+        for name, spec in item.parameters.items():
+            key, rule = table.source_of(item.path(name))
+            array = stored[name].get("value")
+            if spec.dtype == "nvfp4":
+                quantized = value_of(stored[name], spec.rotation)
+                array = np.asarray(_dequantize(quantized))
+            yield key, rule.transform.backward(array)
+
+
+@jax.jit
+def _dequantize(quantized: Any) -> jax.Array:
+    """float32 values in the basis of the original network: W = (W H) H."""
+    return rotate(quantized.dequantize(jnp.float32), quantized.rotation)

@@ -1,0 +1,206 @@
+"""Finds a diffusers checkpoint on disk and reads it tensor by tensor, without torch."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convert.errors import ConversionError
+from convert.rules import foreign_layout
+from convert.safetensors_file import TensorInfo, read_index
+
+_PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+_INDEX = ".safetensors.index"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A diffusers checkpoint, found and indexed; no tensor is read yet.
+
+    Attributes:
+      directory: the directory with `config.json`.
+      config: its contents.
+      scheduler: contents of `scheduler/scheduler_config.json`, if there is one.
+      files: the safetensors files.
+      tensors: where each tensor lies.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    scheduler: Mapping[str, Any] | None
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorInfo]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def open_source(path: str | os.PathLike) -> Source:
+    """Finds the network's checkpoint at `path`.
+
+    Args:
+      path: a diffusers root (its `transformer/` is taken), the directory of the
+        network itself, or one `.safetensors` file with `config.json` next to it.
+
+    Returns:
+      The indexed checkpoint.
+
+    Raises:
+      ConversionError: if there is none, it is in an original (non-diffusers) layout,
+        or an index or a header is damaged; lists all problems of the files.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ConversionError(f"source: expected a checkpoint, found nothing at {path}")
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise _not_diffusers(path.parent, [path])
+        directory, chosen = path.parent, path
+    else:
+        inside = path / "transformer"
+        use_inside = inside.is_dir() and not (path / "config.json").is_file()
+        directory, chosen = (inside if use_inside else path), None
+    files = _indexed_files(directory) if chosen is None else {chosen: None}
+    if not files:
+        raise _not_diffusers(directory, [])
+    tensors = _index_all(directory, files)
+    if layout := foreign_layout(tensors):
+        raise ConversionError(
+            f"{directory}: expected the diffusers layout, found the original layout of "
+            f"{layout}; use the model's diffusers repository (with model_index.json)"
+        )
+    if not (directory / "config.json").is_file():
+        raise ConversionError(
+            f"{directory}: expected config.json next to the safetensors files, "
+            "found none"
+        )
+    return Source(
+        directory=directory,
+        config=_read_json(directory / "config.json"),
+        scheduler=_scheduler(directory),
+        files=tuple(files),
+        tensors=tensors,
+    )
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConversionError(f"{file}: expected JSON, found {error}") from error
+    if not isinstance(values, dict):
+        raise ConversionError(
+            f"{file}: expected a JSON object, found a {type(values).__name__}"
+        )
+    return values
+
+
+def _scheduler(directory: Path) -> dict[str, Any] | None:
+    candidates = [directory]
+    if (directory.parent / "model_index.json").is_file():
+        candidates.append(directory.parent)
+    for candidate in candidates:
+        file = candidate / "scheduler" / "scheduler_config.json"
+        if file.is_file():
+            return _read_json(file)
+    return None
+
+
+def _not_diffusers(directory: Path, files: list[Path]) -> ConversionError:
+    files = files or [f for f in sorted(directory.iterdir()) if f.suffix in _PICKLES]
+    if not files:
+        return ConversionError(
+            f"{directory}: expected a diffusers directory with config.json and "
+            "*.safetensors, found neither safetensors nor an index"
+        )
+    names = ", ".join(file.name for file in files)
+    if all(file.name.startswith("diffusion_pytorch_model") for file in files):
+        return ConversionError(
+            f"{directory}: expected safetensors, found pickled weights ({names}); save "
+            "them with diffusers' save_pretrained(safe_serialization=True)"
+        )
+    return ConversionError(
+        f"{directory}: expected a diffusers directory with safetensors, found an "
+        f"original (non-diffusers) checkpoint ({names}); use the model's diffusers "
+        "repository (with model_index.json)"
+    )
+
+
+def _indexed_files(directory: Path) -> dict[Path, set[str] | None]:
+    """The files to read, each with the tensors that an index says it holds."""
+    indices = sorted(f for f in directory.glob("*.json") if _INDEX in f.name)
+    singles = sorted(f for f in directory.glob("*.safetensors") if "-of-" not in f.name)
+    if not indices and not singles:
+        shards = sorted(directory.glob("*.safetensors"))
+        if shards:
+            raise ConversionError(
+                f"{directory}: expected *{_INDEX}.json for the shards "
+                f"{', '.join(f.name for f in shards)}, found none"
+            )
+        return {}
+    candidates = indices or singles
+    if len(candidates) > 1:
+        # Variants such as fp16 lie next to the default one, which has this name.
+        plain = [
+            f for f in candidates if f.name.startswith("diffusion_pytorch_model.s")
+        ]
+        exact = [
+            f for f in plain if "index." not in f.name or f.name.endswith("x.json")
+        ]
+        if len(exact) != 1:
+            raise ConversionError(
+                f"{directory}: expected one checkpoint, found "
+                f"{', '.join(f.name for f in candidates)}; name one .safetensors file"
+            )
+        candidates = exact
+    chosen = candidates[0]
+    if not indices:
+        return {chosen: None}
+    return _shards(chosen)
+
+
+def _shards(index: Path) -> dict[Path, set[str] | None]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConversionError(f"{index}: expected a weight_map, found {weight_map!r}")
+    names: dict[str, set[str]] = {}
+    problems = []
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            problems.append(f"{tensor}: expected a file name, found {name!r}")
+        else:
+            names.setdefault(name, set()).add(tensor)
+    for name, wanted in names.items():
+        if not (index.parent / name).is_file():
+            problems.append(f"{name} ({len(wanted)} tensors): no such file")
+    if problems:
+        raise ConversionError("\n  ".join([f"{index}: bad index:", *problems]))
+    return {index.parent / name: names[name] for name in sorted(names)}
+
+
+def _index_all(
+    directory: Path, files: Mapping[Path, set[str] | None]
+) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    problems = []
+    for file, wanted in files.items():
+        try:
+            found = read_index(file)
+        except ConversionError as error:
+            problems.append(str(error))
+            continue
+        if wanted is not None:
+            for name in sorted(wanted - found.keys()):
+                problems.append(f"{file.name}: the index places {name} here; not found")
+            for name in sorted(found.keys() - wanted):
+                problems.append(f"{file.name}: holds {name}, which the index does not")
+        tensors |= found
+    if problems:
+        raise ConversionError(
+            "\n".join([f"{directory}: damaged checkpoint:", *problems])
+        )
+    return tensors

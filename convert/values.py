@@ -1,0 +1,102 @@
+"""What happens to one tensor: checked for NaN and Inf, cast or quantized."""
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.errors import ConversionError
+from sixbit_jax.checkpoint import ParameterSpec
+from sixbit_jax.formats import NVFP4Array
+
+# JAX has no float64 by default and computes with no float8: both are kept exactly or,
+# for float64, rounded once.
+_KEPT = {
+    "float64": "float32",
+    "float8_e4m3fn": "bfloat16",
+    "float8_e5m2": "bfloat16",
+}
+# Enough to keep the temporary masks of the NaN check small.
+_CHUNK = 1 << 24
+
+
+def kept_dtype(*dtypes: np.dtype) -> str:
+    """The dtype that `--dtype keep` stores: the widest of the source's, supported."""
+    names = {_KEPT.get(dtype.name, dtype.name) for dtype in dtypes}
+    first, *rest = sorted(names)
+    result = jnp.dtype(first)
+    for name in rest:
+        result = jnp.promote_types(result, name)
+    return jnp.dtype(result).name
+
+
+def check_finite(array: np.ndarray, where: str) -> None:
+    """Refuses NaN and Inf.
+
+    Raises:
+      ConversionError: names the tensor, how many values there are and the first place.
+    """
+    flat = array.reshape(-1)
+    bad, first = 0, -1
+    for start in range(0, flat.size, _CHUNK):
+        mask = ~_finite(flat[start : start + _CHUNK])
+        count = int(np.count_nonzero(mask))
+        if count and first < 0:
+            first = start + int(np.argmax(mask))
+        bad += count
+    if bad:
+        index = tuple(int(i) for i in np.unravel_index(first, array.shape))
+        raise ConversionError(
+            f"{where}: expected finite values, found {bad:,} NaN or Inf of "
+            f"{array.size:,}, the first at {list(index)}"
+        )
+
+
+def _finite(part: np.ndarray) -> np.ndarray:
+    if part.dtype == jnp.bfloat16:
+        # isfinite of ml_dtypes goes value by value; the exponent bits do not.
+        return (part.view(np.uint16) & 0x7F80) != 0x7F80
+    return np.isfinite(part)
+
+
+def cast(array: np.ndarray, dtype: str, where: str) -> np.ndarray:
+    """Casts, and refuses values that overflow the new dtype.
+
+    Raises:
+      ConversionError: if a finite value becomes Inf.
+    """
+    target = jnp.dtype(dtype)
+    if array.dtype == target:
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(target)
+    if target.itemsize < array.dtype.itemsize or target == jnp.float16:
+        check_finite(result, f"{where} after the cast from {array.dtype} to {dtype}")
+    return result
+
+
+@cache
+def _quantizer(rotation: int) -> Any:
+    return jax.jit(partial(NVFP4Array.quantize, rotation=rotation))
+
+
+def store(array: np.ndarray, spec: ParameterSpec, where: str) -> Any:
+    """The stored form of a tensor: cast, or quantized to the nearest NVFP4 values.
+
+    Args:
+      array: the tensor, floating point, in our layout.
+      spec: how it is to be stored.
+      where: the tensor's name, for errors.
+
+    Raises:
+      ConversionError: for NaN, Inf and overflow.
+    """
+    check_finite(array, where)
+    if spec.dtype != "nvfp4":
+        return cast(array, spec.dtype, where)
+    # float64 has to be narrowed before JAX sees it; nothing else changes value here.
+    array = cast(array, "float32", where)
+    quantized = _quantizer(spec.rotation)(array)
+    return jax.tree.map(np.asarray, quantized)

@@ -1,0 +1,222 @@
+"""`sixbit.json`: what a checkpoint directory holds, parameter by parameter."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sixbit_jax.checkpoint.directory import CheckpointError
+
+FORMAT_VERSION = 1
+HEADER_NAME = "sixbit.json"
+NVFP4 = "nvfp4"
+# A block larger than this is written as several items, so that the memory a
+# conversion needs is bounded by this and not by the size of a model's blocks.
+_ITEM_BYTES = 512 * 2**20
+_DENSE = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class ParameterSpec:
+    """How one parameter is stored.
+
+    Attributes:
+      shape: logical shape; of one layer, for a parameter of a stack.
+      dtype: "float32", "float16", "bfloat16" or "nvfp4".
+      rotation: block Hadamard folded in along the last axis; 0 for none.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    rotation: int = 0
+
+    def __post_init__(self):
+        if self.dtype not in (*_DENSE, NVFP4):
+            raise CheckpointError(
+                f"parameter dtype: expected one of {(*_DENSE, NVFP4)}, found "
+                f"{self.dtype!r}"
+            )
+        if self.dtype == NVFP4 and (len(self.shape) != 2 or self.shape[1] % 16):
+            raise CheckpointError(
+                f"an nvfp4 parameter: expected [N, K] with K a multiple of 16, found "
+                f"{list(self.shape)}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Number of logical values."""
+        return math.prod(self.shape)
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shape and dtype of each stored array, by name."""
+        if self.dtype != NVFP4:
+            return {"value": (self.shape, jnp.dtype(self.dtype))}
+        rows, columns = self.shape
+        return {
+            "codes": ((rows, columns // 2), np.dtype(np.uint8)),
+            "block_scales": ((rows, columns // 16), jnp.dtype(jnp.float8_e4m3fn)),
+            "tensor_scale": ((), np.dtype(np.float32)),
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return sum(math.prod(s) * d.itemsize for s, d in self.arrays.values())
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Layers of the same parameters, one after the other."""
+
+    length: int
+    parameters: Mapping[str, ParameterSpec]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One Orbax item: parameters of one layer of a stack, or of no stack.
+
+    Attributes:
+      name: name of the item's directory.
+      stack: name of the stack, or "" for parameters outside of stacks.
+      index: layer of the stack.
+      parameters: by path within the layer, or by full path outside of stacks.
+    """
+
+    name: str
+    stack: str
+    index: int
+    parameters: Mapping[str, ParameterSpec]
+
+    def path(self, name: str) -> str:
+        """Full path of a parameter, with the layer's number in it."""
+        return f"{self.stack}.{self.index}.{name}" if self.stack else name
+
+
+@dataclass(frozen=True)
+class Header:
+    """The contents of `sixbit.json`.
+
+    Attributes:
+      model_class: class name that diffusers gives the network.
+      config: the network's configuration, as in diffusers' `config.json`.
+      parameters: parameters outside of stacks, by path.
+      stacks: stacked parameters, by the name of the stack.
+      scheduler: configuration of the scheduler, if the source had one.
+      quantization: the recipe that made the weights.
+      source: where the parameters came from, and the accounting of its keys.
+    """
+
+    model_class: str
+    config: Mapping[str, Any]
+    parameters: Mapping[str, ParameterSpec]
+    stacks: Mapping[str, Stack]
+    scheduler: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    def items(self) -> Iterator[Item]:
+        """The Orbax items of the directory, in the order of writing."""
+        for name, stack in self.stacks.items():
+            parts = _split(stack.parameters)
+            for index in range(stack.length):
+                for number, part in enumerate(parts):
+                    suffix = f".{number}" if len(parts) > 1 else ""
+                    yield Item(f"{name}.{index}{suffix}", name, index, part)
+        for number, part in enumerate(_split(self.parameters)):
+            yield Item(f"rest.{number}" if number else "rest", "", 0, part)
+
+    def specs(self) -> Iterator[tuple[ParameterSpec, int]]:
+        """Every parameter with the number of layers that have it."""
+        for spec in self.parameters.values():
+            yield spec, 1
+        for stack in self.stacks.values():
+            for spec in stack.parameters.values():
+                yield spec, stack.length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parameters as stored."""
+        return sum(spec.nbytes * count for spec, count in self.specs())
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of logical values."""
+        return sum(spec.size * count for spec, count in self.specs())
+
+    def to_json(self) -> str:
+        """The text of `sixbit.json`."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def _split(parameters: Mapping[str, ParameterSpec]) -> list[dict[str, ParameterSpec]]:
+    parts: list[dict[str, ParameterSpec]] = []
+    room = 0
+    for name, spec in sorted(parameters.items()):
+        if not parts or spec.nbytes > room:
+            parts.append({})
+            room = _ITEM_BYTES
+        parts[-1][name] = spec
+        room -= spec.nbytes
+    return parts
+
+
+def _specs_from_json(values: Mapping[str, Any]) -> dict[str, ParameterSpec]:
+    return {
+        name: ParameterSpec(tuple(value["shape"]), value["dtype"], value["rotation"])
+        for name, value in values.items()
+    }
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Reads `sixbit.json` of a checkpoint directory.
+
+    Args:
+      path: the directory.
+
+    Raises:
+      CheckpointError: if the file is absent, damaged, or of another version.
+    """
+    file = Path(path) / HEADER_NAME
+    if not file.is_file():
+        raise CheckpointError(
+            f"{path}: expected a checkpoint directory with {HEADER_NAME} (made by "
+            "`sixbit convert`), found none"
+        )
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        version = values["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: expected JSON with format_version, found {error!r}"
+        ) from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: expected format_version {FORMAT_VERSION}, found {version!r}"
+        )
+    try:
+        stacks = {
+            name: Stack(stack["length"], _specs_from_json(stack["parameters"]))
+            for name, stack in values["stacks"].items()
+        }
+        return Header(
+            model_class=values["model_class"],
+            config=values["config"],
+            parameters=_specs_from_json(values["parameters"]),
+            stacks=stacks,
+            scheduler=values["scheduler"],
+            quantization=values["quantization"],
+            source=values["source"],
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file}: expected the fields of format {FORMAT_VERSION}, found {error!r}"
+        ) from error

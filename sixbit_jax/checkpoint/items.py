@@ -1,0 +1,251 @@
+"""Orbax items: nested dictionaries of arrays, one directory each.
+
+A parameter `attn1.to_q.weight` is the leaf `["attn1"]["to_q"]["weight"]`; an NVFP4
+parameter is a dictionary of its three arrays in that place. Plain Orbax reads them.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from sixbit_jax.checkpoint.directory import CheckpointError, new_directory
+from sixbit_jax.checkpoint.header import (
+    HEADER_NAME,
+    NVFP4,
+    Header,
+    Item,
+    ParameterSpec,
+    read_header,
+)
+from sixbit_jax.formats import NVFP4Array
+
+Value = np.ndarray | jax.Array | NVFP4Array
+Arrays = dict[str, Any]
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    # Weights hardly compress (5% at bf16, nothing at 4 bits), and compression would
+    # double the memory and the time that writing takes.
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _lookup(tree: Mapping[str, Any], path: str) -> Any:
+    for name in path.split("."):
+        tree = tree[name]
+    return tree
+
+
+def arrays_of(value: Value) -> Arrays:
+    """The stored arrays of a parameter, named as in `ParameterSpec.arrays`."""
+    if isinstance(value, NVFP4Array):
+        return {
+            "codes": value.codes,
+            "block_scales": value.block_scales,
+            "tensor_scale": value.tensor_scale,
+        }
+    return {"value": value}
+
+
+def value_of(arrays: Arrays, rotation: int) -> Any:
+    """The inverse of `arrays_of`."""
+    if "codes" in arrays:
+        return NVFP4Array(**arrays, rotation=rotation)
+    return arrays["value"]
+
+
+def spec_of(value: Value) -> ParameterSpec:
+    """How `value` would be stored."""
+    if isinstance(value, NVFP4Array):
+        return ParameterSpec(tuple(value.shape), NVFP4, value.rotation)
+    return ParameterSpec(tuple(value.shape), jnp.dtype(value.dtype).name)
+
+
+def _mismatches(item: Item, arrays: Mapping[str, Arrays]) -> list[str]:
+    """Differences between what the header says of an item and its arrays."""
+    problems = []
+    for path, spec in item.parameters.items():
+        found = {k: (tuple(a.shape), a.dtype) for k, a in arrays[path].items()}
+        if found != spec.arrays:
+            problems.append(
+                f"{item.path(path)}: expected {_describe(spec.arrays)}, found "
+                f"{_describe(found)}"
+            )
+    return problems
+
+
+def _describe(arrays: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> str:
+    return ", ".join(f"{k} {d}{list(s)}" for k, (s, d) in arrays.items())
+
+
+class CheckpointWriter:
+    """Writes a checkpoint directory item by item; it appears when all are there.
+
+    ```python
+    with CheckpointWriter("model", header) as writer:
+        for item in header.items():
+            writer.write(item, {path: make(path) for path in item.parameters})
+    ```
+
+    Args:
+      path: the directory to make.
+      header: what is going to be written.
+
+    Raises:
+      CheckpointError: on entry, if `path` exists or there is no room for it; on exit,
+        if an item of the header was not written. Nothing is left behind.
+    """
+
+    def __init__(self, path: str | Path, header: Header):
+        self.path = Path(path)
+        self.header = header
+        self._missing = {item.name for item in header.items()}
+        self._directory = new_directory(self.path, expected_bytes=header.nbytes)
+
+    def __enter__(self) -> Self:
+        self._temporary = self._directory.__enter__()
+        self._orbax = _checkpointer()
+        return self
+
+    def write(self, item: Item, values: Mapping[str, Value]) -> None:
+        """Writes one item.
+
+        Args:
+          item: one of `header.items()`.
+          values: its parameters, with the paths and in the formats of the item.
+
+        Raises:
+          CheckpointError: if the values are not those of the header, or the file
+            system refuses them.
+        """
+        if set(values) != set(item.parameters):
+            raise CheckpointError(
+                f"item {item.name}: expected {sorted(item.parameters)}, found "
+                f"{sorted(values)}"
+            )
+        arrays = {path: arrays_of(value) for path, value in values.items()}
+        if problems := _mismatches(item, arrays):
+            raise CheckpointError("\n  ".join([f"item {item.name}:", *problems]))
+        # Orbax copies numpy arrays in; 0-d ones it wants as such, not as scalars.
+        leaves = {
+            path: (
+                np.asarray(parts["value"])
+                if "value" in parts
+                else {k: np.asarray(a) for k, a in parts.items()}
+            )
+            for path, parts in arrays.items()
+        }
+        target = (self._temporary / item.name).absolute()
+        try:
+            self._orbax.save(target, args=ocp.args.PyTreeSave(_nest(leaves)))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{self.path}: writing {item.name}: {error}"
+            ) from error
+        self._missing.discard(item.name)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._orbax.close()
+        if error is None:
+            try:
+                if self._missing:
+                    raise CheckpointError(
+                        f"{self.path}: items never written: {sorted(self._missing)}"
+                    )
+                header = self._temporary / HEADER_NAME
+                header.write_text(self.header.to_json(), encoding="utf-8")
+            except BaseException as problem:
+                self._directory.__exit__(type(problem), problem, problem.__traceback__)
+                raise
+        self._directory.__exit__(kind, error, traceback)
+
+
+class CheckpointReader:
+    """Reads a checkpoint directory item by item, as numpy arrays.
+
+    Args:
+      path: the directory.
+
+    Attributes:
+      header: its `sixbit.json`.
+
+    Raises:
+      CheckpointError: if the header is bad or items are missing; lists all of them.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+        self.header = read_header(self.path)
+        missing = [
+            item.name
+            for item in self.header.items()
+            if not (self.path / item.name / "_METADATA").is_file()
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{self.path}: {len(missing)} Orbax items are missing: "
+                + ", ".join(missing)
+            )
+        self._orbax = _checkpointer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._orbax.close()
+
+    def read(self, item: Item) -> dict[str, Arrays]:
+        """The stored arrays of every parameter of an item.
+
+        Raises:
+          CheckpointError: if the item is damaged or not what the header says.
+        """
+        numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+        wanted = {
+            path: numpy if spec.dtype != NVFP4 else dict.fromkeys(spec.arrays, numpy)
+            for path, spec in item.parameters.items()
+        }
+        try:
+            tree = self._orbax.restore(
+                self.path / item.name,
+                args=ocp.args.PyTreeRestore(restore_args=_nest(wanted)),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self.path}: reading {item.name}: {error}"
+            ) from error
+        arrays = {}
+        for path, spec in item.parameters.items():
+            leaf = _lookup(tree, path)
+            arrays[path] = leaf if spec.dtype == NVFP4 else {"value": leaf}
+        if problems := _mismatches(item, arrays):
+            raise CheckpointError(
+                "\n  ".join([f"{self.path}: item {item.name}:", *problems])
+            )
+        return arrays
+
+
+def directory_bytes(path: str | Path) -> int:
+    """Bytes of all files under a directory."""
+    return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())

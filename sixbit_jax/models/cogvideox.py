@@ -28,6 +28,18 @@ from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
 SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
 
 
+_ROLES = (
+    ("transformer_blocks.attn1.to_", "site"),
+    ("transformer_blocks.ff.", "site"),
+    ("transformer_blocks.norm1.linear.", "small_batch"),
+    ("transformer_blocks.norm2.linear.", "small_batch"),
+    ("norm_out.linear.", "small_batch"),
+    ("time_embedding.", "small_batch"),
+    ("ofs_embedding.", "small_batch"),
+    ("patch_embed.text_proj.", "small_batch"),
+)
+
+
 class Conditioning(NamedTuple):
     """What every block reads besides the residual stream.
 
@@ -295,6 +307,20 @@ class CogVideoXTransformer(nnx.Module):
         self.norm_out = OutputNorm(config, rngs=rngs)
         patch = config.patch_size**2 * (config.patch_size_t or 1)
         self.proj_out = Linear(config.dim, patch * config.out_channels, rngs=rngs)
+
+    @staticmethod
+    def weight_role(name: str) -> str | None:
+        """How a parameter of this dotted path may be quantized.
+
+        Returns:
+          "site" for the weights of quantized linears, "small_batch" for those of
+          linears that run on few rows (modulation, embeddings; weights only), None
+          for everything that stays as it is.
+        """
+        if not name.endswith(".weight"):
+            return None
+        roles = (role for prefix, role in _ROLES if name.startswith(prefix))
+        return next(roles, None)
 
     @property
     def num_blocks(self) -> int:

@@ -1,0 +1,73 @@
+"""Round-to-nearest NVFP4 weights: which parameters, and a model in memory."""
+
+from dataclasses import dataclass
+
+import jax
+from flax import nnx
+
+from sixbit_jax.formats import NVFP4Array
+
+
+@dataclass(frozen=True)
+class NVFP4Recipe:
+    """Which weights are stored in NVFP4, and how.
+
+    Attributes:
+      rotation: width of the block Hadamard folded into the weights of sites; 0: none.
+      small_batch: also the weights of linears that run on few rows (modulation, time
+        and text embedding), which are never rotated.
+    """
+
+    rotation: int = 128
+    small_batch: bool = True
+
+    def rotation_of(self, role: str | None, in_features: int) -> int | None:
+        """Rotation of a weight, or None if it stays as it is.
+
+        Args:
+          role: `weight_role` of the model class.
+          in_features: K of the weight.
+
+        Raises:
+          ValueError: if K does not fit the rotation.
+        """
+        if role == "site":
+            if self.rotation and in_features % self.rotation:
+                raise ValueError(
+                    f"rotation of {self.rotation}: expected a divisor of the input "
+                    f"width, found {in_features}; use rotation 0"
+                )
+            return self.rotation if in_features % 16 == 0 else None
+        if role == "small_batch" and self.small_batch and in_features % 16 == 0:
+            return 0
+        return None
+
+
+def quantize(model: nnx.Module, recipe: NVFP4Recipe | None = None) -> nnx.Module:
+    """A copy of a model in memory with its weights rounded to NVFP4.
+
+    `convert --weights nvfp4` gives the same weights without holding the model twice.
+
+    Args:
+      model: a ported transformer with plain weights.
+      recipe: which weights; the default is every site (rotated by 128) and every
+        small-batch linear.
+
+    Returns:
+      A new model; parameters that stay as they are are shared with the old one.
+    """
+    recipe = recipe or NVFP4Recipe()
+    graph, state = nnx.split(model)
+    flat = dict(nnx.to_flat_state(state))
+    for path, variable in flat.items():
+        name = ".".join(map(str, path))
+        weight = variable.get_value()
+        role = type(model).weight_role(name)
+        rotation = recipe.rotation_of(role, weight.shape[-1]) if role else None
+        if rotation is not None:
+            compress = jax.jit(NVFP4Array.quantize, static_argnames="rotation")
+            flat[path] = variable.replace(compress(weight, rotation=rotation))
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+__all__ = ["NVFP4Recipe", "quantize"]

@@ -1,7 +1,7 @@
 """What the sampler and the training recipes expect of a scheduler."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int
 SchedulerState = Any
 
 
+@runtime_checkable
 class Scheduler(Protocol):
     """Pure functions over an explicit state; itself frozen, hashable and static.
 
@@ -29,11 +30,6 @@ class Scheduler(Protocol):
     @property
     def num_train_timesteps(self) -> int:
         """Timesteps are integers in [0, num_train_timesteps)."""
-        ...
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read a diffusers `scheduler_config.json`."""
         ...
 
     def timesteps(self, num_steps: int) -> np.ndarray:
@@ -59,7 +55,7 @@ class Scheduler(Protocol):
         self,
         clean: Float[Array, "*batch_sample"],
         noise: Float[Array, "*batch_sample"],
-        timestep: Int[Array, "*batch"],
+        timestep: Int[Array | np.ndarray, "*batch"] | int,
     ) -> Float[Array, "*batch_sample"]:
         """The sample at a timestep of the forward process."""
         ...
@@ -68,7 +64,7 @@ class Scheduler(Protocol):
         self,
         clean: Float[Array, "*batch_sample"],
         noise: Float[Array, "*batch_sample"],
-        timestep: Int[Array, "*batch"],
+        timestep: Int[Array | np.ndarray, "*batch"] | int,
     ) -> Float[Array, "*batch_sample"]:
         """The v-prediction target at a timestep."""
         ...

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -113,18 +113,12 @@ class CogVideoXSchedule:
             raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Read a diffusers `scheduler_config.json`.
+    def _options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments from a diffusers `scheduler_config.json`.
 
         Absent options take diffusers' defaults, which differ from this class's.
         `clip_sample`, `clip_sample_range` and `sample_max_value` are accepted and, as
         in diffusers, have no effect.
-
-        Args:
-          config: the parsed file.
-
-        Raises:
-          ValueError: for another class, unknown options or unsupported values.
         """
         options = options_from_config(
             config,
@@ -142,7 +136,7 @@ class CogVideoXSchedule:
                     f"scheduler config of {cls.class_name}: {key}: expected "
                     f"{supported!r}, found {value!r}"
                 )
-        return cls(**options)
+        return options
 
     def alphas_cumprod(self) -> np.ndarray:
         """Cumulative products of 1 - beta, float64 [num_train_timesteps]."""
@@ -240,7 +234,7 @@ class CogVideoXSchedule:
         self,
         clean: Float[Array, "*batch_sample"],
         noise: Float[Array, "*batch_sample"],
-        timestep: Int[Array, "*batch"],
+        timestep: Int[Array | np.ndarray, "*batch"] | int,
     ) -> Float[Array, "*batch_sample"]:
         """The forward process: sqrt(a_t) x_0 + sqrt(1 - a_t) noise.
 
@@ -260,7 +254,7 @@ class CogVideoXSchedule:
         self,
         clean: Float[Array, "*batch_sample"],
         noise: Float[Array, "*batch_sample"],
-        timestep: Int[Array, "*batch"],
+        timestep: Int[Array | np.ndarray, "*batch"] | int,
     ) -> Float[Array, "*batch_sample"]:
         """The v-prediction target: sqrt(a_t) noise - sqrt(1 - a_t) x_0.
 
@@ -277,15 +271,16 @@ class CogVideoXSchedule:
         return target.astype(clean.dtype)
 
     def _signal_and_sigma(
-        self, timestep: Int[Array, "*batch"], ndim: int
+        self, timestep: Int[Array | np.ndarray, "*batch"] | int, ndim: int
     ) -> tuple[Array, Array]:
         alphas = self.alphas_cumprod()
         timestep = jnp.asarray(timestep)
         shape = timestep.shape + (1,) * (ndim - timestep.ndim)
-        return tuple(
-            jnp.asarray(table, jnp.float32)[timestep].reshape(shape)
-            for table in (np.sqrt(alphas), np.sqrt(1 - alphas))
-        )
+
+        def at_timestep(table: np.ndarray) -> Array:
+            return jnp.asarray(table, jnp.float32)[timestep].reshape(shape)
+
+        return at_timestep(np.sqrt(alphas)), at_timestep(np.sqrt(1 - alphas))
 
 
 def _float32(x: Float[Array, "..."]) -> Float[Array, "..."]:

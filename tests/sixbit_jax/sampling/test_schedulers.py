@@ -34,17 +34,34 @@ def trajectory_id(case: GoldenTrajectory) -> str:
     return f"{case.config['_class_name']}-{case.name}"
 
 
-@partial(jax.jit, static_argnames="scheduler")
-def run(scheduler, state, timesteps, scales, sample, noise):
-    def body(carry, xs):
-        sample, state = carry
-        index, timestep, scale, noise = xs
-        output = guide(*fake_model(jnp, sample, timestep), scale)
-        sample, state = scheduler.step(state, index, output, sample, noise)
-        return (sample, state), sample
+def one_step(scheduler, sample, state, index, timestep, scale, noise):
+    output = guide(*fake_model(jnp, sample, timestep), scale)
+    return scheduler.step(state, index, output, sample, noise)
 
-    steps = jnp.arange(timesteps.shape[0])
-    xs = (steps, timesteps.astype(jnp.float32), scales, noise)
+
+def run(scheduler, case: GoldenTrajectory, scales) -> list[jax.Array]:
+    """The denoising loop, not compiled."""
+    sample = jnp.asarray(first_sample())
+    state = scheduler.init(case.num_steps, SAMPLE_SHAPE)
+    samples = []
+    for index, noise in enumerate(jnp.asarray(step_noise(case.num_steps))):
+        timestep = jnp.float32(case.timesteps[index])
+        sample, state = one_step(
+            scheduler, sample, state, index, timestep, scales[index], noise
+        )
+        samples.append(sample)
+    return samples
+
+
+@partial(jax.jit, static_argnames="scheduler")
+def run_compiled(scheduler, state, timesteps, scales, sample, noise):
+    """The denoising loop in one program, as the sampler has it."""
+
+    def body(carry, xs):
+        carry = one_step(scheduler, *carry, *xs)
+        return carry, carry[0]
+
+    xs = (jnp.arange(timesteps.shape[0]), timesteps, scales, noise)
     return jax.lax.scan(body, (sample, state), xs)[1]
 
 
@@ -53,20 +70,28 @@ def test_trajectory_equals_diffusers_after_every_step(case):
     scheduler = from_config(case.config)
     timesteps = scheduler.timesteps(case.num_steps)
     np.testing.assert_array_equal(timesteps, case.timesteps)
-    scales = np.full(case.num_steps, case.guidance_scale, np.float32)
+    scales = jnp.full(case.num_steps, case.guidance_scale, jnp.float32)
     if case.dynamic:
         scales = dynamic_guidance_scale(case.guidance_scale, timesteps, case.num_steps)
         np.testing.assert_allclose(scales, case.scales, rtol=1e-6)
-    samples = run(
-        scheduler,
-        scheduler.init(case.num_steps, SAMPLE_SHAPE),
-        jnp.asarray(timesteps, jnp.int32),
-        jnp.asarray(scales),
-        jnp.asarray(first_sample()),
-        jnp.asarray(step_noise(case.num_steps)),
-    )
+    samples = run(scheduler, case, scales)
     errors = [relative_l2(a, b) for a, b in zip(samples, case.samples, strict=True)]
     assert max(errors) < 1e-5
+
+
+@pytest.mark.parametrize("case", [TRAJECTORIES[0], TRAJECTORIES[-1]], ids=trajectory_id)
+def test_the_loop_compiles_with_a_traced_index(case):
+    scheduler = from_config(case.config)
+    scales = jnp.full(case.num_steps, case.guidance_scale, jnp.float32)
+    samples = run_compiled(
+        scheduler,
+        scheduler.init(case.num_steps, SAMPLE_SHAPE),
+        case.timesteps.astype(np.float32),
+        scales,
+        first_sample(),
+        step_noise(case.num_steps),
+    )
+    assert relative_l2(samples, case.samples) < 1e-5
 
 
 def test_golden_trajectories_cover_what_the_project_promises():
@@ -115,7 +140,7 @@ def test_velocity_and_noisy_sample_give_the_clean_sample_back():
     """One DDIM step to the clean sample inverts `add_noise` for a perfect model."""
     scheduler = CogVideoXDDIM(snr_shift_scale=3.0)
     clean, noise = map(jnp.asarray, training_pair())
-    timestep = scheduler.timesteps(25)[-1]
+    timestep = int(scheduler.timesteps(25)[-1])
     noisy = scheduler.add_noise(clean, noise, timestep)
     velocity = scheduler.velocity(clean, noise, timestep)
     state = scheduler.init(25, clean.shape)

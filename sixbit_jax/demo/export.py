@@ -1,0 +1,130 @@
+"""Writes the trained network as a diffusers checkpoint, in shards."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+
+from sixbit_jax.demo.model import (
+    DIFFUSERS_VERSION,
+    model_config,
+    parameter_name,
+    scheduler_config,
+)
+
+_WEIGHTS = "diffusion_pytorch_model"
+_RENAMED = (
+    (".attn1.to_out.", ".attn1.to_out.0."),
+    (".ff.up.", ".ff.net.0.proj."),
+    (".ff.down.", ".ff.net.2."),
+)
+
+
+def diffusers_tensors(params: nnx.State) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters under their diffusers names, blocks unstacked, bfloat16.
+
+    Args:
+        params: state of a `CogVideoXTransformer` with plain array weights.
+
+    Yields:
+        Name and array.
+
+    Raises:
+        ValueError: parameters that are not finite; lists all of them.
+    """
+    stem = "transformer_blocks."
+    broken = []
+    for path, variable in nnx.to_flat_state(params):
+        name = parameter_name(path)
+        array = np.asarray(variable.get_value(), np.float32)
+        if not np.isfinite(array).all():
+            broken.append(name)
+        for old, new in _RENAMED:
+            name = name.replace(old, new)
+        if name.startswith(stem):
+            for layer, part in enumerate(array):
+                part = part.astype(ml_dtypes.bfloat16)
+                yield f"{stem}{layer}.{name.removeprefix(stem)}", part
+        else:
+            yield name, array.astype(ml_dtypes.bfloat16)
+    if broken:
+        raise ValueError(f"parameters with NaN or infinity: {', '.join(broken)}")
+
+
+def write_checkpoint(
+    params: nnx.State,
+    destination: Path,
+    *,
+    overrides: dict[str, Any] | None = None,
+    shards: int = 2,
+) -> None:
+    """Write a diffusers root: model index, transformer (bf16 shards) and scheduler.
+
+    Args:
+        params: state of a `CogVideoXTransformer`.
+        destination: directory to create; it appears when it is complete.
+        overrides: entries of `model_config` that the network was built with.
+        shards: number of weight files, of nearly equal size.
+
+    Raises:
+        FileExistsError: the destination exists.
+        ValueError: parameters that are not finite.
+    """
+    if destination.exists():
+        raise FileExistsError(f"{destination} exists; expected a new directory")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=destination.parent, prefix=".writing-"))
+    try:
+        _write_all(work, dict(diffusers_tensors(params)), overrides or {}, shards)
+        work.chmod(0o755)
+        os.rename(work, destination)
+    except BaseException:
+        shutil.rmtree(work)
+        raise
+
+
+def _write_all(
+    root: Path, tensors: dict[str, np.ndarray], overrides: dict[str, Any], shards: int
+) -> None:
+    transformer, scheduler = root / "transformer", root / "scheduler"
+    transformer.mkdir()
+    scheduler.mkdir()
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    groups: list[dict[str, np.ndarray]] = [{} for _ in range(shards)]
+    written = 0
+    for name in sorted(tensors):
+        groups[min(written * shards // total, shards - 1)][name] = tensors[name]
+        written += tensors[name].nbytes
+    where = {}
+    for number, group in enumerate(groups, start=1):
+        file = f"{_WEIGHTS}-{number:05d}-of-{shards:05d}.safetensors"
+        # diffusers refuses files that do not name their framework.
+        save_file(group, transformer / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(group, file)
+    _write_json(
+        transformer / f"{_WEIGHTS}.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": where},
+    )
+    _write_json(transformer / "config.json", {**model_config(), **overrides})
+    _write_json(scheduler / "scheduler_config.json", scheduler_config())
+    _write_json(
+        root / "model_index.json",
+        {
+            "_class_name": "CogVideoXPipeline",
+            "_diffusers_version": DIFFUSERS_VERSION,
+            "scheduler": ["diffusers", scheduler_config()["_class_name"]],
+            "transformer": ["diffusers", model_config()["_class_name"]],
+        },
+    )
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,291 @@
+"""`python -m sixbit_jax.demo.train`: trains the demo model and writes its checkpoint."""
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sixbit_jax.demo import images
+from sixbit_jax.demo.evaluate import Evaluation, evaluate, evaluation_attributes
+from sixbit_jax.demo.export import write_checkpoint
+from sixbit_jax.demo.model import demo_scheduler, new_model
+from sixbit_jax.demo.recipe import Recipe, TrainState, init_state, make_train_steps
+
+# Calls of the compiled step before its speed is trusted, the compiling one included.
+_CALLS_TO_MEASURE = 6
+
+
+@dataclass
+class Training:
+    """A run in progress: the state, the clock and what has been recorded."""
+
+    graph: nnx.GraphDef
+    state: TrainState
+    recipe: Recipe
+    records: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+    def averaged_model(self) -> Any:
+        """The network with the averaged weights, as float32."""
+        # A copy: the next training step donates the state's own buffers.
+        return nnx.merge(self.graph, jax.tree.map(jnp.copy, self.state.average))
+
+
+def train(
+    training: Training,
+    *,
+    steps: int,
+    minutes: float | None = None,
+    steps_per_call: int = 20,
+    evaluations: int = 0,
+    captions: int = 256,
+) -> int:
+    """Run training steps until their number or the time limit is reached.
+
+    With a time limit, the speed of the first calls fixes how many steps there will be,
+    so that the learning rate's cosine ends when the time does.
+
+    Args:
+        training: changed in place: state, records and clock.
+        steps: number of steps, rounded up to whole calls.
+        minutes: limit of the time spent here, compilation included, evaluations not.
+        steps_per_call: steps of one compiled call.
+        evaluations: how often to sample and score on the way, at even intervals.
+        captions: captions per such evaluation.
+
+    Returns:
+        The number of steps run.
+
+    Raises:
+        FloatingPointError: the loss is not finite.
+    """
+    run = make_train_steps(
+        training.graph, training.recipe, demo_scheduler(), steps_per_call
+    )
+    calls = -(-steps // steps_per_call)
+    limit = float("inf") if minutes is None else 60 * minutes
+    marks: set[int] = set()
+    measured: list[float] = []
+    done = 0
+    while done < calls:
+        start = time.perf_counter()
+        training.state, records = run(training.state, jnp.int32(calls * steps_per_call))
+        losses = np.asarray(records.loss)
+        elapsed = time.perf_counter() - start
+        training.seconds += elapsed
+        done += 1
+        _record_losses(training, losses, np.asarray(records.gradient_norm), elapsed)
+        if done == 1:
+            training.compile_seconds = elapsed
+        else:
+            measured.append(elapsed)
+        if done == min(_CALLS_TO_MEASURE, calls):
+            if measured and minutes is not None:
+                left = (limit - training.seconds) * 0.98
+                calls = min(calls, done + max(int(left / np.median(measured)), 0))
+            every = calls / (evaluations + 1)
+            marks = {round(every * (i + 1)) for i in range(evaluations)} - {calls}
+            print(f"{calls * steps_per_call} steps planned", flush=True)
+        if done in marks:
+            report_evaluation(training, captions=captions)
+        if training.seconds > limit:
+            print(f"time limit of {minutes} minutes reached", flush=True)
+            break
+    return done * steps_per_call
+
+
+def report_evaluation(training: Training, *, captions: int = 256) -> Evaluation:
+    """Sample with the averaged weights, score, and add a record."""
+    start = time.perf_counter()
+    result = evaluate(
+        training.averaged_model(),
+        evaluation_attributes(captions),
+        dtype=jnp.dtype(training.recipe.dtype),
+    )
+    record = {
+        "kind": "evaluation",
+        "step": int(training.state.step),
+        "train_seconds": round(training.seconds, 2),
+        "evaluation_seconds": round(time.perf_counter() - start, 2),
+        "captions": captions,
+        "held_out_captions": int(result.held_out.sum()),
+        "guidance_scale": 6.0,
+        "num_steps": 50,
+        **{name: round(value, 4) for name, value in result.summary().items()},
+    }
+    training.records.append(record)
+    print(json.dumps(record), flush=True)
+    return result
+
+
+def _record_losses(
+    training: Training, losses: np.ndarray, norms: np.ndarray, elapsed: float
+) -> None:
+    step = int(training.state.step)
+    record = {
+        "kind": "loss",
+        "step": step,
+        "loss": round(float(losses.mean()), 6),
+        "gradient_norm": round(float(norms.mean()), 4),
+        "train_seconds": round(training.seconds, 2),
+        "videos_per_second": round(len(losses) * training.recipe.batch / elapsed, 1),
+    }
+    training.records.append(record)
+    if (step // len(losses)) % 10 == 1:
+        print(json.dumps(record), flush=True)
+    if not np.isfinite(losses).all():
+        raise FloatingPointError(f"the loss is not finite at step {step}: {losses}")
+
+
+def save_state(path: Path, state: TrainState) -> None:
+    """Write the whole training state, to be continued by `load_state`."""
+    leaves = jax.tree.leaves(state)
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, **{f"leaf{i}": np.asarray(x) for i, x in enumerate(leaves)})
+    partial.rename(path)
+
+
+def load_state(path: Path, like: TrainState) -> TrainState:
+    """Read a state that `save_state` wrote.
+
+    Raises:
+        ValueError: the file holds the state of another network or recipe.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    with np.load(path) as stored:
+        found = [stored[f"leaf{i}"] for i in range(len(stored.files))]
+    expected = [leaf.shape for leaf in leaves]
+    if [array.shape for array in found] != expected:
+        raise ValueError(
+            f"{path} holds {len(found)} arrays, expected {len(expected)} with the "
+            "shapes of this network"
+        )
+    return jax.tree.unflatten(structure, [jnp.asarray(array) for array in found])
+
+
+def results_header(command: Sequence[str], commit: str | None) -> dict[str, Any]:
+    """The fields that every results file starts with."""
+    if commit is None:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+        commit = asked.stdout.strip() or "unknown"
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "command": shlex.join(command),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "machine": jax.devices()[0].device_kind,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in names},
+        },
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sixbit_jax.demo.train",
+        description="Train the demo model; write a diffusers checkpoint, train.json "
+        "(loss curve, scores) and samples.png to the output directory.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--steps", type=int, default=20_000, help="at most this many")
+    parser.add_argument("--minutes", type=float, help="time limit of the training")
+    parser.add_argument("--batch", type=int, default=Recipe.batch)
+    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
+    parser.add_argument("--seed", type=int, default=Recipe.seed)
+    parser.add_argument("--dtype", default=Recipe.dtype, help="bfloat16 or float32")
+    parser.add_argument(
+        "--evaluations", type=int, default=3, help="before the last one (default 3)"
+    )
+    parser.add_argument("--captions", type=int, default=256, help="per evaluation")
+    parser.add_argument("--steps-per-call", type=int, default=20)
+    parser.add_argument(
+        "--layers", type=int, help="a smaller network, to try the recipe"
+    )
+    parser.add_argument(
+        "--state", type=Path, help="continue from this file if it exists; write it"
+    )
+    parser.add_argument("--commit", help="recorded where there is no git repository")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, evaluate and write; see `--help`."""
+    options = _parser().parse_args(arguments)
+    recipe = Recipe(
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        dtype=options.dtype,
+    )
+    checkpoint = options.out / "checkpoint"
+    if checkpoint.exists():
+        raise FileExistsError(f"{checkpoint} exists; expected a new directory")
+    overrides = {} if options.layers is None else {"num_layers": options.layers}
+    graph, state = init_state(new_model(options.seed, overrides), recipe)
+    if options.state is not None and options.state.exists():
+        state = load_state(options.state, state)
+    training = Training(graph, state, recipe)
+    first = int(state.step)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    header = results_header(
+        [*"python -m sixbit_jax.demo.train".split(), *(arguments or sys.argv[1:])],
+        options.commit,
+    )
+    print(json.dumps({**header, "parameters": parameters}), flush=True)
+
+    steps = train(
+        training,
+        steps=options.steps,
+        minutes=options.minutes,
+        steps_per_call=options.steps_per_call,
+        evaluations=options.evaluations,
+        captions=options.captions,
+    )
+    # First, so that a failing evaluation does not cost the run.
+    write_checkpoint(training.state.average, checkpoint, overrides=overrides)
+    if options.state is not None:
+        save_state(options.state, training.state)
+    result = report_evaluation(training, captions=options.captions)
+    rows = np.linspace(0, options.captions - 1, min(options.captions, 16))
+    sheet = images.contact_sheet(result.videos[rows.round().astype(int)])
+    images.write_png(options.out / "samples.png", sheet)
+    summary = {
+        "kind": "training",
+        "parameters": parameters,
+        "first_step": first,
+        "steps": steps,
+        "seconds": round(training.seconds, 2),
+        "compile_seconds": round(training.compile_seconds, 2),
+        "videos_per_second": round(
+            (steps - options.steps_per_call)
+            * recipe.batch
+            / max(training.seconds - training.compile_seconds, 1e-9),
+            1,
+        ),
+        **asdict(recipe),
+    }
+    report = {**header, "records": [summary, *training.records]}
+    (options.out / "train.json").write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(summary), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,14 +14,15 @@ from jaxtyping import Array, Float
 
 from sixbit_jax.models.blocks import BlockControl, BlockStats
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox_embed import PatchEmbed
 from sixbit_jax.nn.attention import attention
 from sixbit_jax.nn.embeddings import (
     TimestepEmbedding,
-    sincos_3d,
     sinusoidal_embedding,
 )
+from sixbit_jax.nn.fusion import GatedResidual, Gelu, Modulate
 from sixbit_jax.nn.linear import Linear
-from sixbit_jax.nn.norms import LayerNorm, layer_norm, per_row
+from sixbit_jax.nn.norms import LayerNorm, layer_norm
 from sixbit_jax.nn.rope import RotaryTable, apply_rotary, rotary_3d
 from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
 
@@ -68,15 +69,20 @@ class AdaptiveNorm(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "batch tokens D"], conditioning: Conditioning
-    ) -> tuple[Float[Array, "batch tokens D"], Float[Array, "batch tokens D"]]:
-        """Returns the modulated activation and the gate of each row."""
+    ) -> tuple[Modulate, GatedResidual]:
+        """What the timestep does before and after the linears that read x."""
         values = self.linear(jax.nn.silu(conditioning.temb)).astype(jnp.float32)
         shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(values, 6, -1)
-        rows = (conditioning.num_text, x.shape[1])
-        y = layer_norm(x, *self.norm.affine(), eps=self.norm.eps)
-        y = y * (1.0 + per_row(scale, text_scale, *rows))
-        y = y + per_row(shift, text_shift, *rows)
-        return y.astype(x.dtype), per_row(gate, text_gate, *rows)
+        front = Modulate(
+            *self.norm.affine(),
+            self.norm.eps,
+            shift,
+            scale,
+            text_shift,
+            text_scale,
+            conditioning.num_text,
+        )
+        return front, GatedResidual(x, gate, text_gate, conditioning.num_text)
 
 
 class Attention(nnx.Module):
@@ -142,123 +148,25 @@ class CogVideoXBlock(nnx.Module):
           The new residual stream and the stats of the four sites.
         """
 
-        def site(index: int, x: Array, *linears: Linear):
+        stats: list[SiteStats] = []
+
+        def site(index: int, x: Array, *linears: Linear, **fused):
             chosen = None
             if control is not None:
                 chosen = SiteControl(control.route[index], control.outlier_limit)
-            outputs, measured = run_site(x, linears, chosen, options)
+            outputs, measured = run_site(x, linears, chosen, options, **fused)
             stats.append(measured)
             return outputs
 
-        stats: list[SiteStats] = []
-        attn = self.attn1
-        y, gate = self.norm1(x, conditioning)
-        query, key, value = site(0, y, attn.to_q, attn.to_k, attn.to_v)
-        (y,) = site(1, attn.mix(query, key, value, conditioning), attn.to_out)
-        x = (x + gate * y).astype(x.dtype)
-        y, gate = self.norm2(x, conditioning)
-        (y,) = site(2, y, self.ff.up)
-        (y,) = site(3, jax.nn.gelu(y, approximate=True), self.ff.down)
-        x = (x + gate * y).astype(x.dtype)
+        attn, ff = self.attn1, self.ff
+        front, residual = self.norm1(x, conditioning)
+        query, key, value = site(0, x, attn.to_q, attn.to_k, attn.to_v, front=front)
+        mixed = attn.mix(query, key, value, conditioning)
+        (x,) = site(1, mixed, attn.to_out, residual=residual)
+        front, residual = self.norm2(x, conditioning)
+        (hidden,) = site(2, x, ff.up, front=front)
+        (x,) = site(3, hidden, ff.down, front=Gelu(), residual=residual)
         return x, BlockStats(*(jnp.stack(field) for field in zip(*stats, strict=True)))
-
-
-class PatchEmbed(nnx.Module):
-    """Projects latents and text to tokens, and adds positions where used."""
-
-    def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        channels, patch = config.in_channels, config.patch_size
-        if config.patch_size_t is None:
-            shape = (config.dim, channels, patch, patch)
-            bias = config.patch_bias
-        else:
-            shape = (config.dim, channels * patch * patch * config.patch_size_t)
-            # The linear of 1.5 has a bias whatever patch_bias says.
-            bias = True
-        fan_in = int(np.prod(shape[1:]))
-        self.proj = Linear(fan_in, config.dim, bias=bias, rngs=rngs)
-        self.proj.weight = nnx.Param(self.proj.weight[...].reshape(shape))
-        self.text_proj = Linear(config.text_embed_dim, config.dim, rngs=rngs)
-        self.pos_embedding = (
-            nnx.Param(
-                self._padded_table(
-                    config.sample_latent_frames, config.max_text_seq_length
-                )[None]
-            )
-            if config.use_learned_positional_embeddings
-            else None
-        )
-
-    def sincos_table(self, frames: int, height: int, width: int) -> np.ndarray:
-        """Fixed positions of a token grid, float32 [tokens, D]."""
-        return sincos_3d(
-            self.config.dim,
-            frames=frames,
-            height=height,
-            width=width,
-            spatial_scale=self.config.spatial_interpolation_scale,
-            temporal_scale=self.config.temporal_interpolation_scale,
-        )
-
-    def patches(
-        self, latents: Float[Array, "batch F C H W"]
-    ) -> Float[Array, "batch tokens P"]:
-        """Cuts latents into patches in the channel order of the stored weight."""
-        batch, frames, channels, height, width = latents.shape
-        grid = self.config.token_grid(frames, height, width)
-        p, p_t = self.config.patch_size, self.config.patch_size_t or 1
-        x = latents.reshape(batch, grid[0], p_t, channels, grid[1], p, grid[2], p)
-        # [batch, t, h, w, C, p_t, p, p]; without p_t this is the convolution's order.
-        x = x.transpose(0, 1, 4, 6, 3, 2, 5, 7)
-        return x.reshape(batch, grid[0] * grid[1] * grid[2], -1)
-
-    def __call__(
-        self, latents: Float[Array, "batch F C H W"], text: Float[Array, "batch T E"]
-    ) -> Float[Array, "batch tokens D"]:
-        """Text tokens, then video tokens."""
-        config = self.config
-        weight = self.proj.weight[...].reshape(config.dim, -1)
-        patches = self.patches(latents)
-        bias = self.proj.bias_array()
-        video = jnp.einsum(
-            "btp,dp->btd",
-            patches,
-            weight.astype(patches.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        video = video if bias is None else video + bias.astype(jnp.float32)
-        text = self.text_proj(text).astype(jnp.float32)
-        x = jnp.concatenate([text, video], axis=1)
-        if self.pos_embedding is not None:
-            x = x + self._learned_positions(latents, text.shape[1])
-        elif not config.use_rotary_positional_embeddings:
-            grid = config.token_grid(latents.shape[1], *latents.shape[3:])
-            x = x + np.pad(self.sincos_table(*grid), ((text.shape[1], 0), (0, 0)))
-        return x.astype(latents.dtype)
-
-    def _padded_table(self, frames: int, num_text: int) -> Array:
-        table = self.sincos_table(frames, *self.config.sample_grid)
-        return jnp.asarray(np.pad(table, ((num_text, 0), (0, 0))))
-
-    def _learned_positions(self, latents: Array, num_text: int) -> Array:
-        config = self.config
-        frames, _, height, width = latents.shape[1:]
-        if (height, width) != (config.sample_height, config.sample_width):
-            raise ValueError(
-                "learned positional embeddings fix the latent size: expected "
-                f"{config.sample_height}x{config.sample_width}, found {height}x{width}"
-            )
-        if num_text != config.max_text_seq_length:
-            raise ValueError(
-                "learned positional embeddings fix the text length: expected "
-                f"{config.max_text_seq_length} tokens, found {num_text}"
-            )
-        if frames != config.sample_latent_frames:
-            # diffusers falls back to the fixed table for another number of frames.
-            return self._padded_table(frames, num_text)
-        assert self.pos_embedding is not None
-        return self.pos_embedding[...].astype(jnp.float32)
 
 
 class OutputNorm(nnx.Module):

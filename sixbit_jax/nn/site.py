@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sixbit_jax.formats import Int8Array, NVFP4Array, rotate
+from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.routes import Route
 
@@ -55,6 +56,9 @@ class SiteOptions:
         """The routes that can run: those of the plan, and BF16 for the rule."""
         extra = {Route.BF16} if self.outlier_rule else set()
         return tuple(sorted(set(self.routes) | extra))
+
+
+IDENTITY = Identity()
 
 
 def _rotate(x: Array, weight: NVFP4Array) -> Array:
@@ -125,42 +129,53 @@ def _nvfp4_error(x: Array, linears: Sequence[Linear]) -> Array:
 
 
 def run_site(
-    x: Float[Array, "*batch K"],
+    x: Float[Array, "batch tokens K"],
     linears: Sequence[Linear],
     control: SiteControl | None,
     options: SiteOptions,
-) -> tuple[tuple[Float[Array, "*batch N"], ...], SiteStats]:
+    *,
+    front: Front = IDENTITY,
+    residual: GatedResidual | None = None,
+) -> tuple[tuple[Float[Array, "batch tokens N"], ...], SiteStats]:
     """Runs the linears of one site on the route of the plan.
 
     Args:
-      x: the live activation, before rotation and quantization.
-      linears: the layers that read it; all weights NVFP4 where a route other than
-        BF16 can be taken.
+      x: what the front reads: the residual stream, or the site's activation itself.
+      linears: the layers that read the activation; all weights NVFP4 where a route
+        other than BF16 can be taken.
       control: the plan of this site, or None for BF16.
       options: which branches the program contains.
+      front: makes the live activation, before rotation and quantization.
+      residual: epilogue of the (single) linear.
 
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
     zero = jnp.zeros((), jnp.float32)
     measure = options.outlier_rule or options.outlier_stats
-    outlier = outlier_ratio(x) if measure else zero
-    branches = options.branches
+    outlier = outlier_ratio(front(x)) if measure else zero
+    branches, route = options.branches, jnp.int32(Route.BF16)
     if control is None:
-        branches, route = (Route.BF16,), jnp.int32(Route.BF16)
+        branches = (Route.BF16,)
     else:
         route = control.route
         if options.outlier_rule:
-            purify = outlier > control.outlier_limit
-            route = jnp.where(purify, jnp.int32(Route.BF16), route)
+            route = jnp.where(outlier > control.outlier_limit, Route.BF16, route)
 
     def branch(kind: Route):
-        return lambda x: tuple(_APPLY[kind](x, m).astype(x.dtype) for m in linears)
+        def run(x):
+            activation = front(x)
+            outputs = [_APPLY[kind](activation, linear) for linear in linears]
+            if residual is not None:
+                outputs = [residual(y) for y in outputs]
+            return tuple(y.astype(x.dtype) for y in outputs)
+
+        return run
 
     if len(branches) == 1:
         outputs = branch(branches[0])(x)
     else:
         index = sum(route > kind for kind in branches[:-1])
         outputs = jax.lax.switch(index, [branch(kind) for kind in branches], x)
-    error = _nvfp4_error(x, linears) if options.errors else zero * jnp.nan
+    error = _nvfp4_error(front(x), linears) if options.errors else zero * jnp.nan
     return outputs, SiteStats(outlier, route, error)

@@ -1,0 +1,52 @@
+"""Who decides, at every step, what is computed and how."""
+
+from sixbit_jax.policies.base import (
+    BlockGrid,
+    Plan,
+    Policy,
+    PolicyState,
+    Stats,
+    StepIndex,
+    empty_stats,
+    full_precision_plan,
+)
+from sixbit_jax.policies.baselines import alternate, random_routes
+from sixbit_jax.policies.bits import (
+    activation_bits,
+    effective_bits,
+    route_shares,
+    skip_fraction,
+)
+from sixbit_jax.policies.chain import chain
+from sixbit_jax.policies.dmpq import dmpq
+from sixbit_jax.policies.fixed import fixed, static_routes
+from sixbit_jax.policies.pdr import pdr
+from sixbit_jax.policies.predictor import ErrorPredictor
+from sixbit_jax.policies.step_cache import step_cache, uniform_skips
+from sixbit_jax.policies.tdc import tdc
+
+__all__ = [
+    "BlockGrid",
+    "ErrorPredictor",
+    "Plan",
+    "Policy",
+    "PolicyState",
+    "Stats",
+    "StepIndex",
+    "activation_bits",
+    "alternate",
+    "chain",
+    "dmpq",
+    "effective_bits",
+    "empty_stats",
+    "fixed",
+    "full_precision_plan",
+    "pdr",
+    "random_routes",
+    "route_shares",
+    "skip_fraction",
+    "static_routes",
+    "step_cache",
+    "tdc",
+    "uniform_skips",
+]

@@ -7,6 +7,7 @@ numbers share one compilation. `plan` and `update` are therefore module-level
 functions or hashable callables, never closures over arrays.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,12 +28,15 @@ class BlockGrid(NamedTuple):
       sites: names of the sites of a block, in the order of the last plan axis, S.
       macs: multiply-accumulates of each site in one forward, [L, S].
       branch: index of the guidance branch (0 conditional, 1 unconditional).
+      num_steps: number of denoising steps, so that policies made for a number of
+        steps can refuse another; None where it is not known.
     """
 
     num_blocks: int
     sites: tuple[str, ...]
     macs: np.ndarray
     branch: int = 0
+    num_steps: int | None = None
 
 
 class StepIndex(NamedTuple):
@@ -78,6 +82,9 @@ class Stats(NamedTuple):
         an unquantized activation (`E_rel`); NaN unless the sampler records errors.
       output_change: sum|F_t - F_{t-1}| / sum|F_{t-1}| of the guided model output;
         infinite in the first step. The same number in every branch.
+      latent_change: `StepIndex.latent_change` of this step, which `plan` saw and
+        `update` would not see otherwise. Only `step_cache` uses it; NaN if the
+        sampler does not say.
     """
 
     computed: Bool[Array, "blocks"]
@@ -87,6 +94,7 @@ class Stats(NamedTuple):
     route: Int[Array, "blocks sites"]
     error: Float[Array, "blocks sites"]
     output_change: Float[Array, ""]
+    latent_change: Float[Array, ""] | float = math.nan
 
 
 class Policy(NamedTuple):
@@ -131,6 +139,7 @@ def empty_stats(num_blocks: int, num_sites: int) -> Stats:
         route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
         error=jnp.full((num_blocks, num_sites), jnp.nan, jnp.float32),
         output_change=jnp.array(jnp.inf, jnp.float32),
+        latent_change=jnp.array(0.0, jnp.float32),
     )
 
 

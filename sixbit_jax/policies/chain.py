@@ -1,0 +1,75 @@
+"""`chain`: several policies as one."""
+
+from dataclasses import dataclass
+
+from sixbit_jax.policies.base import (
+    BlockGrid,
+    Plan,
+    Policy,
+    PolicyState,
+    Stats,
+    StepIndex,
+)
+from sixbit_jax.routes import Route
+
+
+def chain(*policies: Policy) -> Policy:
+    """Applies policies in order, each refining the plan of those before it.
+
+        chain(dmpq(predictor, threshold), tdc(tau), pdr())
+
+    All of them learn from the plan that ran. Chains of equal policies are equal;
+    chains of the same mechanisms with other numbers have equal `plan` and `update`,
+    and share a compiled program. `chain()` is full precision.
+
+    Raises:
+      TypeError: an argument is not a `Policy`.
+    """
+    for position, policy in enumerate(policies):
+        if not isinstance(policy, Policy):
+            raise TypeError(
+                f"chain: expected policies, found {policy!r} at position {position}"
+            )
+    skips: bool | set[int] = set()
+    for policy in policies:
+        if policy.skips is True or skips is True:
+            skips = True
+        elif policy.skips is not False:
+            skips = skips | set(policy.skips)
+    return Policy(
+        init=_Init(tuple(p.init for p in policies)),
+        plan=_Plan(tuple(p.plan for p in policies)),
+        update=_Update(tuple(p.update for p in policies)),
+        routes=tuple(sorted({Route(r) for p in policies for r in p.routes})),
+        skips=skips if skips is True else tuple(sorted(skips)) or False,
+        outlier_rule=any(p.outlier_rule for p in policies),
+    )
+
+
+@dataclass(frozen=True)
+class _Init:
+    inits: tuple
+
+    def __call__(self, grid: BlockGrid) -> PolicyState:
+        return tuple(init(grid) for init in self.inits)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    plans: tuple
+
+    def __call__(self, state: PolicyState, step: StepIndex, plan: Plan) -> Plan:
+        for refine, part in zip(self.plans, state, strict=True):
+            plan = refine(part, step, plan)
+        return plan
+
+
+@dataclass(frozen=True)
+class _Update:
+    updates: tuple
+
+    def __call__(self, state: PolicyState, plan: Plan, stats: Stats) -> PolicyState:
+        return tuple(
+            update(part, plan, stats)
+            for update, part in zip(self.updates, state, strict=True)
+        )

@@ -1,0 +1,127 @@
+"""TDC, the Temporal Delta Cache: a block whose delta is stable is not computed.
+
+6Bit-Diffusion (arXiv 2603.18742). A skipped block returns X + cached delta.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sixbit_jax.policies._common import (
+    block_mask,
+    checked_count,
+    checked_number,
+    is_last,
+    with_skips,
+)
+from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+
+
+class TdcState(NamedTuple):
+    """Numbers of the rule, and what happened to each block so far.
+
+    Attributes:
+      change: e, relative change between the last two computed deltas (NaN: none).
+      accumulated: E_acc, sum of e over the skips since the last compute.
+      in_a_row: skips since the last compute.
+      computed: steps in which the block was computed.
+    """
+
+    tau: Float[Array, ""]
+    max_skips: Int[Array, ""]
+    warmup: Int[Array, ""]
+    may_skip: Bool[Array, "blocks"]
+    change: Float[Array, "blocks"]
+    accumulated: Float[Array, "blocks"]
+    in_a_row: Int[Array, "blocks"]
+    computed: Int[Array, "blocks"]
+
+
+def tdc(
+    tau: float,
+    *,
+    max_skips: int = 2,
+    warmup: int = 2,
+    blocks: Iterable[int] | None = None,
+) -> Policy:
+    """Skips a block while the expected error of its cached delta stays below tau.
+
+        e     = sum|delta_{t-1} - delta_{t-2}| / sum|delta_{t-2}|, computed deltas only
+        skip  iff E_acc + e < tau and fewer than max_skips skips in a row
+        E_acc = E_acc + e at a skip, 0 after a compute
+
+    Never before `warmup` computed steps, never in the last step, never from NaN.
+    Every block decides for itself; every guidance branch has its own state.
+
+    Args:
+      tau: limit of the accumulated relative change; 0 skips nothing.
+      max_skips: N_max, longest run of skips, at least 1.
+      warmup: computed steps before the first skip, at least 2 (e needs two deltas).
+      blocks: the blocks that may be skipped; None for all. The cache holds no others.
+
+    Raises:
+      ValueError: tau negative or not finite, max_skips below 1, warmup below 2,
+        negative or repeated blocks; in `init`: a block that the model does not have.
+    """
+    listed = None if blocks is None else tuple(int(b) for b in blocks)
+    if listed is not None and (
+        len(set(listed)) < len(listed) or min(listed, default=0) < 0
+    ):
+        raise ValueError(
+            f"tdc: blocks must be distinct and not negative, found {listed}"
+        )
+    init = _Init(
+        tau=checked_number("tdc", "tau", tau, finite=True),
+        max_skips=checked_count("tdc", "max_skips", max_skips, low=1),
+        warmup=checked_count("tdc", "warmup", warmup, low=2),
+        blocks=None if listed is None else tuple(sorted(listed)),
+    )
+    return Policy(
+        init=init,
+        plan=_plan,
+        update=_update,
+        skips=True if init.blocks is None else init.blocks,
+    )
+
+
+@dataclass(frozen=True)
+class _Init:
+    tau: float
+    max_skips: int
+    warmup: int
+    blocks: tuple[int, ...] | None
+
+    def __call__(self, grid: BlockGrid) -> TdcState:
+        length = (grid.num_blocks,)
+        return TdcState(
+            tau=jnp.float32(self.tau),
+            max_skips=jnp.int32(self.max_skips),
+            warmup=jnp.int32(self.warmup),
+            may_skip=jnp.asarray(block_mask("tdc", self.blocks, grid.num_blocks)),
+            change=jnp.full(length, jnp.nan, jnp.float32),
+            accumulated=jnp.zeros(length, jnp.float32),
+            in_a_row=jnp.zeros(length, jnp.int32),
+            computed=jnp.zeros(length, jnp.int32),
+        )
+
+
+def _plan(state: TdcState, step: StepIndex, plan: Plan) -> Plan:
+    # A comparison with NaN is false: without a valid e the block is computed.
+    stable = state.accumulated + state.change < state.tau
+    allowed = state.may_skip & (state.in_a_row < state.max_skips)
+    started = (state.computed >= state.warmup) & ~is_last(step)
+    return with_skips(plan, stable & allowed & started, state.in_a_row)
+
+
+def _update(state: TdcState, plan: Plan, stats: Stats) -> TdcState:
+    del plan
+    done = stats.computed
+    return state._replace(
+        change=jnp.where(done, stats.delta_change, state.change),
+        accumulated=jnp.where(done, 0.0, state.accumulated + state.change),
+        in_a_row=jnp.where(done, 0, state.in_a_row + 1),
+        computed=state.computed + done.astype(jnp.int32),
+    )

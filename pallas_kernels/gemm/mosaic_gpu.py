@@ -153,6 +153,10 @@ def matmul(
                     column = column * 2 + block
                 visit(local, entry, row * tile.block_rows, column * tile.block_columns)
 
+        def full_base(local):
+            """Alternating warpgroups skip stages, so each has its own barriers."""
+            return lax.rem(local, jnp.int32(2)) * tile.stages if alternate else 0
+
         @pl.when(warpgroup == _MEMORY_WARPGROUP)
         def _move():
             plgpu.set_max_registers(_MEMORY_REGISTERS, action="decrease")
@@ -167,17 +171,18 @@ def matmul(
                     def _():
                         plgpu.barrier_wait(empty.at[slot])
 
+                    arrived = full.at[slot + full_base(local)]
                     depth = pl.ds(k_step * tile.depth, tile.depth)
                     plgpu.copy_gmem_to_smem(
                         gmem["a"].at[entry, pl.ds(row, tile.block_rows), depth],
                         a_smem.at[slot],
-                        full.at[slot],
+                        arrived,
                         collective_axes=share_a,
                     )
                     plgpu.copy_gmem_to_smem(
                         gmem["w"].at[pl.ds(column, tile.block_columns), depth],
                         w_smem.at[slot],
-                        full.at[slot],
+                        arrived,
                         collective_axes=share_w,
                     )
 
@@ -219,7 +224,7 @@ def matmul(
                     def _step(k_step):
                         step = first + k_step
                         slot = lax.rem(step, jnp.int32(tile.stages))
-                        plgpu.barrier_wait(full.at[slot])
+                        plgpu.barrier_wait(full.at[slot + full_base(local)])
                         plgpu.wgmma(
                             acc,
                             a_smem.at[slot, rows_in_block],
@@ -370,7 +375,9 @@ def matmul(
             out_dtype,
             transforms=store_transforms,
         ),
-        "full": plgpu.Barrier(num_arrivals=2, num_barriers=tile.stages),
+        "full": plgpu.Barrier(
+            num_arrivals=2, num_barriers=tile.stages * (2 if alternate else 1)
+        ),
         "empty": empty_barrier(num_arrivals=readers, num_barriers=tile.stages),
     }
     for name, value in vectors.items():

@@ -42,7 +42,7 @@ def evaluation_attributes(count: int = 256) -> Int[np.ndarray, "count 4"]:
     held_out = vocabulary.held_out_combinations()
     seen = vocabulary.training_combinations()
     unseen = count // 4
-    if not 0 < count or unseen > len(held_out) or count - unseen > len(seen):
+    if count < 1 or unseen > len(held_out) or count - unseen > len(seen):
         raise ValueError(
             f"expected 1 to {4 * len(held_out)} captions, a quarter of them held out, "
             f"got {count}"

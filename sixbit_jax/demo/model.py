@@ -1,4 +1,4 @@
-"""The demo network: a CogVideoX transformer of 9.7 M parameters that works on pixels."""
+"""The demo network: a small CogVideoX transformer that works on pixels."""
 
 import math
 import zlib

@@ -7,7 +7,7 @@ float32; the network runs in bfloat16.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,8 +138,7 @@ def make_train_steps(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def steps(state: TrainState, total: Array) -> tuple[TrainState, StepRecord]:
-        with _matmul_precision(recipe):
-            return jax.lax.scan(lambda s, _: one(s, total), state, length=count)
+        return jax.lax.scan(lambda s, _: one(s, total), state, length=count)
 
     return steps
 
@@ -216,11 +215,3 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
             mask=lambda params: jax.tree.map(lambda x: x.ndim > 2, params),
         ),
     )
-
-
-def _matmul_precision(recipe: Recipe) -> Any:
-    # The forward products accumulate in float32 and say so by their result's dtype;
-    # differentiated, they multiply float32 cotangents with bfloat16 arrays. On a GPU
-    # that would run as TF32: name the algorithm that rounds both sides to bfloat16.
-    gpu = jax.default_backend() == "gpu" and recipe.dtype == "bfloat16"
-    return jax.default_matmul_precision("BF16_BF16_F32" if gpu else None)

@@ -1,4 +1,4 @@
-"""`python -m sixbit_jax.demo.train`: trains the demo model and writes its checkpoint."""
+"""`python -m sixbit_jax.demo.train`: trains the demo model, writes its checkpoint."""
 
 import argparse
 import datetime
@@ -245,9 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = Training(graph, state, recipe)
     first = int(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    given = sys.argv[1:] if arguments is None else arguments
     header = results_header(
-        [*"python -m sixbit_jax.demo.train".split(), *(arguments or sys.argv[1:])],
-        options.commit,
+        ["python", "-m", "sixbit_jax.demo.train", *given], options.commit
     )
     print(json.dumps({**header, "parameters": parameters}), flush=True)
 

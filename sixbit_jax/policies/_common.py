@@ -102,7 +102,7 @@ class StaticArray:
     Lets frozen dataclasses with arrays in them, and so whole policies, be compared.
     """
 
-    def __init__(self, values: ArrayLike, dtype: DTypeLike = None) -> None:
+    def __init__(self, values: ArrayLike, dtype: DTypeLike | None = None) -> None:
         self.values = np.array(values, dtype)
         self.values.setflags(write=False)
 

@@ -30,20 +30,24 @@ def chain(*policies: Policy) -> Policy:
             raise TypeError(
                 f"chain: expected policies, found {policy!r} at position {position}"
             )
-    skips: bool | set[int] = set()
-    for policy in policies:
-        if policy.skips is True or skips is True:
-            skips = True
-        elif policy.skips is not False:
-            skips = skips | set(policy.skips)
     return Policy(
         init=_Init(tuple(p.init for p in policies)),
         plan=_Plan(tuple(p.plan for p in policies)),
         update=_Update(tuple(p.update for p in policies)),
         routes=tuple(sorted({Route(r) for p in policies for r in p.routes})),
-        skips=skips if skips is True else tuple(sorted(skips)) or False,
+        skips=_all_skips(policies),
         outlier_rule=any(p.outlier_rule for p in policies),
     )
+
+
+def _all_skips(policies: tuple[Policy, ...]) -> bool | tuple[int, ...]:
+    blocks: set[int] = set()
+    for policy in policies:
+        if policy.skips is True:
+            return True
+        if policy.skips is not False:
+            blocks.update(policy.skips)
+    return tuple(sorted(blocks)) or False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,75 @@
+"""Runs a policy on hand-made stats, as the sampler would."""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from sixbit_jax.policies import (
+    BlockGrid,
+    Plan,
+    Policy,
+    PolicyState,
+    Stats,
+    StepIndex,
+    empty_stats,
+    full_precision_plan,
+)
+
+SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
+
+
+def grid(num_blocks: int = 3, **options) -> BlockGrid:
+    """MACs in the proportions of a transformer: q k v, o, up, down."""
+    macs = np.tile(np.array([3.0, 1.0, 4.0, 4.0]), (num_blocks, 1))
+    return BlockGrid(num_blocks, SITES, macs, **options)
+
+
+def at(index: int, count: int = 50, latent_change: float = 0.0) -> StepIndex:
+    return StepIndex(jnp.int32(index), jnp.int32(count), jnp.float32(latent_change))
+
+
+def start(num_blocks: int = 3) -> Plan:
+    return full_precision_plan(num_blocks, len(SITES))
+
+
+def measured(plan: Plan, **fields) -> Stats:
+    """Stats of a step that ran `plan`; per-block fields are 0 where it skipped."""
+    blocks, sites = plan.route.shape
+    stats = empty_stats(blocks, sites)._replace(computed=~plan.skip, route=plan.route)
+    for name, value in fields.items():
+        value = jnp.asarray(value, jnp.float32)
+        if getattr(stats, name).ndim:
+            value = jnp.where(plan.skip, 0.0, jnp.broadcast_to(value, (blocks,)))
+        stats = stats._replace(**{name: value})
+    return stats
+
+
+def drive(
+    policy: Policy,
+    steps: Sequence[dict] | int,
+    *,
+    num_blocks: int = 3,
+    latent_change: Callable[[int], float] = lambda _: 0.0,
+    branch: int = 0,
+) -> tuple[list[Plan], PolicyState]:
+    """All plans of a run whose step t measures `steps[t]`, and the last state."""
+    if isinstance(steps, int):
+        steps = [{"gamma": 0.1, "delta_change": 0.1}] * steps
+    state = policy.init(grid(num_blocks, branch=branch))
+    plans = []
+    for index, fields in enumerate(steps):
+        step = at(index, len(steps), latent_change(index))
+        plan = policy.plan(state, step, start(num_blocks))
+        stats = measured(plan, **{"latent_change": step.latent_change, **fields})
+        state = policy.update(state, plan, stats)
+        plans.append(plan)
+    return plans, state
+
+
+def skips(plans: list[Plan]) -> np.ndarray:
+    return np.array([plan.skip for plan in plans])
+
+
+def routes(plans: list[Plan]) -> np.ndarray:
+    return np.array([plan.route for plan in plans])

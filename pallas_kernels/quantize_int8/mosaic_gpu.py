@@ -1,0 +1,98 @@
+"""Per-token INT8 quantization behind its front end, one pass over the row (Hopper)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, BFloat16, Float32, Int8
+
+from pallas_kernels.numerics import bits
+from pallas_kernels.row_tiles import (
+    RowTiling,
+    Tile,
+    choose_tiling,
+    front,
+    lanes,
+    row_kernel,
+)
+from pallas_kernels.row_tiles.lanes import F32
+from pallas_kernels.row_tiles.site import SiteInput, outlier_of_partials
+
+# Adding it rounds to an integer, to nearest even, and leaves it in the low bits.
+ROUNDER = 1.5 * 2.0**23
+
+
+def quantize_rows(
+    x: BFloat16[Array, "m k"],
+    affine: tuple[Float32[Array, "variants k"], Float32[Array, "variants k"]] | None,
+    *,
+    ends: front.Front,
+    tiling: RowTiling,
+) -> tuple[Int8[Array, "m k"], Float32[Array, " m"], Float32[Array, "..."] | None]:
+    """Quantizes rows to INT8 with one scale each.
+
+    Args:
+      x: activations.
+      affine: factors and addends, see `Front.affine`; None without.
+      ends: the front end.
+      tiling: the tile; `choose_tiling(K)` is a good one.
+
+    Returns:
+      values, scales and, if the front end asks for them, the partial statistics
+      [tiles, warps, 2].
+    """
+    rows_total, channels = x.shape
+
+    def body(tile: Tile) -> None:
+        values, norm = front.rotated_values(tile, ends)
+        partial = lanes.tree([v.abs() for v in values], F32.maximum)
+        amax = tile.reduce_row(partial, F32.maximum, front.AMAX) * norm
+        valid = amax < float("inf")  # false for NaN as well
+        zero = F32.of(0.0)
+        kept = lanes.select(valid, amax, zero)
+        kept = kept.maximum(bits.SMALLEST_SCALE).minimum(bits.LARGEST_SCALE)
+        scale = lanes.select(valid, kept * (1.0 / 127.0), F32.of(float("nan")))
+        inverse = lanes.ptx_f32("rcp.rz.f32", kept) * 127.0 * norm
+        rounded = [v.fma(inverse, ROUNDER).bits() for v in values]
+        none = lanes.I32.of(0)
+        words = [
+            lanes.select(valid, lanes.pack_bytes(rounded[i : i + 4]), none)
+            for i in range(0, lanes.CHANNELS, 4)
+        ]
+        tile.store(0, words)
+        lanes.when(
+            lanes.both(tile.exists(), tile.segment.equals(0)),
+            lambda: tile.raw_outputs[0].store(tile.global_row * 4, [scale.bits()]),
+        )
+
+    raw_outputs = [jax.ShapeDtypeStruct((rows_total,), jnp.float32)]
+    if ends.stats:
+        tiles = -(-rows_total // tiling.rows)
+        raw_outputs.append(front.stats_shape(tiles, tiling.warps))
+    results = row_kernel(
+        body,
+        name="quantize_int8",
+        tiling=tiling,
+        inputs=(x,),
+        raw_inputs=affine or (),
+        outputs=(jax.ShapeDtypeStruct((rows_total, channels), jnp.int8),),
+        raw_outputs=raw_outputs,
+        scratch_words=front.scratch_words(tiling.warps, tiling.rows),
+    )
+    return results[0], results[1], results[2] if ends.stats else None
+
+
+def quantize_int8(
+    site: SiteInput, *, with_stats: bool, tiling: RowTiling | None = None
+) -> tuple[Int8[Array, "*batch m k"], Float32[Array, "*batch m"], jax.Array | None]:
+    """Same as `reference.quantize_int8`, in one kernel.
+
+    Raises:
+      NotImplementedError: x is not bfloat16, K is not a multiple of 128 or too large.
+    """
+    x, affine, ends = site.kernel_operands(stats=with_stats)
+    tiling = tiling or choose_tiling(x.shape[1])
+    values, scales, partials = quantize_rows(x, affine, ends=ends, tiling=tiling)
+    return (
+        values.reshape(site.x.shape),
+        scales.reshape(site.x.shape[:-1]),
+        outlier_of_partials(partials, x.size),
+    )

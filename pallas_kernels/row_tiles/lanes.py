@@ -1,0 +1,309 @@
+"""What one CUDA thread does, as Mosaic GPU inline code: scalars with operators.
+
+Pallas works on arrays that a warpgroup shares. The row kernels give every thread 64
+neighbouring channels of one row instead, because then the Hadamard butterflies, the
+blocks of 16 and the packing of codes are plain register arithmetic: no element ever
+changes lanes, except for one exchange between the two halves of a block of 128.
+
+`F32` and `I32` wrap values of the MLIR that `plgpu.inline_mgpu` is building.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from jax.experimental.mosaic.gpu import utils
+from jaxlib.mlir import ir
+from jaxlib.mlir.dialects import arith, gpu, llvm, math, nvvm, scf
+
+CHANNELS = 64  # channels per thread
+WARP = 32
+
+
+def _i32() -> ir.Type:
+    return ir.IntegerType.get_signless(32)
+
+
+def _f32() -> ir.Type:
+    return ir.F32Type.get()
+
+
+@dataclasses.dataclass(frozen=True)
+class I32:
+    """An unsigned 32-bit integer of one thread."""
+
+    value: ir.Value
+
+    @staticmethod
+    def of(number: "int | I32") -> "I32":
+        if isinstance(number, I32):
+            return number
+        number = number - (1 << 32) if number >= 1 << 31 else number
+        return I32(utils.c(number, _i32()))
+
+    def __add__(self, other: "int | I32") -> "I32":
+        return I32(arith.addi(self.value, I32.of(other).value))
+
+    def __sub__(self, other: "int | I32") -> "I32":
+        return I32(arith.subi(self.value, I32.of(other).value))
+
+    def __mul__(self, other: "int | I32") -> "I32":
+        return I32(arith.muli(self.value, I32.of(other).value))
+
+    def __floordiv__(self, other: "int | I32") -> "I32":
+        return I32(arith.divui(self.value, I32.of(other).value))
+
+    def __mod__(self, other: "int | I32") -> "I32":
+        return I32(arith.remui(self.value, I32.of(other).value))
+
+    def __and__(self, other: "int | I32") -> "I32":
+        return I32(arith.andi(self.value, I32.of(other).value))
+
+    def __or__(self, other: "int | I32") -> "I32":
+        return I32(arith.ori(self.value, I32.of(other).value))
+
+    def __xor__(self, other: "int | I32") -> "I32":
+        return I32(arith.xori(self.value, I32.of(other).value))
+
+    def __lshift__(self, other: int) -> "I32":
+        return I32(arith.shli(self.value, I32.of(other).value))
+
+    def __rshift__(self, other: int) -> "I32":
+        return I32(arith.shrui(self.value, I32.of(other).value))
+
+    def __lt__(self, other: "int | I32") -> ir.Value:
+        return arith.cmpi(arith.CmpIPredicate.ult, self.value, I32.of(other).value)
+
+    def equals(self, other: "int | I32") -> ir.Value:
+        return arith.cmpi(arith.CmpIPredicate.eq, self.value, I32.of(other).value)
+
+    def as_float(self) -> "F32":
+        """The same bits as float32."""
+        return F32(arith.bitcast(_f32(), self.value))
+
+
+@dataclasses.dataclass(frozen=True)
+class F32:
+    """A float32 of one thread. No operation is fused or reordered behind its back."""
+
+    value: ir.Value
+
+    @staticmethod
+    def of(number: "float | F32") -> "F32":
+        if isinstance(number, F32):
+            return number
+        return F32(arith.constant(_f32(), ir.FloatAttr.get(_f32(), float(number))))
+
+    def __add__(self, other: "float | F32") -> "F32":
+        return F32(arith.addf(self.value, F32.of(other).value))
+
+    def __sub__(self, other: "float | F32") -> "F32":
+        return F32(arith.subf(self.value, F32.of(other).value))
+
+    def __mul__(self, other: "float | F32") -> "F32":
+        return F32(arith.mulf(self.value, F32.of(other).value))
+
+    def __neg__(self) -> "F32":
+        return F32(arith.negf(self.value))
+
+    def __gt__(self, other: "float | F32") -> ir.Value:
+        return arith.cmpf(arith.CmpFPredicate.OGT, self.value, F32.of(other).value)
+
+    def __ge__(self, other: "float | F32") -> ir.Value:
+        return arith.cmpf(arith.CmpFPredicate.OGE, self.value, F32.of(other).value)
+
+    def __lt__(self, other: "float | F32") -> ir.Value:
+        return arith.cmpf(arith.CmpFPredicate.OLT, self.value, F32.of(other).value)
+
+    def abs(self) -> "F32":
+        return F32(math.absf(self.value))
+
+    def fma(self, factor: "float | F32", addend: "float | F32") -> "F32":
+        """self * factor + addend, rounded once."""
+        return F32(math.fma(self.value, F32.of(factor).value, F32.of(addend).value))
+
+    def maximum(self, other: "float | F32") -> "F32":
+        """The larger one; NaN if either is NaN."""
+        return F32(arith.maximumf(self.value, F32.of(other).value))
+
+    def minimum(self, other: "float | F32") -> "F32":
+        return F32(arith.minimumf(self.value, F32.of(other).value))
+
+    def bits(self) -> I32:
+        return I32(arith.bitcast(_i32(), self.value))
+
+
+def select[T: (I32, F32)](condition: ir.Value, yes: T, no: T) -> T:
+    """yes where the condition holds, else no."""
+    return type(yes)(arith.select(condition, yes.value, no.value))
+
+
+def both(first: ir.Value, second: ir.Value) -> ir.Value:
+    """Logical and of two conditions."""
+    return arith.andi(first, second)
+
+
+def ptx_f32(instruction: str, *operands: F32) -> F32:
+    """One PTX instruction on float32, such as `rcp.rz.f32`."""
+    names = ", ".join(f"${i}" for i in range(len(operands) + 1))
+    values = [operand.value for operand in operands]
+    return F32(
+        utils.inline_ptx(f"{instruction} {names};", *values, result_types=_f32())
+    )
+
+
+def thread_index() -> I32:
+    return I32(gpu_index(gpu.thread_id(gpu.Dimension.x)))
+
+
+def gpu_index(index: ir.Value) -> ir.Value:
+    return arith.index_castui(_i32(), index)
+
+
+def barrier() -> None:
+    """Waits for every thread of the block."""
+    gpu.barrier()
+
+
+def publish_shared() -> None:
+    """Makes this thread's shared-memory stores visible to the bulk copy engine."""
+    nvvm.fence_proxy(nvvm.ProxyKind.async_shared, space=nvvm.SharedSpace.shared_cta)
+
+
+def when(condition: ir.Value, action: Callable[[], None]) -> None:
+    """Runs the action in the threads where the condition holds."""
+    branch = scf.IfOp(condition)
+    with ir.InsertionPoint(branch.then_block):
+        action()
+        scf.YieldOp([])
+
+
+def exchange(value: F32, distance: int) -> F32:
+    """The value of the lane whose index differs in the bit `distance`."""
+    return F32(utils.shfl_bfly(value.value, distance))
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Byte-addressed view of a shared or global buffer."""
+
+    pointer: ir.Value
+
+    @staticmethod
+    def of(ref: ir.Value) -> "Memory":
+        return Memory(utils.memref_ptr(ref))
+
+    def _at(self, offset: I32) -> ir.Value:
+        i8 = ir.IntegerType.get_signless(8)
+        wide = arith.extui(ir.IntegerType.get_signless(64), offset.value)
+        return utils.getelementptr(self.pointer, [wide], i8)
+
+    def load(self, offset: I32, words: int) -> list[I32]:
+        """`words` 32-bit words as one access; offset in bytes."""
+        if words == 1:
+            return [I32(llvm.load(_i32(), self._at(offset), alignment=4))]
+        kind = ir.VectorType.get((words,), _i32())
+        vector = llvm.load(kind, self._at(offset), alignment=4 * words)
+        return [
+            I32(llvm.extractelement(vector, utils.c(i, _i32()))) for i in range(words)
+        ]
+
+    def store(self, offset: I32, words: Sequence[I32]) -> None:
+        """Stores 32-bit words as one access; offset in bytes."""
+        if len(words) == 1:
+            llvm.store(words[0].value, self._at(offset), alignment=4)
+            return
+        vector = llvm.mlir_undef(ir.VectorType.get((len(words),), _i32()))
+        for i, word in enumerate(words):
+            vector = llvm.insertelement(vector, word.value, utils.c(i, _i32()))
+        llvm.store(vector, self._at(offset), alignment=4 * len(words))
+
+
+def swizzled(unit: I32, chunk: int | I32, unit_bytes: int) -> I32:
+    """Byte offset of 16-byte chunk `chunk` of `unit` in a buffer that TMA swizzled.
+
+    Units are rows of `unit_bytes` (64 or 128, the swizzle) one after another.
+    """
+    base = unit * unit_bytes + I32.of(chunk) * 16
+    return base ^ (((base >> 7) & (unit_bytes // 16 - 1)) << 4)
+
+
+def unpack_bf16(word: I32) -> tuple[F32, F32]:
+    """The two bfloat16 of a word, the one at the lower address first."""
+    return (word << 16).as_float(), (word & 0xFFFF0000).as_float()
+
+
+def pack_bf16(low: F32, high: F32) -> I32:
+    """Two float32 rounded to bfloat16, to nearest even, in one word."""
+    return I32(
+        utils.inline_ptx(
+            "cvt.rn.bf16x2.f32 $0, $1, $2;", high.value, low.value, result_types=_i32()
+        )
+    )
+
+
+def round_e4m3(low: F32, high: F32) -> tuple[I32, F32, F32]:
+    """Rounds two float32 to E4M3: to nearest even, saturating, NaN kept.
+
+    Returns:
+      The two codes in the low 16 bits of a word, and the rounded values.
+    """
+    code, low_value, high_value = utils.inline_ptx(
+        "{ .reg .b16 code, l, h; .reg .b32 pair;"
+        " cvt.rn.satfinite.e4m3x2.f32 code, $4, $3;"
+        " cvt.u32.u16 $0, code;"
+        " cvt.rn.f16x2.e4m3x2 pair, code;"
+        " mov.b32 {l, h}, pair;"
+        " cvt.f32.f16 $1, l;"
+        " cvt.f32.f16 $2, h; }",
+        low.value,
+        high.value,
+        result_types=(_i32(), _f32(), _f32()),
+    )
+    return I32(code), F32(low_value), F32(high_value)
+
+
+def pack_bytes(values: Sequence[I32]) -> I32:
+    """The low bytes of four words as one word, the first one lowest."""
+    a, b, c, d = (value.value for value in values)
+
+    def permute(x: ir.Value, y: ir.Value, order: int) -> ir.Value:
+        return utils.inline_ptx(
+            f"prmt.b32 $0, $1, $2, {order:#x};", x, y, result_types=_i32()
+        )
+
+    return I32(permute(permute(a, b, 0x0040), permute(c, d, 0x0040), 0x5410))
+
+
+def hadamard(values: Sequence[F32]) -> list[F32]:
+    """The unnormalised Sylvester-Hadamard transform of this thread's values."""
+    values = list(values)
+    width = 1
+    while width < len(values):
+        for start in range(0, len(values), 2 * width):
+            for i in range(start, start + width):
+                a, b = values[i], values[i + width]
+                values[i], values[i + width] = a + b, a - b
+        width *= 2
+    return values
+
+
+def hadamard_across(values: Sequence[F32], distance: int, upper: ir.Value) -> list[F32]:
+    """The last butterfly of a transform twice as long, with the lane `distance` away.
+
+    Args:
+      values: this thread's half.
+      distance: lane distance of the other half, a power of two.
+      upper: whether this thread holds the upper half.
+    """
+    sign = select(upper, F32.of(-1.0), F32.of(1.0))
+    return [v.fma(sign, exchange(v, distance)) for v in values]
+
+
+def tree[T](values: Sequence[T], combine: Callable[[T, T], T]) -> T:
+    """Reduces as a balanced tree: short dependency chains and a fixed order."""
+    values = list(values)
+    while len(values) > 1:
+        rest = values[len(values) & ~1 :]
+        pairs = zip(values[0::2], values[1::2], strict=False)
+        values = [combine(a, b) for a, b in pairs] + rest
+    return values[0]

@@ -1,0 +1,40 @@
+"""Fits what a policy needs from recorded runs, and stores it."""
+
+from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
+from sixbit_jax.calibration.plots import plot_fit
+from sixbit_jax.calibration.policy_file import (
+    PolicyFile,
+    config_hash,
+    load_policy,
+    policy_from_file,
+    save_policy,
+)
+from sixbit_jax.calibration.recording import Recording
+from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
+from sixbit_jax.calibration.threshold import (
+    ThresholdFit,
+    best_static_routes,
+    find_threshold,
+    predicted_errors,
+    replay_routes,
+)
+
+__all__ = [
+    "PolicyFile",
+    "PredictorFit",
+    "Recording",
+    "SearchResult",
+    "ThresholdFit",
+    "best_static_routes",
+    "config_hash",
+    "find_largest",
+    "find_target",
+    "find_threshold",
+    "fit_predictor",
+    "load_policy",
+    "plot_fit",
+    "policy_from_file",
+    "predicted_errors",
+    "replay_routes",
+    "save_policy",
+]

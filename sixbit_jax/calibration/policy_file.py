@@ -1,0 +1,242 @@
+"""A calibrated policy as a small JSON file, tied to the model it was made for."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sixbit_jax.policies import BlockGrid, ErrorPredictor, Policy, chain, dmpq, pdr, tdc
+from sixbit_jax.policies._common import checked_count
+
+FORMAT = "sixbit-policy"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyFile:
+    """DMPQ, TDC and PDR with their numbers; each may be absent.
+
+    Attributes:
+      model_class: class name of the model, as in diffusers' config.json.
+      config_hash: `config_hash` of its configuration.
+      sites, num_blocks: what a plan of this model covers.
+      predictor, threshold: of `dmpq`; both None without it.
+      tau, max_skips, warmup, skip_blocks: of `tdc`; tau None without it.
+      purify: whether `pdr` is in the policy.
+      outlier_ratio, scope: of `pdr`.
+      calibration: how it was made, free JSON (targets, correlations, runs).
+    """
+
+    model_class: str
+    config_hash: str
+    sites: tuple[str, ...]
+    num_blocks: int
+    predictor: ErrorPredictor | None = None
+    threshold: float | dict[str, float] | None = None
+    tau: float | None = None
+    max_skips: int = 2
+    warmup: int = 2
+    skip_blocks: tuple[int, ...] | None = None
+    purify: bool = True
+    outlier_ratio: float | None = 25.0
+    scope: str = "post_skip"
+    calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", tuple(self.sites))
+        if self.skip_blocks is not None:
+            object.__setattr__(self, "skip_blocks", tuple(self.skip_blocks))
+        if (self.predictor is None) != (self.threshold is None):
+            raise ValueError(
+                "a policy file needs a predictor and a threshold, or neither; found "
+                f"threshold {self.threshold} and predictor {self.predictor}"
+            )
+        checked_count("policy file", "num_blocks", self.num_blocks, low=1)
+        # Building it is the check of all other numbers.
+        self.policy().init(
+            BlockGrid(
+                self.num_blocks,
+                self.sites,
+                np.ones((self.num_blocks, len(self.sites))),
+            )
+        )
+
+    @classmethod
+    def for_model(cls, model: Any, **numbers: Any) -> "PolicyFile":
+        """A file for a model (`class_name`, `config`, `sites`, `num_blocks`)."""
+        return cls(
+            model_class=model.class_name,
+            config_hash=config_hash(model.config),
+            sites=tuple(model.sites),
+            num_blocks=model.num_blocks,
+            **numbers,
+        )
+
+    def policy(self) -> Policy:
+        """chain(dmpq, tdc, pdr), less the absent ones."""
+        parts = []
+        if self.predictor is not None and self.threshold is not None:
+            parts.append(dmpq(self.predictor, self.threshold))
+        if self.tau is not None:
+            parts.append(
+                tdc(
+                    self.tau,
+                    max_skips=self.max_skips,
+                    warmup=self.warmup,
+                    blocks=self.skip_blocks,
+                )
+            )
+        if self.purify:
+            parts.append(pdr(self.outlier_ratio, scope=self.scope))  # pyrefly: ignore
+        return chain(*parts)
+
+    def check_fits(self, model: Any) -> None:
+        """Checks that it was made for this model, or for a grid of this shape.
+
+        Args:
+          model: a model, or a `BlockGrid` (which knows neither class nor
+            configuration).
+
+        Raises:
+          ValueError: another class, configuration, number of blocks or sites; lists
+            all differences.
+        """
+        found: dict[str, Any] = {
+            "blocks": model.num_blocks,
+            "sites": tuple(model.sites),
+        }
+        expected: dict[str, Any] = {"blocks": self.num_blocks, "sites": self.sites}
+        if not isinstance(model, BlockGrid):
+            found |= {
+                "class": model.class_name,
+                "configuration": config_hash(model.config),
+            }
+            expected |= {
+                "class": self.model_class,
+                "configuration": self.config_hash,
+            }
+        different = [
+            f"{name}: the policy is for {expected[name]}, the model has {found[name]}"
+            for name in expected
+            if expected[name] != found[name]
+        ]
+        if different:
+            raise ValueError(
+                "the policy was calibrated for another model\n  "
+                + "\n  ".join(different)
+            )
+
+
+def config_hash(config: Any) -> str:
+    """SHA-256 of a model configuration (a dataclass or a mapping), as hex digits."""
+    values = dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+    text = json.dumps(dict(values), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def save_policy(policy: PolicyFile, path: str | os.PathLike) -> None:
+    """Writes a policy file; complete or not at all.
+
+    Raises:
+      ValueError: a number in it is NaN or infinite, which JSON does not know.
+    """
+    content: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    for field in dataclasses.fields(policy):
+        content[field.name] = getattr(policy, field.name)
+    if policy.predictor is not None:
+        # shortest decimals that give the same float32 again
+        content["predictor"] = {
+            name: [[float(str(value)) for value in row] for row in table]
+            for name, table in (
+                ("alpha", policy.predictor.alpha),
+                ("beta", policy.predictor.beta),
+            )
+        } | {"sites": policy.predictor.sites}
+    try:
+        text = json.dumps(content, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: a policy holds finite numbers only, found a NaN or an infinity "
+            "in its calibration notes"
+        ) from error
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_policy(path: str | os.PathLike) -> PolicyFile:
+    """Reads a policy file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: not a policy file, another version, missing or unknown entries, NaN,
+        a predictor without one of the sites, numbers out of range.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        raise ValueError(f"{path}: not a policy file: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f'{path}: not a policy file, expected "format": "{FORMAT}"')
+    if content.get("version") != VERSION:
+        raise ValueError(
+            f"{path}: policy files of version {VERSION} can be read, found version "
+            f"{content.get('version')!r}"
+        )
+    fields = {field.name: field for field in dataclasses.fields(PolicyFile)}
+    entries = {k: v for k, v in content.items() if k not in ("format", "version")}
+    required = {"model_class", "config_hash", "sites", "num_blocks"}
+    missing, unknown = required - entries.keys(), entries.keys() - fields.keys()
+    if missing or unknown:
+        raise ValueError(
+            f"{path}: missing entries {sorted(missing)}, unknown entries "
+            f"{sorted(unknown)}"
+        )
+    try:
+        if entries.get("predictor") is not None:
+            entries["predictor"] = _predictor(entries["predictor"])
+        return PolicyFile(**entries)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def policy_from_file(path: str | os.PathLike, model: Any) -> Policy:
+    """The policy of a file, checked against a model or a `BlockGrid`.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not valid, or was made for another model.
+    """
+    stored = load_policy(path)
+    try:
+        stored.check_fits(model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return stored.policy()
+
+
+def _predictor(entry: Any) -> ErrorPredictor:
+    expected = {"sites", "alpha", "beta"}
+    if not isinstance(entry, dict) or entry.keys() != expected:
+        found = sorted(entry) if isinstance(entry, dict) else entry
+        raise ValueError(f"predictor: expected {sorted(expected)}, found {found}")
+    return ErrorPredictor(
+        tuple(entry["sites"]), np.array(entry["alpha"]), np.array(entry["beta"])
+    )
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it holds the number {name}")

@@ -50,12 +50,12 @@ def test_find_largest_stays_above_the_floor():
 
 
 def test_find_largest_needs_a_start_above_the_floor():
-    with pytest.raises(ValueError, match="30 at 0.0, already below 32"):
+    with pytest.raises(ValueError, match=r"30 at 0.0, already below 32"):
         find_largest(lambda tau: 30.0 - tau, 32.0)
 
 
 def test_bad_arguments_and_nan_are_refused():
-    with pytest.raises(ValueError, match="found low 1.0, high 1.0"):
+    with pytest.raises(ValueError, match=r"found low 1.0, high 1.0"):
         find_target(staircase, 0.3, low=1.0)
-    with pytest.raises(ValueError, match="NaN at 0.0"):
+    with pytest.raises(ValueError, match=r"NaN at 0.0"):
         find_target(lambda _: math.nan, 0.3)

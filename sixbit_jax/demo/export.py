@@ -108,6 +108,8 @@ def _write_all(
         file = f"{_WEIGHTS}-{number:05d}-of-{shards:05d}.safetensors"
         # diffusers refuses files that do not name their framework.
         save_file(group, transformer / file, metadata={"format": "pt"})
+        # The library makes files that only their owner may read.
+        (transformer / file).chmod(0o644)
         where |= dict.fromkeys(group, file)
     _write_json(
         transformer / f"{_WEIGHTS}.safetensors.index.json",

@@ -93,8 +93,9 @@ TrainSteps = Callable[[TrainState, Array], tuple[TrainState, StepRecord]]
 def init_state(model: nnx.Module, recipe: Recipe) -> tuple[nnx.GraphDef, TrainState]:
     """Split a model into its structure and the state that training starts from."""
     graph, params = nnx.split(model)
-    params = jax.tree.map(lambda x: x.astype(jnp.float32), params)
-    # A copy: the step donates the state, and no buffer may be donated twice.
+    # Copies: the step donates its state, the model keeps its arrays, and no buffer may
+    # be donated twice.
+    params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
     average = jax.tree.map(jnp.copy, params)
     return graph, TrainState(
         params, _optimizer(recipe).init(params), average, jnp.zeros((), jnp.int32)
@@ -133,7 +134,7 @@ def make_train_steps(
         # The average forgets the first, bad weights faster (as in TensorFlow's EMA).
         decay = jnp.minimum(recipe.average_decay, (1 + state.step) / (10 + state.step))
         average = optax.incremental_update(params, state.average, 1 - decay)
-        record = StepRecord(loss, optax.global_norm(gradient))
+        record = StepRecord(loss, _global_norm(gradient))
         return TrainState(params, optimizer_state, average, state.step + 1), record
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -203,6 +204,10 @@ def learning_rate(
     cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(step / total, 0.0, 1.0))
     fraction = recipe.final_fraction + (1 - recipe.final_fraction) * cosine
     return recipe.learning_rate * warmup * fraction
+
+
+def _global_norm(tree: nnx.State) -> Float[Array, ""]:
+    return jnp.sqrt(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(tree)))
 
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:

@@ -146,7 +146,7 @@ def _record_losses(
         "videos_per_second": round(len(losses) * training.recipe.batch / elapsed, 1),
     }
     training.records.append(record)
-    if (step // len(losses)) % 10 == 1:
+    if (step // len(losses)) % 10 == 0:
         print(json.dumps(record), flush=True)
     if not np.isfinite(losses).all():
         raise FloatingPointError(f"the loss is not finite at step {step}: {losses}")

@@ -99,17 +99,9 @@ def convert(
         written. Nothing is left behind in either case.
       ValueError: for values of the options that are not in the lists above.
     """
-    _check_options(dtype, weights, rotation)
     began = time.perf_counter()
     found = open_source(source)
-    table = table_for(found.config)
-    try:
-        stacked = parameter_shapes(table.model_class, found.config)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ConversionError(f"{found.directory / 'config.json'}: {error}") from error
-    shapes = _per_layer(stacked, table)
-    assigned, ignored = table.assign(found.tensors, shapes)
-    header = _plan(found, table, stacked, assigned, ignored, dtype, weights, rotation)
+    header, assigned = plan(found, dtype=dtype, weights=weights, rotation=rotation)
     with CheckpointWriter(destination, header) as writer:
         for item in header.items():
             values = {}
@@ -120,11 +112,11 @@ def convert(
             writer.write(item, values)
     return ConversionReport(
         destination=Path(destination),
-        model_class=table.model_class,
+        model_class=header.model_class,
         num_parameters=header.num_parameters,
         keys_read=len(assigned),
         keys_quantized=sum(n for spec, n in header.specs() if spec.dtype == "nvfp4"),
-        keys_ignored=tuple(ignored),
+        keys_ignored=tuple(header.source["keys_ignored"]),
         source_dtypes=header.source["dtypes"],
         source_bytes=found.nbytes,
         written_bytes=summarize(destination).disk_bytes,
@@ -158,17 +150,30 @@ def _per_layer(
     return shapes
 
 
-def _plan(
-    found: Source,
-    table: RuleTable,
-    stacked: Mapping[str, tuple[int, ...]],
-    assigned: Mapping[str, Assignment],
-    ignored: list[str],
-    dtype: str,
-    weights: str,
-    rotation: int,
-) -> Header:
-    """Decides how every parameter is stored, from the headers alone."""
+def plan(
+    found: Source, *, dtype: str, weights: str, rotation: int
+) -> tuple[Header, dict[str, Assignment]]:
+    """Decides how every parameter is stored, from the headers of the files alone.
+
+    Args:
+      found: the source.
+      dtype, weights, rotation: options of `convert`.
+
+    Returns:
+      The header of the directory to write, and the tensor of every parameter by path.
+
+    Raises:
+      ConversionError: for an unknown network, an unsupported configuration, and keys
+        that do not fit it.
+      ValueError: for unknown values of the options.
+    """
+    _check_options(dtype, weights, rotation)
+    table = table_for(found.config)
+    try:
+        stacked = parameter_shapes(table.model_class, found.config)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConversionError(f"{found.directory / 'config.json'}: {error}") from error
+    assigned, ignored = table.assign(found.tensors, _per_layer(stacked, table))
 
     def spec(shape: tuple[int, ...], layers: list[Assignment]) -> ParameterSpec:
         role = layers[0].rule.role
@@ -197,7 +202,7 @@ def _plan(
     for chosen in assigned.values():
         name = chosen.tensor.dtype.name
         dtypes[name] = dtypes.get(name, 0) + 1
-    return Header(
+    header = Header(
         model_class=table.model_class,
         config=dict(found.config),
         parameters=plain,
@@ -212,3 +217,4 @@ def _plan(
             "keys_ignored": ignored,
         },
     )
+    return header, assigned

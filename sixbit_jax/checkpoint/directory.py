@@ -11,6 +11,25 @@ class CheckpointError(ValueError):
     """A checkpoint directory that cannot be read or written."""
 
 
+def reserve(directory: Path, size: int) -> None:
+    """Makes sure that `size` more bytes fit into the file system of `directory`.
+
+    Allocates a file of that size and deletes it: quotas and limits on the size of files
+    are found out too, and found out here rather than in the threads of a writer.
+
+    Raises:
+      OSError: if the file system refuses.
+    """
+    if size == 0 or not hasattr(os, "posix_fallocate"):
+        return
+    file = directory / ".reservation"
+    with open(file, "wb") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, size)
+        finally:
+            file.unlink()
+
+
 @contextmanager
 def new_directory(
     path: str | os.PathLike, *, expected_bytes: int = 0

@@ -4,6 +4,7 @@ A parameter `attn1.to_q.weight` is the leaf `["attn1"]["to_q"]["weight"]`; an NV
 parameter is a dictionary of its three arrays in that place. Plain Orbax reads them.
 """
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from sixbit_jax.checkpoint.directory import CheckpointError, new_directory
+from sixbit_jax.checkpoint.directory import (
+    CheckpointError,
+    new_directory,
+    reserve,
+)
 from sixbit_jax.checkpoint.header import (
     HEADER_NAME,
     NVFP4,
@@ -27,6 +32,8 @@ from sixbit_jax.formats import NVFP4Array
 
 Value = np.ndarray | jax.Array | NVFP4Array
 Arrays = dict[str, Any]
+
+_SETTLE_SECONDS = 0.5
 
 
 def _checkpointer() -> ocp.Checkpointer:
@@ -152,9 +159,14 @@ class CheckpointWriter:
             for path, parts in arrays.items()
         }
         target = (self._temporary / item.name).absolute()
+        size = sum(spec.nbytes for spec in item.parameters.values())
         try:
+            reserve(self._temporary, size)
             self._orbax.save(target, args=ocp.args.PyTreeSave(_nest(leaves)))
         except (OSError, ValueError) as error:
+            # Writes that Orbax had begun end after it gave up; deleting the directory
+            # before that would let them make it again.
+            time.sleep(_SETTLE_SECONDS)
             raise CheckpointError(
                 f"{self.path}: writing {item.name}: {error}"
             ) from error

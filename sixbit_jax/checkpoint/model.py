@@ -126,7 +126,9 @@ def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Hea
             if item.stack:
                 whole = stacks[item.stack]
                 chosen = {name: whole[name] for name in arrays}
-                whole.update(_insert(chosen, arrays, jnp.int32(item.index)))
+                written = _insert(chosen, arrays, jnp.int32(item.index))
+                # Without waiting, several blocks of host memory would be in flight.
+                whole.update(jax.block_until_ready(written))
                 continue
             for name, spec in item.parameters.items():
                 parts = {

@@ -26,7 +26,7 @@ def write_checkpoint(
     *,
     shards: int = 0,
 ) -> Path:
-    """Writes what diffusers' `save_pretrained` writes: one file, or shards and index."""
+    """Writes what diffusers' `save_pretrained` writes: one file or several."""
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(dict(config)))
     if not shards:

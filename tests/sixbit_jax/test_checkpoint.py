@@ -1,0 +1,287 @@
+import dataclasses
+import json
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import nnx
+
+from sixbit_jax import checkpoint
+from sixbit_jax.checkpoint import CheckpointError, CheckpointWriter
+from sixbit_jax.checkpoint import header as header_module
+from sixbit_jax.checkpoint import model as model_module
+from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.models.cogvideox import CogVideoXTransformer
+from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+
+CONFIG = CogVideoXConfig(
+    num_attention_heads=2,
+    attention_head_dim=32,
+    in_channels=2,
+    out_channels=2,
+    time_embed_dim=32,
+    text_embed_dim=32,
+    num_layers=3,
+    sample_width=4,
+    sample_height=4,
+    sample_frames=1,
+    max_text_seq_length=4,
+    use_rotary_positional_embeddings=True,
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return CogVideoXTransformer(CONFIG, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture(scope="module")
+def quantized(model):
+    """A copy with NVFP4 weights in every block linear of the feed-forward part."""
+    graph, state = nnx.split(model)
+    copy = nnx.merge(graph, jax.tree.map(lambda x: x, state))
+    quantize = jax.jit(lambda w: NVFP4Array.quantize(w, rotation=64))
+    for linear in (copy.transformer_blocks.ff.up, copy.transformer_blocks.ff.down):
+        linear.weight = nnx.Param(quantize(linear.weight[...]))
+    return copy
+
+
+@pytest.fixture
+def saved(tmp_path, model):
+    checkpoint.save(model, tmp_path / "m", scheduler={"_class_name": "S"})
+    return tmp_path / "m"
+
+
+def _state(model):
+    flat = jax.tree_util.tree_flatten_with_path(nnx.state(model))[0]
+    return {jax.tree_util.keystr(path): leaf for path, leaf in flat}
+
+
+def _same(found, expected):
+    found, expected = _state(found), _state(expected)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def _edit(directory, change):
+    file = directory / "sixbit.json"
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def test_a_model_survives_a_round_trip(saved, model):
+    loaded, header = checkpoint.load(saved)
+    _same(loaded, model)
+    assert loaded.config == CONFIG
+    assert header.scheduler == {"_class_name": "S"}
+    assert header.num_parameters == sum(x.size for x in _state(model).values())
+
+
+def test_nvfp4_weights_survive_and_run(tmp_path, quantized):
+    header = checkpoint.save(quantized, tmp_path / "q", quantization={"weights": "x"})
+    loaded, read = checkpoint.load(tmp_path / "q")
+    _same(loaded, quantized)
+    assert read == header
+    weight = loaded.transformer_blocks.ff.up.weight.get_value()
+    assert weight.rotation == 64
+    assert weight.shape == (3, 256, 64)
+    args = (jnp.ones((1, 1, 2, 4, 4)), jnp.ones((1, 4, 32)), jnp.ones((1,)))
+    np.testing.assert_array_equal(loaded(*args), quantized(*args))
+
+
+def test_a_dtype_casts_what_is_not_nvfp4(tmp_path, quantized):
+    checkpoint.save(quantized, tmp_path / "q")
+    loaded, _ = checkpoint.load(tmp_path / "q", dtype=jnp.bfloat16)
+    weight = loaded.transformer_blocks.ff.up.weight.get_value()
+    assert weight.tensor_scale.dtype == jnp.float32
+    assert weight.block_scales.dtype == jnp.float8_e4m3fn
+    for part in (loaded.proj_out.weight, loaded.transformer_blocks.attn1.to_q.bias):
+        assert part[...].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        loaded.proj_out.weight[...], quantized.proj_out.weight[...].astype(jnp.bfloat16)
+    )
+
+
+def test_blocks_are_stacked_in_place(saved):
+    """XLA aliases the stacks with the result: loading never holds two copies."""
+    stack = checkpoint.read_header(saved).stacks["transformer_blocks"]
+    whole = model_module._allocate(stack, None)
+    layer = jax.tree.map(lambda x: x[0], whole)
+    compiled = model_module._insert.lower(whole, layer, jnp.int32(0)).compile()
+    size = sum(x.nbytes for x in jax.tree.leaves(whole))
+    assert compiled.memory_analysis().alias_size_in_bytes == size
+
+
+def test_plain_orbax_reads_an_item(saved, model):
+    with ocp.PyTreeCheckpointer() as orbax:
+        tree = orbax.restore(saved / "transformer_blocks.2")
+    expected = model.transformer_blocks.attn1.to_q.weight[...][2]
+    np.testing.assert_array_equal(tree["attn1"]["to_q"]["weight"], expected)
+
+
+def test_saving_and_loading_leave_no_threads(tmp_path, model):
+    before = threading.active_count()
+    checkpoint.save(model, tmp_path / "m")
+    checkpoint.load(tmp_path / "m")
+    assert threading.active_count() <= before
+
+
+def test_large_blocks_are_split_into_items(tmp_path, monkeypatch, model):
+    monkeypatch.setattr(header_module, "_ITEM_BYTES", 1 << 16)
+    header = checkpoint.save(model, tmp_path / "m")
+    items = list(header.items())
+    assert len(items) > 3 * 3
+    assert len({item.name for item in items}) == len(items)
+    # One parameter may be larger than the limit, and is then alone.
+    sizes = [sum(s.nbytes for s in item.parameters.values()) for item in items]
+    for item, size in zip(items, sizes, strict=True):
+        assert size <= 1 << 16 or len(item.parameters) == 1
+    loaded, _ = checkpoint.load(tmp_path / "m")
+    _same(loaded, model)
+
+
+def test_the_header_survives_json(saved):
+    header = checkpoint.read_header(saved)
+    (saved / "sixbit.json").write_text(header.to_json())
+    assert checkpoint.read_header(saved) == header
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(format_version=2), "expected format_version 1, found 2"),
+        (lambda v: v.pop("format_version"), "expected JSON with format_version"),
+        (lambda v: v.pop("stacks"), "expected the fields of format 1, found KeyErr"),
+        (lambda v: v.update(parameters=3), "expected the fields of format 1"),
+    ],
+)
+def test_a_bad_header_is_refused(saved, change, message):
+    _edit(saved, change)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.load(saved)
+
+
+def test_a_directory_without_a_readable_header_is_refused(tmp_path, saved):
+    with pytest.raises(CheckpointError, match=r"with sixbit.json .*, found none"):
+        checkpoint.load(tmp_path)
+    (saved / "sixbit.json").write_text("{")
+    with pytest.raises(CheckpointError, match="expected JSON with format_version"):
+        checkpoint.load(saved)
+
+
+def test_all_missing_items_are_listed(saved):
+    for name in ("transformer_blocks.1", "rest"):
+        (saved / name).rename(saved / f"gone-{name}")
+    with pytest.raises(CheckpointError, match="2 Orbax items are missing") as error:
+        checkpoint.load(saved)
+    assert "transformer_blocks.1, rest" in str(error.value)
+
+
+def test_a_damaged_item_is_named(saved):
+    for file in (saved / "transformer_blocks.1").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"reading transformer_blocks\.1"):
+        checkpoint.load(saved)
+
+
+def test_an_item_that_is_not_what_the_header_says_is_refused(saved):
+    def change(values):
+        stack = values["stacks"]["transformer_blocks"]["parameters"]
+        stack["ff.up.bias"]["dtype"] = "bfloat16"
+
+    _edit(saved, change)
+    with pytest.raises(CheckpointError, match="expected value bfloat16") as error:
+        checkpoint.load(saved)
+    assert "transformer_blocks.0.ff.up.bias" in str(error.value)
+
+
+def test_a_header_that_does_not_fit_its_config_lists_all_differences(saved):
+    def change(values):
+        values["config"]["use_learned_positional_embeddings"] = True
+        values["config"]["attention_bias"] = False
+        values["config"]["out_channels"] = 4
+
+    _edit(saved, change)
+    with pytest.raises(CheckpointError, match="not the parameters") as error:
+        checkpoint.load(saved)
+    for part in (
+        "missing: patch_embed.pos_embedding",
+        "unexpected: transformer_blocks.attn1.to_q.bias [3, 64]",
+        "proj_out.weight: expected [16, 64], found [8, 64]",
+    ):
+        assert part in str(error.value)
+
+
+def test_an_unknown_model_class_is_refused(saved):
+    _edit(saved, lambda values: values.update(model_class="UNet"))
+    with pytest.raises(ValueError, match="'UNet'"):
+        checkpoint.load(saved)
+
+
+def test_saving_over_something_is_refused(saved, model):
+    with pytest.raises(CheckpointError, match="expected a new path"):
+        checkpoint.save(model, saved)
+    assert checkpoint.read_header(saved).scheduler == {"_class_name": "S"}
+
+
+def test_an_unfinished_directory_never_appears(tmp_path, saved):
+    header = checkpoint.read_header(saved)
+    with (
+        pytest.raises(CheckpointError, match="items never written"),
+        CheckpointWriter(tmp_path / "new", header),
+    ):
+        pass
+    with (
+        pytest.raises(KeyboardInterrupt),
+        CheckpointWriter(tmp_path / "new", header),
+    ):
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_the_writer_refuses_other_values_than_announced(tmp_path, saved):
+    header = checkpoint.read_header(saved)
+    item = list(header.items())[-1]
+    good = {k: np.zeros(s.shape, s.dtype) for k, s in item.parameters.items()}
+    wrong_dtype = good | {"proj_out.bias": np.zeros(8, np.float16)}
+    for values, message in (
+        ({}, r"item rest: expected \["),
+        (wrong_dtype, r"value float32\[8\], found value float16\[8\]"),
+    ):
+        with (
+            pytest.raises(CheckpointError, match=message),
+            CheckpointWriter(tmp_path / "new", header) as writer,
+        ):
+            writer.write(item, values)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_spec_refuses_what_cannot_be_stored():
+    with pytest.raises(CheckpointError, match="'int8'"):
+        checkpoint.ParameterSpec((4, 16), "int8")
+    with pytest.raises(CheckpointError, match="K a multiple of 16"):
+        checkpoint.ParameterSpec((4, 24), "nvfp4")
+
+
+def test_the_summary_counts_bytes_by_dtype(tmp_path, quantized):
+    header = checkpoint.save(quantized, tmp_path / "q", quantization={"weights": "x"})
+    summary = checkpoint.summarize(tmp_path / "q")
+    values = 2 * 3 * 256 * 64
+    assert summary.values_by_dtype["nvfp4"] == values
+    assert summary.bytes_by_dtype["nvfp4"] == values * 9 // 16 + 2 * 3 * 4
+    assert summary.memory_bytes == sum(x.nbytes for x in _state(quantized).values())
+    assert summary.disk_bytes >= summary.memory_bytes
+    assert summary.num_parameters == header.num_parameters
+    assert summary.memory_ratio == 2 * summary.num_parameters / summary.memory_bytes
+    text = str(summary)
+    for part in ("CogVideoXTransformer3DModel", "attn_in", "blocks       3", "nvfp4"):
+        assert part in text
+    only = dataclasses.replace(summary, memory_bytes=summary.bf16_bytes * 2)
+    assert "2.00x larger than bf16" in str(only)

@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental.mosaic.gpu import profiler
 
 from pallas_kernels.gemm.config import Epilogue, Tile
+from pallas_kernels.gemm.epilogue import gelu_tanh
 from pallas_kernels.gemm.mosaic_gpu import matmul
 
 _COLUMNS = Tile(store=32)
@@ -44,6 +45,9 @@ CANDIDATES = {
     "turns-cr": _replace(_TURNS, cluster="rows"),
     "turns-cc": _replace(_TURNS, cluster="columns"),
     "turns192": _replace(_TURNS, columns=192),
+    "turns192-store64": _replace(_TURNS, columns=192, store=64),
+    "turns192-wait": _replace(_TURNS, columns=192, in_flight=0),
+    "turns-store64": _replace(_TURNS, store=64),
     "turns192-cr": _replace(_TURNS, columns=192, cluster="rows"),
     "rows192": _replace(_ROWS, columns=192),
     "rows192-cr": _replace(_ROWS, columns=192, cluster="rows"),
@@ -93,7 +97,7 @@ def reference(epilogue: Epilogue, made: dict) -> jax.Array:
     if epilogue.bias:
         y = y + made["bias"].astype(jnp.float32)
     if epilogue.activation:
-        y = y * jax.nn.sigmoid(1.5957691216 * (y + 0.044715 * y**3))
+        y = gelu_tanh(y)
     if epilogue.gate:
         text = jnp.arange(y.shape[0])[:, None] < epilogue.text_rows
         y = y * jnp.where(text, made["text_gate"], made["gate"]).astype(jnp.float32)
@@ -187,7 +191,7 @@ def tune(shapes, epilogue_names, names, seconds: float, out: Path) -> list[dict]
     return records
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Command line: shapes, epilogues and candidates to try."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", action="append", default=[])
@@ -195,7 +199,7 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     shapes = [tuple(map(int, s.split("x"))) for s in args.shape] or [
         (17776, 3072, 12288)
     ]

@@ -1,0 +1,1 @@
+"""The Hopper GEMM that the matrix products of this package share."""

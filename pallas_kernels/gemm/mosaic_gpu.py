@@ -326,6 +326,8 @@ def matmul(
                             y = y * vector("row_scale", 0, row_window)
                         if epilogue.column_scale:
                             y = y * vector("column_scale", 1, window)
+                        if epilogue.scalar_scale:
+                            y = y * scratch["scalar_scale"][warpgroup, 0]
                         if epilogue.bias:
                             y = y + vector("bias", 1, window)
                         if epilogue.activation == "gelu_tanh":

@@ -1,0 +1,66 @@
+"""Times and checks every kernel against XLA and PyTorch on one GPU.
+
+    python -m benchmarks.kernels --out FILE [--only OP,...]
+    python -m benchmarks.kernels --tune --out FILE
+
+Modules `benchmarks.kernel_ops_*` that have a function `cases` add their entries. Device
+times are medians over rotating inputs; correctness of every entry is measured in the
+same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import benchmarks
+from benchmarks import gemm_tune, harness, records
+
+PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch")
+
+
+def all_cases() -> Iterator[harness.Case]:
+    """The entries of every module that registers some."""
+    for module in pkgutil.iter_modules(benchmarks.__path__):
+        if not module.name.startswith("kernel_ops_"):
+            continue
+        loaded = importlib.import_module(f"benchmarks.{module.name}")
+        if hasattr(loaded, "cases"):
+            yield from loaded.cases()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="results file")
+    parser.add_argument("--only", default="", help="operations, separated by commas")
+    parser.add_argument("--implementation", default="", help="substring of the name")
+    parser.add_argument("--tune", action="store_true", help="time tile candidates")
+    known, rest = parser.parse_known_args()
+    if known.tune:
+        gemm_tune.main([*rest, "--out", str(known.out)])
+        return
+    if rest:
+        parser.error(f"unknown arguments {rest}")
+    wanted = {name for name in known.only.split(",") if name}
+    head = records.header(
+        ["python", "-m", "benchmarks.kernels", *sys.argv[1:]], packages=PACKAGES
+    )
+    harness.warm_up()
+    found = []
+    for case in all_cases():
+        if wanted and case.op not in wanted:
+            continue
+        if known.implementation not in case.implementation:
+            continue
+        found.append(harness.run(case))
+        print(harness.show(found[-1]), flush=True)
+        records.write(known.out, head, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""`sixbit demo`: the bundled model, in full precision and in 6 bits."""
+
+import argparse
+import time
+from pathlib import Path
+
+from sixbit_jax.commands import _bundled, _shared
+from sixbit_jax.commands._configurations import (
+    BUNDLED_CHECKPOINT,
+    BUNDLED_POLICY,
+    DEFAULT_CAPTIONS,
+    RECOMMENDED,
+    configuration_for,
+)
+
+DESCRIPTION = """\
+Converts the bundled checkpoint (a small CogVideoX that was trained on captioned
+videos of moving shapes), samples captions in full precision and with NVFP4 weights
+and the recommended 6-bit policy, and writes into --out:
+
+  report.html        everything below on one page
+  report.json        figures, settings, versions, seconds
+  videos.gif         all videos; single ones as GIF, and as MP4 with the extra `video`
+  contact_sheet.png  all frames
+  routes_*.png       which arithmetic each site used, and which blocks were skipped
+  traces_*.npz       plans and stats of all steps
+  model, model-nvfp4, prompts.safetensors
+                     input for `sixbit inspect` and `sixbit sample`
+"""
+EPILOG = """\
+examples:
+  sixbit demo
+  sixbit demo --captions "a cyan cross moves up on a white background" --steps 25
+Captions are of the form "a COLOUR SHAPE MOTION on a COLOUR background"; a caption
+that does not fit is answered with the words there are.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "--captions",
+        nargs="+",
+        metavar="TEXT",
+        default=list(DEFAULT_CAPTIONS),
+        help="what to sample (default: two captions)",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        type=Path,
+        default=Path("out/demo"),
+        help="new directory, or an earlier report to replace (out/demo)",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        type=Path,
+        default=BUNDLED_CHECKPOINT,
+        help="diffusers directory of another model of the demo's kind",
+    )
+    parser.add_argument(
+        "--policy",
+        metavar="FILE.json|NAME|none",
+        default=RECOMMENDED if BUNDLED_POLICY.is_file() else "none",
+        help="what to put beside full precision: a name of `sixbit compare`, a file of "
+        "`sixbit calibrate`, or none (default: the bundled policy, 6bit)",
+    )
+    _shared.add_sampling_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    from convert import convert
+    from sixbit_jax.checkpoint import load
+    from sixbit_jax.demo.model import LATENT_SHAPE
+    from sixbit_jax.demo.text import encode_captions
+    from sixbit_jax.demo.vocabulary import parse_captions
+    from sixbit_jax.report.comparison import Comparison
+    from sixbit_jax.report.write import write_report
+
+    began = time.perf_counter()
+    captions = tuple(args.captions)
+    parse_captions(captions)
+    *prompts, negative = encode_captions([*captions, ""])
+    with _shared.report_directory(args.out) as directory:
+        models, headers, stored = {}, {}, {}
+        for name, weights in (("model", "keep"), ("model-nvfp4", "nvfp4")):
+            made = convert(args.checkpoint, directory / name, weights=weights)
+            models[name], headers[name] = load(directory / name)
+            stored[name] = {"disk_bytes": made.written_bytes, "seconds": made.seconds}
+        tensors = {
+            "prompt_embeds": np.stack(prompts),
+            "negative_prompt_embeds": np.stack([negative] * len(prompts)),
+        }
+        (directory / "prompts.safetensors").write_bytes(save(tensors))
+        specs = ["full"] + ([] if args.policy == "none" else [args.policy])
+        configurations = [
+            configuration_for(
+                spec,
+                plain=models["model"],
+                quantized=models["model-nvfp4"],
+                steps=args.steps,
+            )
+            for spec in specs
+        ]
+        scheduler = _shared.scheduler_for(headers["model"], args.scheduler)
+        runs = _bundled.run_all(
+            args,
+            configurations,
+            scheduler,
+            captions,
+            np.stack(prompts),
+            negative,
+            LATENT_SHAPE,
+        )
+        comparison = Comparison(
+            captions, runs, tuple(_bundled.caption_scores(runs, captions))
+        )
+        seconds = time.perf_counter() - began
+        names = write_report(
+            directory,
+            comparison,
+            title="sixbit demo",
+            facts=_bundled.settings(args, converted=stored, total_seconds=seconds),
+            notes=_bundled.notes(runs),
+        )
+    _bundled.print_result(comparison, args.out, names)
+    return 0

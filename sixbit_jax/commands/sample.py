@@ -1,0 +1,188 @@
+"""`sixbit sample`: prompt embeddings in, latents out."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from sixbit_jax.commands import _shared
+
+DESCRIPTION = """\
+Denoises a batch of videos with a converted checkpoint, in one compiled program.
+
+Prompt embeddings come from a safetensors file with the tensors
+  prompt_embeds           [batch, tokens, E] (or [tokens, E])
+  negative_prompt_embeds  the same shape; needed unless --guidance is 1
+as diffusers' `pipe.encode_prompt` returns them. The latents are written as
+  latents                 float32 [batch, frames, channels, height, width]
+which `pipe.decode_latents` of diffusers turns into pixels.
+"""
+EPILOG = """\
+example, CogVideoX-5b at its own size (13 latent frames of 60 x 90):
+  sixbit convert CogVideoX-5b cogvideox-5b --weights nvfp4
+  sixbit sample cogvideox-5b --prompt-embeds prompt.safetensors \\
+      --out latents.safetensors --trace trace.npz
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "model", metavar="MODEL_DIR", type=Path, help="made by `sixbit convert`"
+    )
+    parser.add_argument(
+        "--prompt-embeds",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="safetensors with prompt_embeds and negative_prompt_embeds",
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, required=True, help="latents (safetensors)"
+    )
+    parser.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="also write plans and stats of all steps (npz)",
+    )
+    parser.add_argument(
+        "--image-latents",
+        metavar="FILE",
+        type=Path,
+        help="for I2V models: safetensors with image_latents "
+        "[batch, frames, channels, height, width]",
+    )
+    _shared.add_sampling_arguments(parser)
+    size = parser.add_argument_group(
+        "size, in latents (CogVideoX: pixels / 8; frames (n - 1) / 4 + 1)"
+    )
+    for name in ("frames", "height", "width"):
+        size.add_argument(f"--{name}", type=int, help="default: the training size")
+    method = parser.add_argument_group("method")
+    method.add_argument(
+        "--policy",
+        metavar="FILE.json|none",
+        default="none",
+        help="who chooses routes and skips: a file of `sixbit calibrate` (needs NVFP4 "
+        "weights), or none for full precision (default)",
+    )
+    method.add_argument(
+        "--cache-format",
+        choices=("bf16", "int8", "nvfp4", "float32"),
+        default="bf16",
+        help="storage of the delta cache (bf16)",
+    )
+    method.add_argument(
+        "--dynamic-guidance",
+        action="store_true",
+        help="diffusers' cosine schedule of the guidance scale (CogVideoX DPM)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    import jax
+    import numpy as np
+    from safetensors.numpy import save
+
+    from sixbit_jax.checkpoint import load
+    from sixbit_jax.report.video import replacing
+    from sixbit_jax.sampling.api import sample
+
+    for target in filter(None, (args.out, args.trace)):
+        if not target.absolute().parent.is_dir():
+            raise ValueError(f"{target}: expected an existing directory to write to")
+    embeds = read_tensors(args.prompt_embeds, "prompt_embeds", "negative_prompt_embeds")
+    image = {}
+    if args.image_latents is not None:
+        image = read_tensors(args.image_latents, "image_latents")
+    dtype = _shared.compute_dtype(args.dtype)
+    model, header = load(args.model)
+    config = model.config
+    began = time.perf_counter()
+    result = sample(
+        model,
+        _shared.scheduler_for(header, args.scheduler),
+        _batched(embeds["prompt_embeds"]),
+        negative_text_embeds=(
+            _batched(embeds["negative_prompt_embeds"])
+            if "negative_prompt_embeds" in embeds and args.guidance != 1.0
+            else None
+        ),
+        latent_shape=latent_shape(config, args.frames, args.height, args.width),
+        num_steps=args.steps,
+        guidance_scale=args.guidance,
+        dynamic_guidance=args.dynamic_guidance,
+        seed=args.seed,
+        policy=_shared.policy_for(args.policy, model),
+        cache_format=args.cache_format,
+        batched_guidance=args.batched_guidance,
+        dtype=dtype,
+        image_latents=image.get("image_latents"),
+        # The scalar that diffusers' pipeline passes to CogVideoX1.5 I2V.
+        ofs=2.0 if config.ofs_embed_dim else None,
+        progress=not args.quiet,
+    )
+    latents = np.asarray(result.latents)
+    jax.effects_barrier()
+    if not np.isfinite(latents).all():
+        raise ValueError(
+            f"{args.model}: the latents are not finite; nothing was written"
+        )
+    with replacing(args.out) as partial:
+        # Not save_file, which gives the file to its owner alone.
+        partial.write_bytes(save({"latents": latents}))
+    if args.trace is not None:
+        with replacing(args.trace) as partial, partial.open("wb") as file:
+            np.savez(file, **jax.tree.map(np.asarray, result.trace)._asdict())
+    seconds = time.perf_counter() - began
+    print(f"{args.out}: latents {list(latents.shape)} in {seconds:.1f} s")
+    return 0
+
+
+def read_tensors(path: Path, *names: str) -> dict[str, Any]:
+    """Some tensors of a safetensors file, float32.
+
+    Raises:
+      ValueError: if it is no safetensors file, or holds NaN or Inf in one of them.
+    """
+    import numpy as np
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a safetensors file, found none")
+    try:
+        with safe_open(path, "flax") as file:
+            held = sorted(file.keys())
+            found = {name: file.get_tensor(name) for name in names if name in held}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: expected a safetensors file: {error}") from error
+    if names[0] not in found:
+        raise ValueError(
+            f"{path}: expected the tensor {names[0]}, found {', '.join(held) or 'none'}"
+        )
+    arrays = {name: np.asarray(value, np.float32) for name, value in found.items()}
+    broken = [name for name, value in arrays.items() if not np.isfinite(value).all()]
+    if broken:
+        raise ValueError(f"{path}: NaN or Inf in {', '.join(broken)}")
+    return arrays
+
+
+def latent_shape(
+    config: Any, frames: int | None, height: int | None, width: int | None
+) -> tuple[int, int, int, int]:
+    """(F, C, H, W) with the model's training size where nothing is given."""
+    default = config.sample_latent_frames
+    # 1.5 pads to whole temporal patches, as diffusers does.
+    default += -default % (config.patch_size_t or 1)
+    return (
+        frames or default,
+        config.out_channels,
+        height or config.sample_height,
+        width or config.sample_width,
+    )
+
+
+def _batched(embeds: Any) -> Any:
+    return embeds[None] if embeds.ndim == 2 else embeds

@@ -1,0 +1,192 @@
+"""Runs captions under a configuration, one video at a time, with honest timings."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sixbit_jax.policies import (
+    BlockGrid,
+    Policy,
+    activation_bits,
+    effective_bits,
+    route_shares,
+    skip_fraction,
+)
+from sixbit_jax.sampling import delta_cache
+from sixbit_jax.sampling.api import block_grid, prepare, run_jitted
+from sixbit_jax.sampling.loop import Inputs, Program
+from sixbit_jax.sampling.schedulers import Scheduler
+from sixbit_jax.sampling.trace import Trace
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a comparison compares.
+
+    Attributes:
+      name: short, for labels and file names.
+      model: the network, with its weights.
+      policy: who chooses routes and skips.
+      cache_format: storage of the delta cache.
+      description: one line for the report.
+    """
+
+    name: str
+    model: nnx.Module
+    policy: Policy
+    cache_format: str = "bf16"
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a configuration made of the prompts.
+
+    Attributes:
+      configuration: what ran.
+      grid: blocks, sites and multiply-accumulates.
+      latents: float32 [prompts, F, C, H, W].
+      traces: one per prompt, NumPy arrays.
+      seconds: wall time of each video, compilation not included.
+      compile_seconds: wall time of the one compilation.
+      weight_bytes: stored bytes of all parameters.
+      cache_bytes: bytes of the delta cache.
+      temporary_bytes: what the compiled program allocates besides its arguments.
+    """
+
+    configuration: Configuration
+    grid: BlockGrid
+    latents: Float[np.ndarray, "prompts F C H W"]
+    traces: tuple[Trace, ...]
+    seconds: tuple[float, ...]
+    compile_seconds: float
+    weight_bytes: int
+    cache_bytes: int
+    temporary_bytes: int
+
+    @property
+    def name(self) -> str:
+        """Name of the configuration."""
+        return self.configuration.name
+
+    def cost(self) -> dict[str, float]:
+        """Bits, skips and route shares over all prompts, steps and branches."""
+        route = np.stack([trace.route for trace in self.traces])
+        skip = np.stack([trace.skip for trace in self.traces])
+        shares = route_shares(route, skip, self.grid)
+        return {
+            "activation_bits": activation_bits(route, skip, self.grid),
+            "effective_bits": effective_bits(route, skip, self.grid),
+            "skip_fraction": skip_fraction(skip),
+            **{f"share_{r.name.lower()}": share for r, share in shares.items()},
+        }
+
+
+def parameter_bytes(model: nnx.Module) -> int:
+    """Stored bytes of all parameters; 4-bit codes count two to a byte."""
+    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _cache_bytes(model: nnx.Module, program: Program, inputs: Inputs) -> int:
+    """Bytes of the delta cache that the program carries."""
+    if not program.layout.blocks:
+        return 0
+    _, frames, _, height, width = inputs.noise.shape
+    tokens = math.prod(model.config.token_grid(frames, height, width))
+    _, rows, text, _ = inputs.text.shape
+    cache = jax.eval_shape(
+        lambda: delta_cache.init(
+            program.branches * program.layout.num_slots,
+            (rows, text + tokens, model.config.dim),
+            program.layout.cache_format,
+        )
+    )
+    return delta_cache.nbytes(cache)
+
+
+def run_prompts(
+    configuration: Configuration,
+    scheduler: Scheduler,
+    prompts: Float[Array | np.ndarray, "prompts T E"],
+    negative: Float[Array | np.ndarray, "T E"] | None,
+    *,
+    latent_shape: tuple[int, int, int, int],
+    seed: int = 0,
+    on_video: Callable[[int], None] | None = None,
+    **options: Any,
+) -> Run:
+    """Samples the prompts one after the other with one compiled program.
+
+    Prompt i starts from the noise of seed + i, in every configuration.
+
+    Args:
+      configuration: what to run.
+      scheduler: the sampler's update rule.
+      prompts: prompt embeddings.
+      negative: embedding of the negative prompt; None without guidance.
+      latent_shape: (F, C, H, W).
+      seed: of the first prompt.
+      on_video: called with the number of each prompt before it runs.
+      **options: of `sixbit_jax.sample`.
+
+    Returns:
+      Latents, traces and timings.
+
+    Raises:
+      ValueError: for options that do not fit, and for latents that are not finite.
+    """
+    latents, traces, seconds = [], [], []
+    compiled, compile_seconds, temporary, cache = None, 0.0, 0, 0
+    for number, prompt in enumerate(np.asarray(prompts, np.float32)):
+        program, graph, params, inputs = prepare(
+            configuration.model,
+            scheduler,
+            prompt[None],
+            negative_text_embeds=(
+                None if negative is None else np.asarray(negative, np.float32)[None]
+            ),
+            latent_shape=latent_shape,
+            seed=seed + number,
+            policy=configuration.policy,
+            cache_format=configuration.cache_format,
+            **options,
+        )
+        if compiled is None:
+            began = time.perf_counter()
+            compiled = run_jitted.lower(program, graph, params, inputs).compile()
+            compile_seconds = time.perf_counter() - began
+            analysis = compiled.memory_analysis()
+            temporary = int(analysis.temp_size_in_bytes) if analysis else 0
+            cache = _cache_bytes(configuration.model, program, inputs)
+        if on_video is not None:
+            on_video(number)
+        began = time.perf_counter()
+        result = jax.block_until_ready(compiled(params, inputs))
+        seconds.append(time.perf_counter() - began)
+        jax.effects_barrier()
+        latents.append(np.asarray(result.latents[0]))
+        traces.append(jax.tree.map(np.asarray, result.trace))
+    if not latents:
+        raise ValueError("prompts: expected at least one, found none")
+    stacked = np.stack(latents)
+    if not np.isfinite(stacked).all():
+        raise ValueError(f"{configuration.name}: the latents are not finite")
+    return Run(
+        configuration=configuration,
+        grid=block_grid(configuration.model),
+        latents=stacked,
+        traces=tuple(traces),
+        seconds=tuple(seconds),
+        compile_seconds=compile_seconds,
+        weight_bytes=parameter_bytes(configuration.model),
+        cache_bytes=cache,
+        temporary_bytes=temporary,
+    )

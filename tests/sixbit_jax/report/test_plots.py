@@ -1,0 +1,74 @@
+import io
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from sixbit_jax.report import plots
+from sixbit_jax.routes import Route
+from tests.sixbit_jax.report.traces import SITES, make_trace
+
+
+def colours_of(figure):
+    image = Image.open(io.BytesIO(plots.png(figure, dpi=60))).convert("RGB")
+    counted = image.getcolors(image.width * image.height)
+    return {colour for count, colour in counted if count > 50}
+
+
+def as_bytes(colour):
+    return tuple(round(255 * part) for part in to_rgb(colour))
+
+
+def test_route_cells_are_sites_by_steps_and_mark_skips():
+    trace = make_trace(route=Route.NVFP4)
+    cells = plots.route_cells(trace)
+    assert cells.shape == (2, 3 * 4, 6)
+    assert (cells[:, 4:8, 3] == 3).all()
+    cells[:, 4:8, 3] = Route.NVFP4
+    assert (cells == Route.NVFP4).all()
+
+
+def test_route_map_paints_the_routes_and_skips_that_occur_and_no_others():
+    seen = colours_of(plots.route_map(make_trace(), SITES, title="a caption"))
+    assert as_bytes(plots.ROUTE_COLOURS["INT8"]) in seen
+    assert as_bytes(plots.SKIPPED_COLOUR) in seen
+    assert as_bytes(plots.ROUTE_COLOURS["NVFP4"]) not in seen
+
+
+def test_route_map_has_one_panel_per_guidance_branch():
+    assert len(plots.route_map(make_trace(), SITES).axes) == 2
+    single = plots.route_map(make_trace(branches=1), SITES)
+    assert [axis.get_title(loc="left") for axis in single.axes] == ["all branches"]
+
+
+def test_signal_curves_have_no_point_where_a_block_was_skipped():
+    figure = plots.signal_curves(make_trace(), SITES)
+    lines = figure.axes[0].get_lines()
+    assert lines[0].get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
+    assert lines[1].get_xdata().tolist() == [0, 1, 2, 4, 5]
+
+
+def test_signal_curves_show_errors_only_if_they_were_recorded():
+    trace = make_trace()
+    titles = [a.get_title(loc="left") for a in plots.signal_curves(trace, SITES).axes]
+    assert not any("NVFP4 error" in title for title in titles)
+    recorded = trace._replace(error=np.full(trace.error.shape, 0.1, np.float32))
+    axes = plots.signal_curves(recorded, SITES).axes
+    titles = [axis.get_title(loc="left") for axis in axes]
+    assert [t for t in titles if "NVFP4 error" in t] == [
+        f"NVFP4 error of {site}" for site in SITES
+    ]
+
+
+def test_signal_curves_of_an_empty_trace_say_so():
+    trace = make_trace()
+    nothing = trace._replace(gamma=0 * trace.gamma, delta_change=0 * trace.gamma)
+    with pytest.raises(ValueError, match="found only zeros"):
+        plots.signal_curves(nothing, SITES)
+
+
+def test_frame_curves_label_every_line():
+    figure = plots.frame_curves([np.arange(4.0)] * 2, ["one", "two"], ylabel="PSNR")
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert labels == ["one", "two"]

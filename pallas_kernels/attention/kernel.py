@@ -1,0 +1,343 @@
+"""Attention on Hopper: one warpgroup loads keys and values, the others attend.
+
+Each compute warpgroup holds 64 rows of q. The softmax is in base 2. By default its
+reference point is fixed after the first block of keys (`Tile.online`), so that a block
+costs one multiply-add and one exponential per score.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.experimental.pallas as pl
+import jax.experimental.pallas.mosaic_gpu as plgpu
+import jax.numpy as jnp
+from jax import lax
+
+from pallas_kernels.attention.quantize import SCALE_TOKENS
+from pallas_kernels.attention.tiles import ROWS, Tile
+
+_LOG2_E = math.log2(math.e)
+# With a fixed reference point, probabilities are smaller by this many powers of two:
+# room for later blocks to exceed the first. Float32 and bfloat16 lose no precision.
+_HEADROOM = 40.0
+# A row sum from which on the fixed reference point counts as overflown.
+SUM_LIMIT = 2.0**100
+_REGISTERS = {2: (232, 40), 3: (160, 32)}
+# Scales of one TMA copy, whose box is at most 256 long.
+SCALES_PER_COPY = 256
+
+
+def _swizzled(columns: int, dtype) -> tuple:
+    """Transforms of a shared-memory buffer whose rows are `columns` long."""
+    itemsize = jnp.dtype(dtype).itemsize
+    swizzle = min(128, columns * itemsize)
+    return (
+        plgpu.TilingTransform((8, swizzle // itemsize)),
+        plgpu.SwizzleTransform(swizzle),
+    )
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    q_scales: jax.Array | None = None,
+    k_scales: jax.Array | None = None,
+    *,
+    kv_tokens: int,
+    scale: float,
+    tile: Tile,
+) -> tuple[jax.Array, jax.Array]:
+    """The kernel.
+
+    Args:
+        q: `[batch, q_tokens, heads, head_dim]`, 16-bit, or int8 with scales; tokens a
+            multiple of 8, here and below.
+        k: `[batch, kv_tokens, heads, head_dim]`, dtype of `q`.
+        v: `[batch, kv_tokens, heads, head_dim]`, 16-bit.
+        q_scales: `[batch, heads, q_tokens]` float32, log2(e) and `scale` included,
+            padded to a multiple of the block's rows.
+        k_scales: `[batch, heads, blocks]` float32, one per `SCALE_TOKENS` keys, padded
+            to a multiple of 256.
+        kv_tokens: how many of the keys count; the rest only fill tiles of 8.
+        scale: factor of the scores, unused with scales.
+        tile: how the work is cut.
+
+    Returns:
+        The output `[batch, q_tokens, heads, head_dim]` in the dtype of `v`, and the sum
+        of each row's probabilities, `[batch, heads, padded q_tokens]`. A sum that is
+        not below `SUM_LIMIT` means that the row overflowed.
+    """
+    batch, q_tokens, heads, head_dim = q.shape
+    out_dtype = v.dtype
+    quantized = q.dtype == jnp.int8
+    block_kv, stages, warpgroups = tile.block_kv, tile.stages, tile.warpgroups
+    q_tiles = pl.cdiv(q_tokens, tile.block_rows)
+    kv_steps = pl.cdiv(kv_tokens, block_kv)
+    tail = kv_tokens % block_kv
+    factor = scale * _LOG2_E
+
+    def body(*refs):
+        if quantized:
+            q_gmem, k_gmem, v_gmem, q_scale_gmem, k_scale_gmem, *refs = refs
+        else:
+            q_gmem, k_gmem, v_gmem, *refs = refs
+        out_gmem, sum_gmem, *refs = refs
+        memory = dict(zip(scratch, refs, strict=True))
+        entry, head = lax.axis_index("batch"), lax.axis_index("heads")
+        warpgroup = lax.axis_index("wg")
+
+        def slot_of(step):
+            return lax.rem(step, jnp.int32(stages))
+
+        @pl.when(warpgroup == warpgroups)
+        def _load():
+            plgpu.set_max_registers(_REGISTERS[warpgroups][1], action="decrease")
+            if quantized:
+                for start in range(0, k_scale_gmem.shape[-1], SCALES_PER_COPY):
+                    window = pl.ds(start, SCALES_PER_COPY)
+                    plgpu.copy_gmem_to_smem(
+                        k_scale_gmem.at[entry, head, window],
+                        memory["k_scales"].at[window],
+                        memory["scales_full"],
+                    )
+
+            @pl.loop(0, kv_steps)
+            def _step(step):
+                slot = slot_of(step)
+                window = (entry, pl.ds(step * block_kv, block_kv), head)
+                for name, source in (("k", k_gmem), ("v", v_gmem)):
+
+                    @pl.when(step >= stages)
+                    def _(name=name):
+                        plgpu.barrier_wait(memory[name + "_empty"].at[slot])
+
+                    plgpu.copy_gmem_to_smem(
+                        source.at[window],
+                        memory[name].at[slot],
+                        memory[name + "_full"].at[slot],
+                    )
+
+        @pl.when(warpgroup < warpgroups)
+        def _attend():
+            plgpu.set_max_registers(_REGISTERS[warpgroups][0], action="increase")
+            first_row = lax.axis_index("q_tile") * tile.block_rows + warpgroup * ROWS
+            q_smem = memory["q"].at[warpgroup]
+            q_full = memory["q_full"].at[warpgroup]
+            plgpu.copy_gmem_to_smem(
+                q_gmem.at[entry, pl.ds(first_row, ROWS), head], q_smem, q_full
+            )
+            if quantized:
+                plgpu.copy_gmem_to_smem(
+                    q_scale_gmem.at[entry, head, pl.ds(first_row, ROWS)],
+                    memory["q_scales"].at[warpgroup],
+                    q_full,
+                )
+            if tile.turns:
+                # The last warpgroup hands the first turn to the first.
+                @pl.when(warpgroup == warpgroups - 1)
+                def _():
+                    plgpu.barrier_arrive(memory["turn"].at[0])
+
+            plgpu.barrier_wait(q_full)
+            row_scales = None
+            if quantized:
+                plgpu.barrier_wait(memory["scales_full"])
+                row_scales = plgpu.load(
+                    memory["q_scales"].at[warpgroup],
+                    layout=plgpu.Layout.WGMMA.reduce(1),
+                    optimized=False,
+                )
+
+            def take_turn():
+                if tile.turns:
+                    plgpu.barrier_wait(memory["turn"].at[warpgroup])
+
+            def end_turn():
+                if tile.turns:
+                    following = lax.rem(warpgroup + 1, jnp.int32(warpgroups))
+                    plgpu.barrier_arrive(memory["turn"].at[following])
+
+            def rows(vector, columns):
+                return lax.broadcast_in_dim(vector, (ROWS, columns), [0])
+
+            def exponents(scores, step, masked):
+                """Accumulator of q k^T to exponents of 2."""
+                if not quantized:
+                    x = scores * factor
+                else:
+                    parts = []
+                    width = min(block_kv, SCALE_TOKENS)
+                    for part in range(block_kv // width):
+                        key_scale = memory["k_scales"][
+                            lax.div(step * block_kv + part * width, SCALE_TOKENS)
+                        ]
+                        window = (0, part * width), (ROWS, (part + 1) * width)
+                        parts.append(
+                            lax.slice(scores, *window).astype(jnp.float32)
+                            * rows(row_scales * key_scale, width)
+                        )
+                    x = parts[0] if len(parts) == 1 else lax.concatenate(parts, 1)
+                if masked:
+                    column = plgpu.broadcasted_iota(
+                        jnp.int32, (ROWS, block_kv), 1, layout=plgpu.Layout.WGMMA
+                    )
+                    x = jnp.where(column < kv_tokens - step * block_kv, x, -jnp.inf)
+                return x
+
+            def probabilities(x, reference, total):
+                p = jnp.exp2(x - rows(reference, block_kv))
+                return p, total + p.sum(axis=1)
+
+            def scores_of(step, scores_ref):
+                plgpu.wgmma(scores_ref, q_smem, memory["k"].at[slot_of(step)].T)
+
+            def add_values(step, p, out_ref):
+                plgpu.barrier_wait(memory["v_full"].at[slot_of(step)])
+                plgpu.wgmma(out_ref, p, memory["v"].at[slot_of(step)])
+
+            def rescale(out_ref, alpha):
+                out_ref[...] = out_ref[...] * rows(alpha, head_dim)
+
+            def first_block():
+                step = jnp.int32(0)
+
+                def product(scores_ref):
+                    take_turn()
+                    scores_of(step, scores_ref)
+                    end_turn()
+                    return scores_ref[...]
+
+                plgpu.barrier_wait(memory["k_full"].at[0])
+                scores = pl.run_scoped(product, plgpu.ACC((ROWS, block_kv), score_type))
+                plgpu.barrier_arrive(memory["k_empty"].at[0])
+                x = exponents(scores, step, masked=bool(tail) and kv_steps == 1)
+                reference = x.max(axis=1)
+                if not tile.online:
+                    reference = reference + _HEADROOM
+                zero = plgpu.layout_cast(
+                    jnp.zeros((ROWS,), jnp.float32), plgpu.Layout.WGMMA.reduce(1)
+                )
+                p, total = probabilities(x, reference, zero)
+                return p.astype(out_dtype), reference, total
+
+            def later_block(step, carry, out_ref, masked):
+                p, reference, total = carry
+                plgpu.barrier_wait(memory["k_full"].at[slot_of(step)])
+                take_turn()
+
+                def products(scores_ref):
+                    scores_of(step, scores_ref)
+                    add_values(step - 1, p, out_ref)
+                    end_turn()
+                    if not tile.overlap:
+                        plgpu.wgmma_wait(0)
+                    return plgpu.wgmma_accumulator_load(
+                        scores_ref, wait_n=1 if tile.overlap else 0
+                    )
+
+                scores = pl.run_scoped(
+                    products, plgpu.ACC((ROWS, block_kv), score_type)
+                )
+                scores = lax.optimization_barrier(scores)
+                plgpu.barrier_arrive(memory["k_empty"].at[slot_of(step)])
+                x = exponents(scores, step, masked)
+                alpha = None
+                if tile.online:
+                    following = jnp.maximum(reference, x.max(axis=1))
+                    alpha = jnp.exp2(reference - following)
+                    reference, total = following, total * alpha
+                p, total = probabilities(x, reference, total)
+                p, total = lax.optimization_barrier((p, total))
+                plgpu.wgmma_wait(0)
+                plgpu.barrier_arrive(memory["v_empty"].at[slot_of(step - 1)])
+                if tile.online:
+                    rescale(out_ref, alpha)
+                # Registers that a product in flight reads may not be written, and
+                # the compiler gives all rounded probabilities the same registers.
+                return p.astype(out_dtype), reference, total
+
+            def all_blocks(out_ref):
+                carry = first_block()
+                full = kv_steps - bool(tail)
+                if full > 1:
+                    carry = lax.fori_loop(
+                        1,
+                        full,
+                        lambda step, carry: later_block(step, carry, out_ref, False),
+                        carry,
+                    )
+                if tail and kv_steps > 1:
+                    carry = later_block(jnp.int32(kv_steps - 1), carry, out_ref, True)
+                p, _, total = carry
+                add_values(jnp.int32(kv_steps - 1), p, out_ref)
+                return out_ref[...], total
+
+            out, total = pl.run_scoped(
+                all_blocks, plgpu.ACC((ROWS, head_dim), jnp.float32)
+            )
+            store = memory["out"].at[warpgroup] if quantized else q_smem
+            store[...] = (out * rows(1.0 / total, head_dim)).astype(out_dtype)
+            memory["sums"].at[warpgroup][...] = total
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(
+                store, out_gmem.at[entry, pl.ds(first_row, ROWS), head]
+            )
+            plgpu.copy_smem_to_gmem(
+                memory["sums"].at[warpgroup],
+                sum_gmem.at[entry, head, pl.ds(first_row, ROWS)],
+            )
+            plgpu.wait_smem_to_gmem(0)
+
+    score_type = jnp.int32 if quantized else jnp.float32
+    operand = functools.partial(
+        plgpu.SMEM, dtype=q.dtype, transforms=_swizzled(head_dim, q.dtype)
+    )
+    wide = functools.partial(
+        plgpu.SMEM, dtype=out_dtype, transforms=_swizzled(head_dim, out_dtype)
+    )
+    scratch = {
+        "q": operand((warpgroups, ROWS, head_dim)),
+        "k": operand((stages, block_kv, head_dim)),
+        "v": wide((stages, block_kv, head_dim)),
+        "sums": plgpu.SMEM((warpgroups, ROWS), jnp.float32),
+        "q_full": plgpu.Barrier(
+            num_arrivals=2 if quantized else 1, num_barriers=warpgroups
+        ),
+        "k_full": plgpu.Barrier(num_barriers=stages),
+        "v_full": plgpu.Barrier(num_barriers=stages),
+        "k_empty": plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
+        "v_empty": plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
+    }
+    if tile.turns:
+        scratch["turn"] = plgpu.Barrier(num_barriers=warpgroups)
+    inputs = [q, k, v]
+    if quantized:
+        inputs += [q_scales, k_scales]
+        copies = k_scales.shape[-1] // SCALES_PER_COPY
+        scratch |= {
+            "out": wide((warpgroups, ROWS, head_dim)),
+            "q_scales": plgpu.SMEM((warpgroups, ROWS), jnp.float32),
+            "k_scales": plgpu.SMEM((k_scales.shape[-1],), jnp.float32),
+            "scales_full": plgpu.Barrier(num_arrivals=copies),
+        }
+    kernel = plgpu.kernel(
+        body,
+        out_type=(
+            jax.ShapeDtypeStruct(q.shape, out_dtype),
+            jax.ShapeDtypeStruct(
+                (batch, heads, q_tiles * tile.block_rows), jnp.float32
+            ),
+        ),
+        scratch_types=tuple(scratch.values()),
+        grid=(batch, heads, q_tiles),
+        grid_names=("batch", "heads", "q_tile"),
+        num_threads=warpgroups + 1,
+        thread_name="wg",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        kernel_name="attention",
+    )
+    return kernel(*inputs)

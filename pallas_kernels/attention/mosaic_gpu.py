@@ -1,0 +1,120 @@
+"""Attention on Hopper's tensor cores, in 16 bits or with 8-bit scores."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pallas_kernels.attention.kernel import SCALES_PER_COPY, SUM_LIMIT, attend
+from pallas_kernels.attention.quantize import QuantizedQKV, quantize_qkv
+from pallas_kernels.attention.tiles import Tile, choose_tile
+
+_HEAD_DIMS = (64, 128)
+_TOKEN_MULTIPLE = 8
+
+
+def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
+    if q.shape[-1] not in _HEAD_DIMS:
+        raise NotImplementedError(
+            f"the Mosaic GPU attention kernel needs a head dimension in {_HEAD_DIMS}, "
+            f"found {q.shape[-1]}"
+        )
+    if v.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
+        raise NotImplementedError(
+            "the Mosaic GPU attention kernel needs q, k and v all in bfloat16 or all "
+            f"in float16, found {q.dtype}, {k.dtype} and {v.dtype}"
+        )
+    if not all(q.shape) or not k.shape[1]:
+        raise NotImplementedError(
+            f"the Mosaic GPU attention kernel needs tokens, found q {q.shape} and k "
+            f"{k.shape}"
+        )
+
+
+def _padded(x: jax.Array) -> jax.Array:
+    """Tokens rounded up to 8, the rows of a shared-memory tile."""
+    missing = -x.shape[1] % _TOKEN_MULTIPLE
+    if not missing:
+        return x
+    return jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)))
+
+
+def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
+    """Runs with a fixed reference point, and again without if a row overflowed."""
+    out, sums = run(tile)
+    if tile.online or not guard:
+        return out
+    # False for NaN as well.
+    return lax.cond(
+        jnp.all(sums < SUM_LIMIT),
+        lambda: out,
+        lambda: run(dataclasses.replace(tile, online=True))[0],
+    )
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    precision: str,
+    tile: Tile | None = None,
+    guard: bool = True,
+) -> jax.Array:
+    """The kernel, on 16-bit inputs; with `precision="int8"` it quantizes them first.
+
+    See `quantized_attention` for `tile` and `guard`.
+
+    Raises:
+        NotImplementedError: a dtype or a head dimension the kernel does not have.
+    """
+    _check(q, k, v)
+    if precision == "int8":
+        operands = quantize_qkv(q, k, v, scale=scale)
+        return quantized_attention(operands, tile=tile, guard=guard)
+    tile = tile or choose_tile(q.shape[-1], quantized=False, dtype=v.dtype)
+    arrays = tuple(map(_padded, (q, k, v)))
+
+    def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
+        return attend(*arrays, kv_tokens=k.shape[1], scale=scale, tile=tile)
+
+    return _guarded(run, tile, guard)[:, : q.shape[1]]
+
+
+def quantized_attention(
+    operands: QuantizedQKV, *, tile: Tile | None = None, guard: bool = True
+) -> jax.Array:
+    """Attention of quantized queries and keys.
+
+    Args:
+        operands: from `quantize_qkv`.
+        tile: how the work is cut; `None` is the measured choice.
+        guard: whether rows whose scores rise far above those of their first block are
+            noticed and everything computed again with a running maximum. Without,
+            they are NaN.
+
+    Returns:
+        `[batch, q_tokens, heads, head_dim]` in the dtype of v.
+    """
+    _, q_tokens, _, head_dim = operands.q_values.shape
+    tile = tile or choose_tile(head_dim, quantized=True, dtype=operands.v.dtype)
+
+    def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
+        missing = -q_tokens % tile.block_rows
+        blocks = operands.k_scales.shape[-1]
+        return attend(
+            *map(_padded, (operands.q_values, operands.k_values, operands.v)),
+            jnp.pad(operands.q_scales, ((0, 0), (0, 0), (0, missing))),
+            jnp.pad(
+                operands.k_scales, ((0, 0), (0, 0), (0, -blocks % SCALES_PER_COPY))
+            ),
+            kv_tokens=operands.v.shape[1],
+            scale=1.0,
+            tile=tile,
+        )
+
+    return _guarded(run, tile, guard)[:, :q_tokens]

@@ -1,0 +1,66 @@
+"""How an attention kernel is cut into tiles, and the choice for each shape."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+# Rows of q of one compute warpgroup: one wgmma tall, so that scores, probabilities and
+# the output fit its registers.
+ROWS = 64
+# Hopper: bytes of shared memory that one block may ask for, less barriers and what
+# alignment costs.
+SHARED_MEMORY_BYTES = 232_448 - 2_048
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """How one thread block attends.
+
+    Attributes:
+        block_kv: keys per pipeline stage.
+        stages: pipeline stages in shared memory.
+        warpgroups: compute warpgroups, of 64 rows of q each (2 or 3).
+        turns: whether warpgroups take turns at the tensor cores, so that the softmax
+            of one runs during the products of another.
+        overlap: whether a warpgroup runs the product with V of one block during the
+            softmax of the next.
+        online: whether the running maximum follows the scores (the textbook
+            algorithm). Otherwise it stays that of the first block, which needs
+            neither a maximum nor a rescaling per block, and overflows only if scores
+            rise by more than 2^60 or so over it; see `mosaic_gpu.attention`.
+    """
+
+    block_kv: int = 128
+    stages: int = 2
+    warpgroups: int = 2
+    turns: bool = True
+    overlap: bool = True
+    online: bool = False
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of q of one thread block."""
+        return ROWS * self.warpgroups
+
+    def shared_memory_bytes(self, head_dim: int, *, quantized: bool) -> int:
+        """What operands and output take, without scales and barriers."""
+        narrow, wide = (1 if quantized else 2), 2
+        rows = self.block_rows * head_dim * (narrow + (wide if quantized else 0))
+        return rows + self.stages * self.block_kv * head_dim * (narrow + wide)
+
+
+def choose_tile(head_dim: int, *, quantized: bool, dtype) -> Tile:
+    """The tile that measured best, see `benchmarks/notes_kernels_attention.md`."""
+    # Float16 ends at 65,504: its probabilities need the running maximum.
+    online = jnp.dtype(dtype) != jnp.bfloat16
+    return dataclasses.replace(_BEST[head_dim, quantized], online=online)
+
+
+_BEST = {
+    (64, False): Tile(),
+    (64, True): Tile(),
+    (128, False): Tile(),
+    (128, True): Tile(),
+}

@@ -1,1 +1,39 @@
 """Fast, small video diffusion transformers in JAX."""
+
+from sixbit_jax.checkpoint import load, save
+from sixbit_jax.formats import Int8Array, NVFP4Array
+from sixbit_jax.models.cogvideox import CogVideoXTransformer
+from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.policies import Policy, chain, dmpq, fixed, pdr, step_cache, tdc
+from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+from sixbit_jax.routes import Route
+from sixbit_jax.sampling.api import prepare, sample
+from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.schedulers import CogVideoXDDIM, CogVideoXDPM
+from sixbit_jax.sampling.trace import SampleResult, Trace
+
+__all__ = [
+    "CogVideoXConfig",
+    "CogVideoXDDIM",
+    "CogVideoXDPM",
+    "CogVideoXTransformer",
+    "Int8Array",
+    "NVFP4Array",
+    "NVFP4Recipe",
+    "Policy",
+    "Route",
+    "SampleResult",
+    "Trace",
+    "chain",
+    "dmpq",
+    "fixed",
+    "load",
+    "pdr",
+    "prepare",
+    "quantize",
+    "run_program",
+    "sample",
+    "save",
+    "step_cache",
+    "tdc",
+]

@@ -11,8 +11,7 @@ from jaxtyping import Array, Float
 
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.nn.site import SiteOptions
-from sixbit_jax.policies import chain
-from sixbit_jax.policies.base import BlockGrid, Policy, PolicyState
+from sixbit_jax.policies import BlockGrid, Policy, PolicyState, chain
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.block_scan import CacheLayout
@@ -25,10 +24,11 @@ run_jitted = partial(jax.jit, static_argnums=(0, 1))(run_program)
 """`run_program` compiled once per (program, model structure, shapes)."""
 
 
-def block_grid(model) -> BlockGrid:
+def block_grid(model, num_steps: int | None = None) -> BlockGrid:
     """What a policy decides over, for this model."""
     macs = np.asarray(model.site_macs())
-    return BlockGrid(model.num_blocks, tuple(model.sites), macs)
+    sites = tuple(model.sites)
+    return BlockGrid(model.num_blocks, sites, macs, num_steps=num_steps)
 
 
 def skippable_blocks(policy: Policy, num_blocks: int) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ def prepare(
         noise=jnp.asarray(noise, jnp.float32),
         key=key,
         guidance_scale=scale,
-        policy_state=_policy_states(policy, block_grid(model), branches),
+        policy_state=_policy_states(policy, block_grid(model, num_steps), branches),
         image_latents=image_latents,
         ofs=None if ofs is None else jnp.float32(ofs),
         scheduler_state=scheduler.init(num_steps, noise.shape),

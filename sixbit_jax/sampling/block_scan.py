@@ -79,43 +79,46 @@ def scan_blocks(
 
     Returns:
       The residual stream after the last block, the cache, and the stats (without
-      `output_change`, which is infinite).
+      the fields of the whole output).
     """
     graph, params = nnx.split(blocks)
     num_sites = plan.route.shape[-1]
     may_skip = jnp.asarray(np.isin(np.arange(layout.num_blocks), layout.blocks))
     skips = plan.skip & may_skip
 
-    def compute(x, cache, params, route, limit, slot):
+    def compute(x, stored, params, route, limit):
         control = BlockControl(route, limit)
         y, sites = nnx.merge(graph, params)(x, conditioning, control, options)
         before = x.astype(jnp.float32)
         delta = y.astype(jnp.float32) - before
         gamma = _relative(_l1(delta), _l1(before))
         change = jnp.float32(jnp.inf)
-        if cache is not None:
-            old = delta_cache.read(cache, slot)
+        if stored is not None:
+            old = delta_cache.decode(stored)
             change = _relative(_l1(delta - old), _l1(old))
-            cache = delta_cache.write(cache, slot, delta, layout.cache_format)
-        return y, cache, (gamma, change, sites)
+            stored = delta_cache.encode(delta, layout.cache_format)
+        return y, stored, (gamma, change, sites)
 
-    def reuse(x, cache, params, route, limit, slot):
+    def reuse(x, stored, params, route, limit):
         del params, limit
-        delta = delta_cache.read(cache, slot)
-        y = (x.astype(jnp.float32) + delta).astype(x.dtype)
+        y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
         zero = jnp.zeros((), jnp.float32)
         nothing = jnp.zeros((num_sites,), jnp.float32)
-        return y, cache, (zero, zero, BlockStats(nothing, route, nothing * jnp.nan))
+        return y, stored, (zero, zero, BlockStats(nothing, route, nothing * jnp.nan))
 
     def body(carry, layer):
         x, cache = carry
         params, skip, route, limit, slot = layer
-        arguments = (x, cache, params, route, limit, slot)
         if cache is None:
-            x, cache, stats = compute(*arguments)
-        else:
-            x, cache, stats = jax.lax.cond(skip, reuse, compute, *arguments)
-        return (x, cache), stats
+            x, _, stats = compute(x, None, params, route, limit)
+            return (x, cache), stats
+        # Only this block's delta goes through the conditional: with the whole cache
+        # as an operand, XLA's CPU backend copies it in every block.
+        stored = delta_cache.read(cache, slot)
+        x, stored, stats = jax.lax.cond(
+            skip, reuse, compute, x, stored, params, route, limit
+        )
+        return (x, delta_cache.write(cache, slot, stored)), stats
 
     layers = (
         params,
@@ -134,5 +137,6 @@ def scan_blocks(
         route=sites.route,
         error=sites.error,
         output_change=jnp.float32(jnp.inf),
+        latent_change=jnp.float32(0.0),
     )
     return x, cache, stats

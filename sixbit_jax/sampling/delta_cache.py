@@ -48,26 +48,19 @@ def init(num_slots: int, shape: tuple[int, ...], cache_format: str) -> DeltaCach
     return jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape), x.dtype), one)
 
 
-def read(cache: DeltaCache, slot: Int[Array, ""]) -> Float[Array, "batch tokens D"]:
-    """The delta in `slot`, float32."""
-    return decode(
-        jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), cache
-        )
+def read(cache: DeltaCache, slot: Int[Array, ""]) -> DeltaCache:
+    """What is stored in `slot`, in the cache's format; see `decode`."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), cache
     )
 
 
-def write(
-    cache: DeltaCache,
-    slot: Int[Array, ""],
-    delta: Float[Array, "batch tokens D"],
-    cache_format: str,
-) -> DeltaCache:
-    """The cache with `delta` stored in `slot`."""
+def write(cache: DeltaCache, slot: Int[Array, ""], stored: DeltaCache) -> DeltaCache:
+    """The cache with an encoded delta in `slot`."""
     return jax.tree.map(
         lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, slot, 0),
         cache,
-        encode(delta, cache_format),
+        stored,
     )
 
 

@@ -153,7 +153,10 @@ def run_program(
         )
         output = _combine(program, inputs.guidance_scale[index], outputs)
         change = jnp.where(index > 0, relative_l1(output, carry.output), jnp.inf)
-        stats = stats._replace(output_change=jnp.full((program.branches,), change))
+        stats = stats._replace(
+            output_change=jnp.full((program.branches,), change),
+            latent_change=jnp.full((program.branches,), carry.latent_change),
+        )
         policy_state = _update(program, carry.policy_state, plans, stats)
         noise = None
         if program.scheduler.stochastic:

@@ -61,8 +61,8 @@ class ConversionReport:
             f"{self.model_class}: {self.num_parameters:,} parameters from "
             f"{self.keys_read} tensors ({dtypes}); {self.keys_quantized} now NVFP4",
             f"{self.source_bytes:,} bytes read, {self.written_bytes:,} written "
-            f"({self.source_bytes / self.written_bytes:.2f}x smaller) in "
-            f"{self.seconds:.1f} s: {self.destination}",
+            f"({self.written_bytes / self.source_bytes:.1%}) in {self.seconds:.1f} s: "
+            f"{self.destination}",
         ]
         if self.keys_ignored:
             lines.append("ignored by name: " + ", ".join(self.keys_ignored))

@@ -4,6 +4,7 @@ A parameter `attn1.to_q.weight` is the leaf `["attn1"]["to_q"]["weight"]`; an NV
 parameter is a dictionary of its three arrays in that place. Plain Orbax reads them.
 """
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,7 +120,7 @@ class CheckpointWriter:
         if an item of the header was not written. Nothing is left behind.
     """
 
-    def __init__(self, path: str | Path, header: Header):
+    def __init__(self, path: str | os.PathLike, header: Header):
         self.path = Path(path)
         self.header = header
         self._missing = {item.name for item in header.items()}
@@ -206,7 +207,7 @@ class CheckpointReader:
       CheckpointError: if the header is bad or items are missing; lists all of them.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | os.PathLike):
         self.path = Path(path).absolute()
         self.header = read_header(self.path)
         missing = [
@@ -258,6 +259,6 @@ class CheckpointReader:
         return arrays
 
 
-def directory_bytes(path: str | Path) -> int:
+def directory_bytes(path: str | os.PathLike) -> int:
     """Bytes of all files under a directory."""
     return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())

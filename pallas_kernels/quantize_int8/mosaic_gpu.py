@@ -2,27 +2,23 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, BFloat16, Float32, Int8
+from jaxtyping import Array, BFloat16, Float32, Int8, UInt32
 
-from pallas_kernels.numerics import bits
 from pallas_kernels.row_tiles import (
     RowTiling,
     Tile,
     choose_tiling,
+    encode,
     front,
-    lanes,
     row_kernel,
 )
 from pallas_kernels.row_tiles.lanes import F32
 from pallas_kernels.row_tiles.site import SiteInput, outlier_of_partials
 
-# Adding it rounds to an integer, to nearest even, and leaves it in the low bits.
-ROUNDER = 1.5 * 2.0**23
-
 
 def quantize_rows(
     x: BFloat16[Array, "m k"],
-    affine: tuple[Float32[Array, "variants k"], Float32[Array, "variants k"]] | None,
+    affine: UInt32[Array, "variants k"] | None,
     *,
     ends: front.Front,
     tiling: RowTiling,
@@ -43,25 +39,10 @@ def quantize_rows(
 
     def body(tile: Tile) -> None:
         values, norm = front.rotated_values(tile, ends)
-        partial = lanes.tree([v.abs() for v in values], F32.maximum)
-        amax = tile.reduce_row(partial, F32.maximum, front.AMAX) * norm
-        valid = amax < float("inf")  # false for NaN as well
-        zero = F32.of(0.0)
-        kept = lanes.select(valid, amax, zero)
-        kept = kept.maximum(bits.SMALLEST_SCALE).minimum(bits.LARGEST_SCALE)
-        scale = lanes.select(valid, kept * (1.0 / 127.0), F32.of(float("nan")))
-        inverse = lanes.ptx_f32("rcp.rz.f32", kept) * 127.0 * norm
-        rounded = [v.fma(inverse, ROUNDER).bits() for v in values]
-        none = lanes.I32.of(0)
-        words = [
-            lanes.select(valid, lanes.pack_bytes(rounded[i : i + 4]), none)
-            for i in range(0, lanes.CHANNELS, 4)
-        ]
+        [amax] = tile.reduce_row([encode.largest(values)], F32.maximum, front.AMAX)
+        words, scale = encode.encode_int8(values, amax * norm, norm)
         tile.store(0, words)
-        lanes.when(
-            lanes.both(tile.exists(), tile.segment.equals(0)),
-            lambda: tile.raw_outputs[0].store(tile.global_row * 4, [scale.bits()]),
-        )
+        tile.store_row(0, [scale])
 
     raw_outputs = [jax.ShapeDtypeStruct((rows_total,), jnp.float32)]
     if ends.stats:
@@ -72,7 +53,7 @@ def quantize_rows(
         name="quantize_int8",
         tiling=tiling,
         inputs=(x,),
-        raw_inputs=affine or (),
+        raw_inputs=() if affine is None else (affine,),
         outputs=(jax.ShapeDtypeStruct((rows_total, channels), jnp.int8),),
         raw_outputs=raw_outputs,
         scratch_words=front.scratch_words(tiling.warps, tiling.rows),

@@ -1,17 +1,17 @@
 """NVFP4 quantization behind its front end, one pass over the row (Hopper)."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, BFloat16, Float32
+from jaxtyping import Array, BFloat16, Float32, UInt32
 
-from pallas_kernels.numerics import bits, e2m1, nvfp4
+from pallas_kernels.numerics import nvfp4
 from pallas_kernels.row_tiles import (
     RowTiling,
     Tile,
     choose_tiling,
+    encode,
     front,
     lanes,
     row_kernel,
@@ -21,31 +21,7 @@ from pallas_kernels.row_tiles.site import SiteInput, outlier_of_partials
 
 GROUPS = CHANNELS // nvfp4.BLOCK
 
-type Affine = tuple[Float32[Array, "variants k"], Float32[Array, "variants k"]] | None
-
-
-def encode_word(values: Sequence[F32], step: F32) -> I32:
-    """E2M1 codes of eight values / step in one word, the first in the low nibble.
-
-    A binary search over the seven boundaries of `numerics.e2m1`: the boundaries of
-    one level agree on whether they belong to the upper code.
-    """
-    limits = [step * boundary for boundary, *_ in e2m1.BOUNDARIES]
-    word = I32.of(0)
-    for i, value in enumerate(values):
-        shift = 4 * i
-        magnitude = value.abs()
-        four = magnitude >= limits[3]
-        two = magnitude >= lanes.select(four, limits[5], limits[1])
-        upper = lanes.select(four, limits[6], limits[2])
-        lower = lanes.select(four, limits[4], limits[0])
-        one = magnitude > lanes.select(two, upper, lower)
-        zero = I32.of(0)
-        word = word | lanes.select(four, I32.of(4 << shift), zero)
-        word = word | lanes.select(two, I32.of(2 << shift), zero)
-        word = word | lanes.select(one, I32.of(1 << shift), zero)
-        word = word | ((value.bits() >> (28 - shift)) & (8 << shift))
-    return word
+type Affine = UInt32[Array, "variants k"] | None
 
 
 def quantize_rows(
@@ -70,35 +46,19 @@ def quantize_rows(
       asks for them, the partial statistics [tiles, warps, 2].
     """
     rows_total, channels = x.shape
-    scale_operand = 2 if affine else 0
+    scale_operand = 0 if affine is None else 1
 
     def body(tile: Tile) -> None:
         values, norm = front.rotated_values(tile, ends)
         # The block-wide barrier that the output buffer's reuse needs.
         lanes.barrier()
         [word] = tile.raw_inputs[scale_operand].load(I32.of(0), 1)
-        tensor = word.as_float()
-        inverse = lanes.ptx_f32("rcp.rz.f32", tensor * e2m1.E2M1_MAX)
-        groups = [values[i : i + nvfp4.BLOCK] for i in range(0, CHANNELS, nvfp4.BLOCK)]
-        wanted = []
-        for group in groups:
-            amax = lanes.tree([v.abs() for v in group], F32.maximum) * norm
-            scale = (amax * inverse).maximum(bits.E4M3_SMALLEST)
-            finite = amax < float("inf")  # false for NaN as well
-            wanted.append(lanes.select(finite, scale, F32.of(float("nan"))))
-        low, first, second = lanes.round_e4m3(wanted[0], wanted[1])
-        high, third, fourth = lanes.round_e4m3(wanted[2], wanted[3])
-        words = []
-        for group, scale in zip(groups, (first, second, third, fourth), strict=True):
-            # The norm of the rotation goes into the step instead of every value.
-            step = scale * tensor
-            step = step if norm == 1.0 else step * (1.0 / norm)
-            words += [encode_word(group[:8], step), encode_word(group[8:], step)]
+        words, scales = encode.encode_nvfp4(values, word.as_float(), norm)
         tile.store(0, words)
         offset = tile.global_row * (channels // nvfp4.BLOCK) + tile.segment * GROUPS
         lanes.when(
             tile.exists(),
-            lambda: tile.raw_outputs[0].store(offset, [low | (high << 16)]),
+            lambda: tile.raw_outputs[0].store(offset, [scales]),
         )
 
     raw_outputs = [
@@ -112,7 +72,7 @@ def quantize_rows(
         name="quantize_nvfp4",
         tiling=tiling,
         inputs=(x,),
-        raw_inputs=(*(affine or ()), tensor_scale.reshape(1)),
+        raw_inputs=(*(() if affine is None else (affine,)), tensor_scale.reshape(1)),
         outputs=(jax.ShapeDtypeStruct((rows_total, channels // 2), jnp.uint8),),
         raw_outputs=raw_outputs,
         scratch_words=front.scratch_words(tiling.warps, tiling.rows),
@@ -136,20 +96,17 @@ def row_amax(
         values, norm = front.rotated_values(tile, ends)
         zero = F32.of(0.0)
         magnitudes = [v.abs() for v in values]
-        finite = [lanes.select(m < float("inf"), m, zero) for m in magnitudes]
+        finite = [lanes.select(m < encode.INFINITY, m, zero) for m in magnitudes]
         partial = lanes.tree(finite, F32.maximum)
-        amax = tile.reduce_row(partial, F32.maximum, front.AMAX) * norm
-        lanes.when(
-            lanes.both(tile.exists(), tile.segment.equals(0)),
-            lambda: tile.raw_outputs[0].store(tile.global_row * 4, [amax.bits()]),
-        )
+        [amax] = tile.reduce_row([partial], F32.maximum, front.AMAX)
+        tile.store_row(0, [amax * norm])
 
     [amax] = row_kernel(
         body,
         name="quantize_nvfp4_amax",
         tiling=tiling,
         inputs=(x,),
-        raw_inputs=affine or (),
+        raw_inputs=() if affine is None else (affine,),
         raw_outputs=(jax.ShapeDtypeStruct(x.shape[:1], jnp.float32),),
         scratch_words=front.scratch_words(tiling.warps, tiling.rows),
     )

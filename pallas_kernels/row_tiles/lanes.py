@@ -17,6 +17,8 @@ from jaxlib.mlir.dialects import arith, gpu, llvm, math, nvvm, scf
 
 CHANNELS = 64  # channels per thread
 WARP = 32
+# Adding it rounds to an integer, to nearest even, and leaves it in the low bits.
+ROUNDER = 1.5 * 2.0**23
 
 
 def _i32() -> ir.Type:
@@ -192,17 +194,20 @@ class Memory:
     def of(ref: ir.Value) -> "Memory":
         return Memory(utils.memref_ptr(ref))
 
-    def _at(self, offset: I32) -> ir.Value:
+    def _at(self, offset: I32, constant: int = 0) -> ir.Value:
         i8 = ir.IntegerType.get_signless(8)
         wide = arith.extui(ir.IntegerType.get_signless(64), offset.value)
-        return utils.getelementptr(self.pointer, [wide], i8)
+        pointer = utils.getelementptr(self.pointer, [wide], i8)
+        # On its own, so that it ends up in the instruction's immediate field.
+        return utils.getelementptr(pointer, [constant], i8) if constant else pointer
 
-    def load(self, offset: I32, words: int) -> list[I32]:
-        """`words` 32-bit words as one access; offset in bytes."""
+    def load(self, offset: I32, words: int, constant: int = 0) -> list[I32]:
+        """`words` 32-bit words as one access, offset + constant in bytes."""
+        pointer = self._at(offset, constant)
         if words == 1:
-            return [I32(llvm.load(_i32(), self._at(offset), alignment=4))]
+            return [I32(llvm.load(_i32(), pointer, alignment=4))]
         kind = ir.VectorType.get((words,), _i32())
-        vector = llvm.load(kind, self._at(offset), alignment=4 * words)
+        vector = llvm.load(kind, pointer, alignment=4 * words)
         return [
             I32(llvm.extractelement(vector, utils.c(i, _i32()))) for i in range(words)
         ]
@@ -230,6 +235,16 @@ def swizzled(unit: I32, chunk: int | I32, unit_bytes: int) -> I32:
 def unpack_bf16(word: I32) -> tuple[F32, F32]:
     """The two bfloat16 of a word, the one at the lower address first."""
     return (word << 16).as_float(), (word & 0xFFFF0000).as_float()
+
+
+def unpack_f16(word: I32) -> tuple[F32, F32]:
+    """The two float16 of a word, the one at the lower address first."""
+    low, high = utils.inline_ptx(
+        "{ .reg .b16 l, h; mov.b32 {l, h}, $2; cvt.f32.f16 $0, l; cvt.f32.f16 $1, h; }",
+        word.value,
+        result_types=(_f32(), _f32()),
+    )
+    return F32(low), F32(high)
 
 
 def pack_bf16(low: F32, high: F32) -> I32:
@@ -262,16 +277,38 @@ def round_e4m3(low: F32, high: F32) -> tuple[I32, F32, F32]:
     return I32(code), F32(low_value), F32(high_value)
 
 
+def decode_e4m3(word: I32) -> tuple[F32, F32]:
+    """The two E4M3 values in the low 16 bits of a word."""
+    low, high = utils.inline_ptx(
+        "{ .reg .b16 code, l, h; .reg .b32 pair;"
+        " cvt.u16.u32 code, $2;"
+        " cvt.rn.f16x2.e4m3x2 pair, code;"
+        " mov.b32 {l, h}, pair;"
+        " cvt.f32.f16 $0, l;"
+        " cvt.f32.f16 $1, h; }",
+        word.value,
+        result_types=(_f32(), _f32()),
+    )
+    return F32(low), F32(high)
+
+
+def permute_bytes(low: I32, high: I32, order: int | I32) -> I32:
+    """Four of the eight bytes of (low, high), picked by the nibbles of order."""
+    return I32(
+        utils.inline_ptx(
+            "prmt.b32 $0, $1, $2, $3;",
+            low.value,
+            high.value,
+            I32.of(order).value,
+            result_types=_i32(),
+        )
+    )
+
+
 def pack_bytes(values: Sequence[I32]) -> I32:
     """The low bytes of four words as one word, the first one lowest."""
-    a, b, c, d = (value.value for value in values)
-
-    def permute(x: ir.Value, y: ir.Value, order: int) -> ir.Value:
-        return utils.inline_ptx(
-            f"prmt.b32 $0, $1, $2, {order:#x};", x, y, result_types=_i32()
-        )
-
-    return I32(permute(permute(a, b, 0x0040), permute(c, d, 0x0040), 0x5410))
+    a, b, c, d = values
+    return permute_bytes(permute_bytes(a, b, 0x40), permute_bytes(c, d, 0x40), 0x5410)
 
 
 def hadamard(values: Sequence[F32]) -> list[F32]:

@@ -16,7 +16,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 
 from pallas_kernels.row_tiles import lanes
-from pallas_kernels.row_tiles.lanes import F32, I32, WARP, Memory
+from pallas_kernels.row_tiles.lanes import CHANNELS, F32, I32, WARP, Memory
 from pallas_kernels.row_tiles.tiling import RowTiling
 
 SWIZZLE_PERIOD = 1024  # bytes
@@ -35,7 +35,7 @@ class Tile:
       row, segment: which row of the tile, which 64 channels of it.
       active: whether this thread holds channels at all.
       inputs, outputs: the tile in shared memory, swizzled, one per tiled operand.
-      output_units: bytes of a swizzled unit of each output.
+      input_units, output_units: bytes of a swizzled unit of each.
       raw_inputs, raw_outputs: whole operands in global memory.
       scratch: shared memory for exchanges between warps.
     """
@@ -51,6 +51,7 @@ class Tile:
     active: ir.Value
     inputs: tuple[Memory, ...]
     outputs: tuple[Memory, ...]
+    input_units: tuple[int, ...]
     output_units: tuple[int, ...]
     raw_inputs: tuple[Memory, ...]
     raw_outputs: tuple[Memory, ...]
@@ -64,69 +65,90 @@ class Tile:
         """Whether this thread holds channels of a row below M."""
         return lanes.both(self.active, self.global_row < self.rows_total)
 
-    def load(self, operand: int) -> list[I32]:
-        """This thread's 64 bfloat16 of an input, two per word."""
-        # Idle threads read somewhere valid; their values are never used.
-        unit = lanes.select(self.active, self.thread, I32.of(0))
-        return [
-            word
-            for chunk in range(8)
-            for word in self.inputs[operand].load(lanes.swizzled(unit, chunk, 128), 4)
-        ]
+    def _chunks(self, unit_bytes: int, words: int) -> list[I32]:
+        """Offsets of this thread's 16-byte chunks in a tile of such units."""
+        chunks = words // 4
+        parts = unit_bytes // (16 * chunks)
+        # Idle threads point somewhere valid.
+        segment = lanes.select(self.active, self.segment, I32.of(0))
+        first = (segment % parts) * chunks
+        unit = (segment // parts) * self.tiling.rows + self.row
+        return [lanes.swizzled(unit, first + i, unit_bytes) for i in range(chunks)]
 
-    def store(self, operand: int, words: Sequence[I32]) -> None:
-        """Stores this thread's share of an output tile.
+    def load(self, operand: int, words: int = CHANNELS // 2) -> list[I32]:
+        """This thread's share of an input tile as 32-bit words.
 
         Args:
-          operand: which output.
-          words: the thread's bytes as 32-bit words, a multiple of 16 bytes that
-            divides the output's unit.
+          operand: which input.
+          words: how many, a multiple of 4; by default 64 bfloat16.
         """
-        unit_bytes = self.output_units[operand]
-        chunks = len(words) // 4
-        parts = unit_bytes // (16 * chunks)
-        first = (self.segment % parts) * chunks
-        unit = (self.segment // parts) * self.tiling.rows + self.row
+        offsets = self._chunks(self.input_units[operand], words)
+        memory = self.inputs[operand]
+        return [word for offset in offsets for word in memory.load(offset, 4)]
+
+    def store(self, operand: int, words: Sequence[I32]) -> None:
+        """Stores this thread's share of an output tile, a multiple of 4 words."""
 
         def write() -> None:
-            for i in range(chunks):
-                offset = lanes.swizzled(unit, first + i, unit_bytes)
+            offsets = self._chunks(self.output_units[operand], len(words))
+            for i, offset in enumerate(offsets):
                 self.outputs[operand].store(offset, words[4 * i : 4 * i + 4])
 
         lanes.when(self.active, write)
 
-    def reduce_row(
-        self,
-        value: F32,
-        combine: Callable[[F32, F32], F32],
-        slot: int,
-        neutral: float = 0.0,
-    ) -> F32:
-        """Combines one value per thread over the threads of each row.
+    def row_index(self) -> I32:
+        """Number of this thread's row, 0 where there is none: safe to load from."""
+        return lanes.select(self.exists(), self.global_row, I32.of(0))
 
-        Every thread of the block must call it. Two calls may not use the same slot
-        unless two barriers lie between them. The order is fixed, so that all threads
-        of a row get the same bits.
-        """
-        rows, warps = self.tiling.rows, self.tiling.warps
-        value = lanes.select(self.active, value, F32.of(neutral))
-        distance = rows
-        while distance < WARP:
-            value = combine(value, lanes.exchange(value, distance))
-            distance *= 2
-        base = slot * warps * rows * 4
+    def store_row(self, operand: int, values: Sequence[F32]) -> None:
+        """Stores values of the row into a raw output [M, len(values)]."""
+        size = 4 * len(values)
         lanes.when(
-            self.lane < rows,
-            lambda: self.scratch.store(
-                (self.warp * rows + self.row) * 4 + base, [value.bits()]
+            lanes.both(self.exists(), self.segment.equals(0)),
+            lambda: self.raw_outputs[operand].store(
+                self.global_row * size, [value.bits() for value in values]
             ),
         )
+
+    def reduce_row(
+        self,
+        values: Sequence[F32],
+        combine: Callable[[F32, F32], F32],
+        slot: int,
+    ) -> list[F32]:
+        """Combines values of the threads of each row, every value on its own.
+
+        Every thread of the block must call it. Two calls may not use the same slots
+        (one per value, from `slot` on) unless two barriers lie between them. The order
+        is fixed, so that all threads of a row get the same bits. Threads without
+        channels count as zero.
+        """
+        rows, warps = self.tiling.rows, self.tiling.warps
+        zero = F32.of(0.0)
+        values = [lanes.select(self.active, value, zero) for value in values]
+        distance = rows
+        while distance < WARP:
+            values = [combine(v, lanes.exchange(v, distance)) for v in values]
+            distance *= 2
+
+        def offset(warp: int | I32, index: int) -> I32:
+            base = (slot + index) * warps * rows * 4
+            return (self.row + I32.of(warp) * rows) * 4 + base
+
+        def write() -> None:
+            for i, value in enumerate(values):
+                self.scratch.store(offset(self.warp, i), [value.bits()])
+
+        lanes.when(self.lane < rows, write)
         lanes.barrier()
-        parts = [
-            self.scratch.load((self.row + warp * rows) * 4 + base, 1)[0].as_float()
-            for warp in range(warps)
-        ]
-        return lanes.tree(parts, combine)
+        results = []
+        for i in range(len(values)):
+            parts = [
+                self.scratch.load(offset(warp, i), 1)[0].as_float()
+                for warp in range(warps)
+            ]
+            results.append(lanes.tree(parts, combine))
+        return results
 
     def reduce_warp(self, value: F32, combine: Callable[[F32, F32], F32]) -> F32:
         """Combines one value per lane over the warp."""
@@ -278,6 +300,7 @@ def row_kernel(
                     inputs=tuple(memories[: ends[0]]),
                     raw_inputs=tuple(memories[ends[0] : ends[1]]),
                     outputs=tuple(memories[ends[1] : ends[2]]),
+                    input_units=tuple(units.swizzle for units in in_units),
                     output_units=tuple(units.swizzle for units in out_units),
                     raw_outputs=tuple(memories[ends[2] : -1]),
                     scratch=memories[-1],

@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, UInt32
 
 from pallas_kernels.numerics.hadamard import block_hadamard
 from pallas_kernels.row_tiles.front import ROTATION, Front
@@ -18,7 +18,7 @@ class SiteInput:
         y = x, or LayerNorm(x) * norm_weight + norm_bias
         y = y * (1 + scale) + shift            per batch element and kind of row
         y = GELU(y)                            tanh form
-        y rounded to the dtype of x, then rotated by the block Hadamard in float32
+        rotated by the block Hadamard; float32 throughout
 
     Attributes:
       x: [..., M, K].
@@ -116,8 +116,8 @@ class SiteInput:
             for z in (factor, addend)
         )
 
-    def activation_values(self) -> Float[Array, "*batch m k"]:
-        """y before the rotation, in the dtype of x: the definition."""
+    def activation_values(self) -> Float32[Array, "*batch m k"]:
+        """y before the rotation: the definition."""
         x = self.x
         y = x.astype(jnp.float32)
         if self.norm:
@@ -136,20 +136,18 @@ class SiteInput:
             y = y * factor + addend
         if self.activation:
             y = jax.nn.gelu(y, approximate=True)
-        if y.dtype != x.dtype and x.dtype == jnp.bfloat16:
-            # A plain pair of casts may be simplified away.
-            y = jax.lax.reduce_precision(y, exponent_bits=8, mantissa_bits=7)
-        return y.astype(x.dtype)
+        return y
 
-    def rotated(self, values: Float[Array, "*batch m k"]) -> Float32[Array, "..."]:
-        """The activation as it is quantized, float32."""
-        values = values.astype(jnp.float32)
+    def rotated(
+        self, values: Float32[Array, "*batch m k"]
+    ) -> Float32[Array, "*batch m k"]:
+        """The activation as it is quantized."""
         return block_hadamard(values, self.rotation) if self.rotation else values
 
     def kernel_operands(
         self, *, stats: bool
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None, Front]:
-        """x as rows [M', K], the affine operands and the static front end.
+    ) -> tuple[jax.Array, jax.Array | None, Front]:
+        """x as rows [M', K], the packed affine map and the static front end.
 
         Raises:
           NotImplementedError: a dtype or K that the row kernels do not take.
@@ -162,12 +160,13 @@ class SiteInput:
             video = self._factor_and_addend(self.shift, self.scale)
             text = self._factor_and_addend(self.text_shift, self.text_scale)
             k = x.shape[-1]
-            affine = tuple(
+            factor, addend = (
                 jnp.stack([t.reshape(-1, k), v.reshape(-1, k)], axis=1).reshape(-1, k)
                 if self._modulated
                 else v.reshape(1, k)
                 for t, v in zip(text, video, strict=True)
             )
+            affine = _half_bits(factor) | (_half_bits(addend) << 16)
         front = Front(
             layer_norm=self.norm is not None,
             eps=self.eps,
@@ -179,6 +178,13 @@ class SiteInput:
             stats=stats,
         )
         return x.reshape(-1, x.shape[-1]), affine, front
+
+
+def _half_bits(x: Float32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """The bits of x as float16, saturating."""
+    largest = float(jnp.finfo(jnp.float16).max)
+    half = jnp.clip(x, -largest, largest).astype(jnp.float16)
+    return jax.lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32)
 
 
 def outlier_of(values: Float[Array, "..."]) -> Float32[Array, ""]:

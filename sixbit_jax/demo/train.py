@@ -5,6 +5,7 @@ import datetime
 import json
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -180,7 +181,9 @@ def load_state(path: Path, like: TrainState) -> TrainState:
 
 def results_header(command: Sequence[str], commit: str | None) -> dict[str, Any]:
     """The fields that every results file starts with."""
-    if commit is None:
+    if commit is None and shutil.which("git") is None:
+        commit = "unknown"
+    elif commit is None:
         asked = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
         )
@@ -259,32 +262,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         evaluations=options.evaluations,
         captions=options.captions,
     )
-    # First, so that a failing evaluation does not cost the run.
+    summary = _summary(training, parameters, first, steps)
+    # First, so that an evaluation that fails or runs out of time costs nothing else.
     write_checkpoint(training.state.average, checkpoint, overrides=overrides)
+    _write_report(options.out, header, [summary, *training.records])
     if options.state is not None:
         save_state(options.state, training.state)
     result = report_evaluation(training, captions=options.captions)
     rows = np.linspace(0, options.captions - 1, min(options.captions, 16))
     sheet = images.contact_sheet(result.videos[rows.round().astype(int)])
     images.write_png(options.out / "samples.png", sheet)
-    summary = {
+    _write_report(options.out, header, [summary, *training.records])
+    print(json.dumps(summary), flush=True)
+
+
+def _summary(
+    training: Training, parameters: int, first: int, steps: int
+) -> dict[str, Any]:
+    calls = [record for record in training.records if record["kind"] == "loss"]
+    rates = [call["videos_per_second"] for call in calls[1:] or calls]
+    return {
         "kind": "training",
         "parameters": parameters,
         "first_step": first,
         "steps": steps,
         "seconds": round(training.seconds, 2),
         "compile_seconds": round(training.compile_seconds, 2),
-        "videos_per_second": round(
-            (steps - options.steps_per_call)
-            * recipe.batch
-            / max(training.seconds - training.compile_seconds, 1e-9),
-            1,
-        ),
-        **asdict(recipe),
+        "videos_per_second": float(np.median(rates)),
+        **asdict(training.recipe),
     }
-    report = {**header, "records": [summary, *training.records]}
-    (options.out / "train.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(json.dumps(summary), flush=True)
+
+
+def _write_report(
+    folder: Path, header: dict[str, Any], records: list[dict[str, Any]]
+) -> None:
+    text = json.dumps({**header, "records": records}, indent=1)
+    (folder / "train.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

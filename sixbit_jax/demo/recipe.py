@@ -7,7 +7,7 @@ float32; the network runs in bfloat16.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,9 +74,9 @@ class Recipe:
 class TrainState(NamedTuple):
     """Everything that one step changes; float32 but for the counters."""
 
-    params: nnx.State
+    params: Any
     optimizer: optax.OptState
-    average: nnx.State
+    average: Any
     step: Int[Array, ""]
 
 

@@ -157,7 +157,7 @@ def save_state(path: Path, state: TrainState) -> None:
     """Write the whole training state, to be continued by `load_state`."""
     leaves = jax.tree.leaves(state)
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, **{f"leaf{i}": np.asarray(x) for i, x in enumerate(leaves)})
+    np.savez(partial, *(np.asarray(leaf) for leaf in leaves))
     partial.rename(path)
 
 
@@ -169,7 +169,7 @@ def load_state(path: Path, like: TrainState) -> TrainState:
     """
     leaves, structure = jax.tree.flatten(like)
     with np.load(path) as stored:
-        found = [stored[f"leaf{i}"] for i in range(len(stored.files))]
+        found = [stored[f"arr_{i}"] for i in range(len(stored.files))]
     expected = [leaf.shape for leaf in leaves]
     if [array.shape for array in found] != expected:
         raise ValueError(

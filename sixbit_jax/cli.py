@@ -13,6 +13,7 @@ COMMANDS = {
     "inspect": "say what a checkpoint directory holds",
     "sample": "prompt embeddings in, latents out",
     "compare": "the same captions and seeds under two configurations",
+    "calibrate": "fit a policy to a model and write it as JSON",
 }
 USER_ERROR = 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sixbit_jax.commands import _shared
+from sixbit_jax.commands._inputs import Prompts
 
 
 def notes(runs: Sequence[Any]) -> tuple[str, ...]:
@@ -37,9 +38,7 @@ def run_all(
     args: argparse.Namespace,
     configurations: Sequence[Any],
     scheduler: Any,
-    names: Sequence[str],
-    prompts: Any,
-    negative: Any,
+    prompts: Prompts,
     latent_shape: tuple[int, int, int, int],
 ) -> tuple[Any, ...]:
     """Runs every configuration on every prompt, telling where it is."""
@@ -49,7 +48,8 @@ def run_all(
     for configuration in configurations:
 
         def tell(number: int, name: str = configuration.name) -> None:
-            message = f"{name}, video {number + 1} of {len(names)}: {names[number]}"
+            message = f"{name}, video {number + 1} of {len(prompts.names)}: "
+            message += prompts.names[number]
             print(message, file=sys.stderr)
 
         print(f"{configuration.name}: compiling", file=sys.stderr)
@@ -57,8 +57,8 @@ def run_all(
             run_prompts(
                 configuration,
                 scheduler,
-                prompts,
-                None if args.guidance == 1.0 else negative,
+                prompts.embeds,
+                None if args.guidance == 1.0 else prompts.negative,
                 latent_shape=latent_shape,
                 seed=args.seed,
                 on_video=tell,

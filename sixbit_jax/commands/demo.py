@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from sixbit_jax.commands import _bundled, _shared
+from sixbit_jax.commands import _bundled, _inputs, _shared
 from sixbit_jax.commands._configurations import (
     BUNDLED_CHECKPOINT,
     BUNDLED_POLICY,
@@ -77,15 +77,12 @@ def run(args: argparse.Namespace) -> int:
     from convert import convert
     from sixbit_jax.checkpoint import load
     from sixbit_jax.demo.model import LATENT_SHAPE
-    from sixbit_jax.demo.text import encode_captions
-    from sixbit_jax.demo.vocabulary import parse_captions
     from sixbit_jax.report.comparison import Comparison
     from sixbit_jax.report.write import write_report
 
     began = time.perf_counter()
     captions = tuple(args.captions)
-    parse_captions(captions)
-    *prompts, negative = encode_captions([*captions, ""])
+    prompts = _inputs.caption_prompts(captions)
     with _shared.report_directory(args.out) as directory:
         models, headers, stored = {}, {}, {}
         for name, weights in (("model", "keep"), ("model-nvfp4", "nvfp4")):
@@ -93,8 +90,8 @@ def run(args: argparse.Namespace) -> int:
             models[name], headers[name] = load(directory / name)
             stored[name] = {"disk_bytes": made.written_bytes, "seconds": made.seconds}
         tensors = {
-            "prompt_embeds": np.stack(prompts),
-            "negative_prompt_embeds": np.stack([negative] * len(prompts)),
+            "prompt_embeds": prompts.embeds,
+            "negative_prompt_embeds": np.stack([prompts.negative] * len(captions)),
         }
         (directory / "prompts.safetensors").write_bytes(save(tensors))
         specs = ["full"] + ([] if args.policy == "none" else [args.policy])
@@ -112,9 +109,7 @@ def run(args: argparse.Namespace) -> int:
             args,
             configurations,
             scheduler,
-            captions,
-            np.stack(prompts),
-            negative,
+            prompts,
             LATENT_SHAPE,
         )
         comparison = Comparison(

@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
     if args.image_latents is not None:
         image = read_tensors(args.image_latents, "image_latents")
     dtype = _shared.compute_dtype(args.dtype)
-    model, header = load(args.model)
+    loaded: tuple[Any, Any] = load(args.model)
+    model, header = loaded
     config = model.config
     began = time.perf_counter()
     result = sample(

@@ -156,7 +156,7 @@ def signal_curves(
         aspect=18 * rows,
         pad=0.01,
     )
-    bar.set_ticks(np.arange(0, blocks, max(1, blocks // 8)))
+    bar.set_ticks(range(0, blocks, max(1, blocks // 8)))
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -39,7 +40,7 @@ class Configuration:
     """
 
     name: str
-    model: nnx.Module
+    model: Any
     policy: Policy
     cache_format: str = "bf16"
     description: str = ""
@@ -95,7 +96,7 @@ def parameter_bytes(model: nnx.Module) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _cache_bytes(model: nnx.Module, program: Program, inputs: Inputs) -> int:
+def _cache_bytes(model: Any, program: Program, inputs: Inputs) -> int:
     """Bytes of the delta cache that the program carries."""
     if not program.layout.blocks:
         return 0
@@ -149,9 +150,9 @@ def run_prompts(
         program, graph, params, inputs = prepare(
             configuration.model,
             scheduler,
-            prompt[None],
+            jnp.asarray(prompt[None]),
             negative_text_embeds=(
-                None if negative is None else np.asarray(negative, np.float32)[None]
+                None if negative is None else jnp.asarray(negative, jnp.float32)[None]
             ),
             latent_shape=latent_shape,
             seed=seed + number,

@@ -57,7 +57,8 @@ def write_report(
     names += _write_plots(directory, comparison, page)
     for run in comparison.runs:
         name = f"traces_{slug(run.name)}.npz"
-        np.savez_compressed(directory / name, **_traces(run))
+        traces: dict[str, Any] = _traces(run)
+        np.savez_compressed(directory / name, **traces)
         names.append(name)
     page.facts("Settings", facts)
     report = {
@@ -206,7 +207,7 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
             add(
                 f"psnr_{slug(run.name)}.png",
                 plots.frame_curves(
-                    values,
+                    list(values),
                     comparison.prompts,
                     ylabel="PSNR (dB)",
                     title=f"{run.name} against {comparison.reference.name}",

@@ -12,9 +12,10 @@ from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 OVERRIDES = {"num_attention_heads": 2, "num_layers": 2, "patch_size": 8}
 
 
-def write_tiny_checkpoint(path: Path) -> Path:
+def write_tiny_checkpoint(path: Path, **changes: int) -> Path:
     """Two blocks of width 128 on 13 x 4 x 4 tokens, random weights."""
-    config = CogVideoXConfig.from_dict({**model_config(), **OVERRIDES})
+    overrides = OVERRIDES | changes
+    config = CogVideoXConfig.from_dict({**model_config(), **overrides})
     model = CogVideoXTransformer(config, rngs=nnx.Rngs(0))
-    write_checkpoint(nnx.state(model), path, overrides=OVERRIDES)
+    write_checkpoint(nnx.state(model), path, overrides=overrides)
     return path

@@ -1,0 +1,143 @@
+"""Prompts and models that several commands take: the bundled ones, or the user's."""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sixbit_jax.commands._configurations import BUNDLED_CHECKPOINT
+
+
+class Prompts(NamedTuple):
+    """What is sampled.
+
+    Attributes:
+      names: captions, or numbers.
+      embeds: float32 [prompts, T, E].
+      negative: of the negative prompt, [T, E]; None where a file has none.
+    """
+
+    names: tuple[str, ...]
+    embeds: Any
+    negative: Any
+
+
+class Models(NamedTuple):
+    """One network twice, and its header.
+
+    Attributes:
+      plain: with the checkpoint's own weights.
+      quantized: with NVFP4 weights (the same object if they are its own).
+      header: of the checkpoint.
+    """
+
+    plain: Any
+    quantized: Any
+    header: Any
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--model`, `--quantized-model`, `--captions` or `--prompt-embeds`."""
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--captions", nargs="+", metavar="TEXT", help="for the bundled model"
+    )
+    prompts.add_argument(
+        "--prompt-embeds",
+        metavar="FILE",
+        type=Path,
+        help="as in `sixbit sample`; each row is a prompt (needs --model)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        type=Path,
+        help="a converted checkpoint, or a diffusers directory of the demo's kind "
+        "with --captions (default: the bundled one)",
+    )
+    parser.add_argument(
+        "--quantized-model",
+        metavar="DIR",
+        type=Path,
+        help="the same model converted with --weights nvfp4 (default: rounded in "
+        "memory)",
+    )
+
+
+def read_prompts(args: argparse.Namespace, default: Sequence[str]) -> Prompts:
+    """The prompts of `--captions` or `--prompt-embeds`.
+
+    Raises:
+      ValueError: for captions or files that do not fit, and for embeddings without a
+        model of their own.
+    """
+    if args.prompt_embeds is None:
+        return caption_prompts(args.captions or default)
+    if args.model is None:
+        raise ValueError("--prompt-embeds: expected --model with it, found none")
+    from sixbit_jax.commands.sample import read_tensors
+
+    names = ("prompt_embeds", "negative_prompt_embeds")
+    tensors = read_tensors(args.prompt_embeds, *names)
+    embeds, negative = tensors[names[0]], tensors.get(names[1])
+    embeds = embeds[None] if embeds.ndim == 2 else embeds
+    if negative is not None and negative.ndim == 3:
+        negative = negative[0]
+    numbers = tuple(f"prompt {i + 1}" for i in range(len(embeds)))
+    return Prompts(numbers, embeds, negative)
+
+
+def caption_prompts(captions: Sequence[str]) -> Prompts:
+    """Embeddings of captions for the bundled model.
+
+    Raises:
+      ValueError: for captions that it does not know.
+    """
+    import numpy as np
+
+    from sixbit_jax.demo.text import encode_captions
+    from sixbit_jax.demo.vocabulary import parse_captions
+
+    parse_captions(captions)
+    *embeds, negative = encode_captions([*captions, ""])
+    return Prompts(tuple(captions), np.stack(embeds), negative)
+
+
+def load_models(args: argparse.Namespace) -> Models:
+    """The model of `--model` with its own and with NVFP4 weights.
+
+    Raises:
+      ValueError: if there is none, or `--quantized-model` is another network.
+    """
+    from sixbit_jax.checkpoint import load
+    from sixbit_jax.quantizers.rtn import quantize
+    from sixbit_jax.sampling.api import is_quantized
+
+    source = args.model or BUNDLED_CHECKPOINT
+    quantized = None
+    if (source / "sixbit.json").is_file():
+        plain, header = load(source)
+    else:
+        with tempfile.TemporaryDirectory() as scratch:
+            plain, header = _converted(source, Path(scratch) / "model", "keep")
+            if args.quantized_model is None:
+                quantized, _ = _converted(source, Path(scratch) / "nvfp4", "nvfp4")
+    if args.quantized_model is not None:
+        quantized, other = load(args.quantized_model)
+        if other.config != header.config:
+            raise ValueError(
+                f"--quantized-model {args.quantized_model}: expected the configuration "
+                f"of {source}, found another one"
+            )
+    if quantized is None:
+        quantized = plain if is_quantized(plain) else quantize(plain)
+    return Models(plain, quantized, header)
+
+
+def _converted(source: Path, destination: Path, weights: Any) -> tuple[Any, Any]:
+    from convert import convert
+    from sixbit_jax.checkpoint import load
+
+    convert(source, destination, weights=weights)
+    return load(destination)

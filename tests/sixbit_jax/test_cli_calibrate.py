@@ -1,0 +1,82 @@
+"""`calibrate` on a tiny checkpoint, and its policy in `sample` and `compare`."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sixbit_jax import cli
+from tests.sixbit_jax.demo_checkpoint import write_tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("calibrate") / "source")
+
+
+@pytest.fixture(scope="module")
+def calibrated(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("policy")
+    argv = ["calibrate", f"--model={source}", f"--out={folder / 'policy.json'}"]
+    argv += [f"--plot={folder / 'fit.png'}", "--prompts=2", "--search-prompts=1"]
+    argv += ["--steps=10", "--guidance=1", "--quiet", "--skips=0.25"]
+    assert cli.main(argv) == 0
+    return folder
+
+
+def test_the_policy_meets_its_targets_and_says_how_it_was_made(calibrated):
+    policy = json.loads((calibrated / "policy.json").read_text())
+    notes = policy["calibration"]
+    assert notes["activation_bits"] == pytest.approx(6.0, abs=0.5)
+    assert notes["skip_fraction"] == pytest.approx(0.25, abs=0.06)
+    assert policy["tau"] > 0
+    assert notes["recorded_runs"] == 2
+    assert set(notes["sites"]) == set(policy["sites"])
+    assert all(-1 <= site["pearson"] <= 1 for site in notes["sites"].values())
+    assert (calibrated / "fit.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(p.name for p in calibrated.iterdir()) == ["fit.png", "policy.json"]
+
+
+def test_compare_takes_the_policy(source, calibrated, tmp_path):
+    out = tmp_path / "out"
+    policy = calibrated / "policy.json"
+    argv = ["compare", "full", str(policy), f"--model={source}", f"--out={out}"]
+    argv += ["--steps=10", "--guidance=1", "--quiet", "--captions"]
+    assert cli.main([*argv, "a red circle grows on a black background"]) == 0
+    low = json.loads((out / "report.json").read_text())["records"][1]
+    assert low["method"] == "policy"
+    assert 4.0 < low["activation_bits"] < 8.0
+    assert 0 < low["skip_fraction"] < 0.5
+    assert low["effective_bits"] < low["activation_bits"]
+    with np.load(out / "traces_policy.npz") as traces:
+        assert not traces["skip"][:, :2].any()
+        assert not traces["skip"][:, -1].any()
+
+
+def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):
+    from tests.sixbit_jax.demo_checkpoint import write_tiny_checkpoint
+
+    other = write_tiny_checkpoint(tmp_path / "other", num_layers=1)
+    out = tmp_path / "out"
+    argv = ["compare", "full", str(calibrated / "policy.json"), f"--model={other}"]
+    assert cli.main([*argv, f"--out={out}", "--quiet"]) == cli.USER_ERROR
+    assert "calibrated for another model" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bits=9"], "--bits: expected 4 to 8, found 9.0"),
+        (["--skips=1"], "--skips: expected 0 to 1"),
+        (["--max-drift=0"], "--max-drift: expected more than 0"),
+        (["--steps=1"], "--steps: expected at least 2"),
+        (["--prompts=100000"], "--prompts: expected at most"),
+        (["--plot=absent/plot.png"], "expected an existing directory"),
+    ],
+)
+def test_calibrate_refuses_wrong_options(source, tmp_path, options, message, capsys):
+    argv = ["calibrate", f"--model={source}", f"--out={tmp_path / 'p.json'}"]
+    assert cli.main([*argv, *options]) == cli.USER_ERROR
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -112,6 +112,7 @@ class Header:
       scheduler: configuration of the scheduler, if the source had one.
       quantization: the recipe that made the weights.
       source: where the parameters came from, and the accounting of its keys.
+      item_bytes: bytes of each item's files, by the name of the item.
     """
 
     model_class: str
@@ -121,6 +122,7 @@ class Header:
     scheduler: Mapping[str, Any] | None = None
     quantization: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
+    item_bytes: Mapping[str, int] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def items(self) -> Iterator[Item]:
@@ -215,6 +217,7 @@ def read_header(path: str | os.PathLike) -> Header:
             scheduler=values["scheduler"],
             quantization=values["quantization"],
             source=values["source"],
+            item_bytes=values["item_bytes"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -7,6 +7,7 @@ parameter is a dictionary of its three arrays in that place. Plain Orbax reads t
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -113,7 +114,7 @@ class CheckpointWriter:
 
     Args:
       path: the directory to make.
-      header: what is going to be written.
+      header: what is going to be written; gets the sizes of the items at the end.
 
     Raises:
       CheckpointError: on entry, if `path` exists or there is no room for it; on exit,
@@ -123,7 +124,7 @@ class CheckpointWriter:
     def __init__(self, path: str | os.PathLike, header: Header):
         self.path = Path(path)
         self.header = header
-        self._missing = {item.name for item in header.items()}
+        self._item_bytes: dict[str, int] = {}
         self._directory = new_directory(self.path, expected_bytes=header.nbytes)
 
     def __enter__(self) -> Self:
@@ -171,7 +172,7 @@ class CheckpointWriter:
             raise CheckpointError(
                 f"{self.path}: writing {item.name}: {error}"
             ) from error
-        self._missing.discard(item.name)
+        self._item_bytes[item.name] = directory_bytes(target)
 
     def __exit__(
         self,
@@ -182,10 +183,12 @@ class CheckpointWriter:
         self._orbax.close()
         if error is None:
             try:
-                if self._missing:
+                names = {item.name for item in self.header.items()}
+                if missing := sorted(names - self._item_bytes.keys()):
                     raise CheckpointError(
-                        f"{self.path}: items never written: {sorted(self._missing)}"
+                        f"{self.path}: items never written: {', '.join(missing)}"
                     )
+                self.header = replace(self.header, item_bytes=self._item_bytes)
                 header = self._temporary / HEADER_NAME
                 header.write_text(self.header.to_json(), encoding="utf-8")
             except BaseException as problem:
@@ -204,21 +207,25 @@ class CheckpointReader:
       header: its `sixbit.json`.
 
     Raises:
-      CheckpointError: if the header is bad or items are missing; lists all of them.
+      CheckpointError: if the header is bad, or items are missing or truncated; lists
+        all of them.
     """
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).absolute()
         self.header = read_header(self.path)
-        missing = [
-            item.name
-            for item in self.header.items()
-            if not (self.path / item.name / "_METADATA").is_file()
-        ]
-        if missing:
+        # Orbax reports a truncated file late, and from its threads.
+        problems = []
+        for item in self.header.items():
+            found = directory_bytes(self.path / item.name)
+            expected = self.header.item_bytes.get(item.name)
+            if found != expected:
+                problems.append(
+                    f"{item.name}: expected {expected} bytes, found {found}"
+                )
+        if problems:
             raise CheckpointError(
-                f"{self.path}: {len(missing)} Orbax items are missing: "
-                + ", ".join(missing)
+                "\n  ".join([f"{self.path}: missing or damaged items:", *problems])
             )
         self._orbax = _checkpointer()
 

@@ -213,7 +213,7 @@ def save(
             else:
                 chosen = {k: values[k] for k in item.parameters}
             writer.write(item, chosen)
-    return header
+    return writer.header
 
 
 def _layer(value: Any, index: int) -> Any:

@@ -175,18 +175,23 @@ def test_a_directory_without_a_readable_header_is_refused(tmp_path, saved):
         checkpoint.load(saved)
 
 
-def test_all_missing_items_are_listed(saved):
+def test_all_missing_and_truncated_items_are_listed(saved):
     for name in ("transformer_blocks.1", "rest"):
         (saved / name).rename(saved / f"gone-{name}")
-    with pytest.raises(CheckpointError, match="2 Orbax items are missing") as error:
+    file = max(
+        (saved / "transformer_blocks.2").rglob("*"), key=lambda f: f.stat().st_size
+    )
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="missing or damaged items") as error:
         checkpoint.load(saved)
-    assert "transformer_blocks.1, rest" in str(error.value)
+    for name in ("transformer_blocks.1", "transformer_blocks.2", "rest"):
+        assert f"{name}: expected " in str(error.value)
+    assert "transformer_blocks.0" not in str(error.value)
 
 
-def test_a_damaged_item_is_named(saved):
-    for file in (saved / "transformer_blocks.1").rglob("*"):
-        if file.is_file() and file.parent.name == "d":
-            file.write_bytes(file.read_bytes()[:-100])
+def test_an_item_that_orbax_cannot_read_is_named(saved):
+    file = saved / "transformer_blocks.1" / "_METADATA"
+    file.write_bytes(b"?" * file.stat().st_size)
     with pytest.raises(CheckpointError, match=r"reading transformer_blocks\.1"):
         checkpoint.load(saved)
 

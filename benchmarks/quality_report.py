@@ -1,0 +1,153 @@
+"""The quality results as a Markdown table and plots.
+
+python -m benchmarks.quality_report FILE.json [--plots DIR]
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import records
+
+_COLUMNS = (
+    ("method", "method", None),
+    ("psnr_db", "PSNR, dB", 2),
+    ("ssim", "SSIM", 4),
+    ("latent_rel_l2", "latent rel. L2", 4),
+    ("attribute_score", "attributes", 3),
+    ("temporal_consistency", "consistency", 4),
+    ("activation_bits", "act. bits", 2),
+    ("effective_bits", "eff. bits", 2),
+    ("skip_fraction", "skips", 3),
+    ("weight_bytes", "weights, MB", 2),
+)
+
+
+def _cell(record: dict[str, Any], name: str, digits: int | None) -> str:
+    value = record.get(name)
+    if value is None:
+        return "–"
+    if digits is None:
+        return str(value)
+    if name == "weight_bytes":
+        value /= 1e6
+    interval = record.get(f"{name.removesuffix('_db')}_ci95")
+    text = f"{value:.{digits}f}"
+    if interval and name not in ("activation_bits", "effective_bits", "skip_fraction"):
+        text += f" ± {(interval[1] - interval[0]) / 2:.{digits}f}"
+    return text
+
+
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The table of methods, the paired differences and the correlations.
+
+    Half widths behind ± are those of 95% intervals.
+    """
+    quality = [r for r in rows if r["kind"] == "quality"]
+    text = _table(
+        [title for _, title, _ in _COLUMNS],
+        [[_cell(r, name, digits) for name, _, digits in _COLUMNS] for r in quality],
+    )
+    compared = [r for r in rows if r["kind"] == "comparison"]
+    if compared:
+        body = []
+        for r in compared:
+            if r["difference"] is None:
+                continue
+            low, high = r["difference_ci95"]
+            verdict = "yes" if r["outside"] else "no"
+            body.append(
+                [
+                    f"{r['method']} - {r['against']}",
+                    r["quantity"],
+                    f"{r['difference']:+.3f}",
+                    f"[{low:+.3f}, {high:+.3f}]",
+                    verdict,
+                ]
+            )
+        columns = ["difference", "of", "mean", "paired 95% interval", "excludes 0"]
+        text += "\n" + _table(columns, body)
+    related = [r for r in rows if r["kind"] == "correlation"]
+    if related:
+        names = ("r_pooled", "r_within_block", "r2_within_block", "r_within_step")
+        body = [
+            [f"{r['signal']}, {r['site']}", *(_cell(r, n, 3) for n in names)]
+            for r in related
+        ]
+        columns = ["signal of t-1, site", "r pooled", "r in block", "R² in block"]
+        text += "\n" + _table([*columns, "r in block and step"], body)
+    return text
+
+
+def one_line(row: dict[str, Any]) -> str:
+    """A row of the table for a log."""
+    cells = [f"{title} {_cell(row, n, d)}" for n, title, d in _COLUMNS[1:9]]
+    return "  " + ", ".join(cells)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(columns) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
+    """Quality over bits and over skips, with 95% intervals; needs matplotlib.
+
+    Returns:
+      The files.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    shown = [r for r in rows if r["kind"] == "quality" and r["psnr_db"] is not None]
+    made = []
+    for x, label in (
+        ("activation_bits", "activation bits of executed linears"),
+        ("effective_bits", "activation bits, skipped blocks counted as 0"),
+        ("skip_fraction", "skipped blocks"),
+    ):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for r in shown:
+            low, high = r["psnr_ci95"] or (r["psnr_db"], r["psnr_db"])
+            half = (high - low) / 2
+            skipping = r["skip_fraction"] > 0
+            axes.errorbar(
+                r[x], r["psnr_db"], half, fmt="s" if skipping else "o", capsize=3
+            )
+            axes.annotate(
+                r["method"],
+                (r[x], r["psnr_db"]),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        axes.set_xlabel(label)
+        axes.set_ylabel("PSNR against full precision, dB (95% interval)")
+        axes.grid(alpha=0.3)
+        path = directory / f"psnr_over_{x}.png"
+        figure.savefig(path, dpi=150)
+        made.append(path)
+    return made
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--plots", type=Path, help="directory for PNG files")
+    args = parser.parse_args()
+    rows = records.read(args.file)["records"]
+    print(markdown(rows))
+    if args.plots is not None:
+        for path in plot(rows, args.plots):
+            print(path)
+
+
+if __name__ == "__main__":
+    main()

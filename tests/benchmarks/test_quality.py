@@ -1,0 +1,232 @@
+"""Properties of the quality harness on a tiny random model."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sixbit_jax
+from benchmarks import quality, quality_report, records
+from benchmarks.quality_calibrate import Recording, assign, correlations, span_of
+from benchmarks.quality_methods import ROWS, Targets
+from benchmarks.quality_policies import Setting, policy_of
+from benchmarks.quality_runs import QUANTIZED, Options, make_task
+from sixbit_jax.demo.evaluate import evaluation_attributes
+from sixbit_jax.demo.text import encode_captions
+from sixbit_jax.policies import BlockGrid, activation_bits, chain, dmpq, pdr, tdc
+
+FRAMES = (2, 3, 32, 32)
+METHODS = ("w4a8", "w4a4", "alternate_steps", "random", "static", "sixbit")
+RELIED_ON = (
+    "method seeds captions psnr_db psnr_ci95 ssim latent_rel_l2 attribute_score "
+    "temporal_consistency activation_bits effective_bits weight_bits skip_fraction"
+).split()  # noqa: SIM905
+    "method",
+    "seeds",
+    "captions",
+    "psnr_db",
+    "psnr_ci95",
+    "ssim",
+    "latent_rel_l2",
+    "attribute_score",
+    "temporal_consistency",
+    "activation_bits",
+    "effective_bits",
+    "weight_bits",
+    "skip_fraction",
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return quality.random_model(num_layers=2, num_attention_heads=2)
+
+
+@pytest.fixture(scope="module")
+def report(model):
+    return quality.run(
+        model,
+        methods=METHODS,
+        captions=2,
+        seeds=[1],
+        calibration_captions=2,
+        options=Options(num_steps=4, batch=8, dtype="float32"),
+        targets=Targets(),
+        latent_shape=FRAMES,
+    )
+
+
+@pytest.fixture(scope="module")
+def rows(report):
+    return {r["method"]: r for r in report.records() if r["kind"] == "quality"}
+
+
+def test_full_precision_does_not_drift_and_has_no_psnr(rows):
+    row = rows["full_precision"]
+    assert row["latent_rel_l2"] == 0
+    assert row["ssim"] == pytest.approx(1, abs=1e-6)
+    assert row["psnr_db"] is None
+    assert row["psnr_ci95"] is None
+
+
+def test_more_activation_bits_are_nearer_to_full_precision(rows):
+    assert rows["w4a4"]["psnr_db"] < rows["w4a8"]["psnr_db"]
+    assert rows["w4a4"]["latent_rel_l2"] > rows["w4a8"]["latent_rel_l2"] > 0
+
+
+def test_bits_are_those_of_the_routes(rows):
+    expected = {"full_precision": 16, "w4a8": 8, "w4a4": 4, "alternate_steps": 6}
+    for name, bits in expected.items():
+        assert rows[name]["activation_bits"] == pytest.approx(bits)
+        assert rows[name]["effective_bits"] == pytest.approx(bits)
+        assert rows[name]["skip_fraction"] == 0
+    assert rows["static"]["activation_bits"] == pytest.approx(6, abs=0.3)
+    assert rows["random"]["activation_bits"] == pytest.approx(6, abs=0.3)
+
+
+def test_skips_lower_effective_bits_and_cost_a_cache(rows):
+    row = rows["sixbit"]
+    assert row["skip_fraction"] > 0
+    assert row["effective_bits"] == pytest.approx(
+        row["activation_bits"] * (1 - row["skip_fraction"]), rel=1e-6
+    )
+    # 2 blocks, 2 branches, 144 tokens of 128 values in bf16
+    assert row["cache_bytes"] == 2 * 2 * 144 * 128 * 2
+    assert rows["w4a8"]["cache_bytes"] == 0
+
+
+def test_weights_of_methods_are_smaller(rows):
+    assert rows["full_precision"]["weight_bits"] == 16
+    assert 4.5 < rows["w4a8"]["weight_bits"] < 5.5
+
+
+def test_records_have_every_field_that_readers_rely_on(report, tmp_path):
+    path = tmp_path / "quality.json"
+    arrays = tmp_path / "quality.npz"
+    report.write(path, records.header(["x"], commit_id="c"), arrays)
+    content = records.read(path)["records"]
+    for row in content:
+        if row["kind"] == "quality":
+            assert set(RELIED_ON) <= set(row)
+    kinds = {row["kind"] for row in content}
+    assert kinds == {"quality", "comparison", "correlation"}
+    table = path.with_suffix(".md").read_text()
+    assert all(f"| {name} |" in table for name in ("full_precision", *METHODS))
+    stored = np.load(arrays)
+    assert stored["w4a8/psnr_db"].shape == (2,)
+    assert stored["sixbit/skip_map"].shape == (4, 2, 2)
+    assert stored["record_error"].shape == (2, 4, 2, 2, 4)
+
+
+def test_plots_are_written(report, tmp_path):
+    made = quality_report.plot(report.records(), tmp_path)
+    assert {p.name for p in made} >= {"psnr_over_activation_bits.png"}
+    assert all(p.stat().st_size > 5000 for p in made)
+
+
+def test_policy_file_of_the_default_fits_the_model(report, model, rows):
+    policy = report.default_policy()
+    policy.check_fits(model)
+    assert policy.tau == rows["sixbit"]["tau"]
+    assert policy.threshold == rows["sixbit"]["threshold"]
+
+
+def test_one_structure_gives_what_the_policy_alone_gives(report, model):
+    """The superset program under vmap, against the sampler with the plain chain."""
+    study, tuned = report.study, report.calibrated
+    setting = Setting(
+        predictor=tuned.predictor,
+        threshold=float(np.median(tuned.recording.error)),
+        tau=10.0,
+        outlier_ratio=4.0,
+        refresh_int8=True,
+    )
+    task = make_task(evaluation_attributes(2), [7], FRAMES)
+    together = study.run(QUANTIZED, [setting], task)
+    alone = sixbit_jax.sample(
+        study.model(QUANTIZED),
+        study.scheduler,
+        encode_captions(task.captions[1:]),
+        negative_text_embeds=encode_captions([""]),
+        latent_shape=FRAMES,
+        num_steps=4,
+        noise=jnp.asarray(task.noise[1:]),
+        policy=chain(
+            dmpq(tuned.predictor, setting.threshold), tdc(setting.tau), pdr(4.0)
+        ),
+        dtype=jnp.float32,
+    )
+    np.testing.assert_array_equal(together.trace.skip[1], alone.trace.skip)
+    np.testing.assert_array_equal(together.trace.route[1], alone.trace.route)
+    assert alone.trace.skip.any()
+    np.testing.assert_allclose(together.latents[1], alone.latents[0], atol=2e-3)
+
+
+def test_calibration_captions_are_not_evaluated():
+    evaluated = evaluation_attributes(64)
+    chosen = quality.calibration_attributes(16, evaluated)
+    both = {tuple(r) for r in evaluated.tolist()} & {tuple(r) for r in chosen.tolist()}
+    assert not both
+    assert len({tuple(r) for r in chosen.tolist()}) == 16
+
+
+def test_all_settings_share_one_structure():
+    grid = BlockGrid(2, ("a", "b"), np.ones((2, 2)), num_steps=6)
+    first = policy_of(Setting(), grid, quantized=True)
+    second = policy_of(
+        Setting(route=1, threshold=0.1, tau=0.3, random_seed=4, outlier_ratio=9.0),
+        grid,
+        quantized=True,
+    )
+    assert first.plan == second.plan
+    assert first.update == second.update
+    assert first[3:] == second[3:]
+
+
+def test_assignment_meets_the_bits_and_takes_the_largest_errors():
+    macs = np.array([[3.0, 1.0], [3.0, 1.0]])
+    grid = BlockGrid(2, ("a", "b"), macs)
+    error = np.array([[0.4, 0.1], [0.3, 0.2]])
+    routes = assign(error, grid, 5.5)
+    np.testing.assert_array_equal(routes, [[1, 0], [0, 0]])
+    assert activation_bits(routes, np.zeros(2, bool), grid) == 5.5
+
+
+def test_correlation_of_a_signal_that_is_the_error():
+    rng = np.random.default_rng(0)
+    gamma = rng.uniform(1, 2, (3, 5, 2, 2)).astype(np.float32)
+    error = np.zeros((3, 5, 2, 2, 1), np.float32)
+    error[:, 1:, ..., 0] = 0.5 * gamma[:, :-1] + 0.1
+    zeros = np.zeros_like(gamma)
+    recording = Recording(error, np.ones_like(error), gamma, zeros, zeros[..., 0, 0])
+    found = correlations(recording, ["site"])[0]
+    assert found["signal"] == "gamma"
+    for name in ("r_pooled", "r_within_block", "r_within_step", "r2_fit"):
+        assert found[name] == pytest.approx(1, abs=1e-4)
+
+
+def test_span_ignores_what_is_not_a_positive_number():
+    assert span_of(np.array([np.inf, np.nan, 0.0, 0.5, 2.0]), high=2.0) == (0.5, 4.0)
+
+
+def test_unknown_method_is_refused_before_anything_runs(model):
+    with pytest.raises(ValueError, match=r"methods: expected .*; found \['w2a2'\]"):
+        quality.run(
+            model,
+            methods=["w2a2"],
+            captions=2,
+            seeds=[1],
+            calibration_captions=1,
+            options=Options(),
+            targets=Targets(),
+        )
+
+
+def test_missing_checkpoint_is_refused_by_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a directory"):
+        quality.load_model(str(tmp_path / "nothing"))
+
+
+def test_every_comparison_names_rows():
+    known = {"full_precision", *ROWS}
+    for left, right, _ in quality.COMPARISONS:
+        assert {left, right} <= known

@@ -117,6 +117,12 @@ def ulps(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(ordered(x) - ordered(y)))
 
 
+def relative(found: jax.Array, expected: jax.Array) -> jax.Array:
+    """Distance in the Euclidean norm, relative to the expected array."""
+    difference = found.astype(jnp.float32) - expected.astype(jnp.float32)
+    return jnp.linalg.norm(difference) / jnp.linalg.norm(expected.astype(jnp.float32))
+
+
 def tune(shapes, epilogue_names, names, seconds: float, out: Path) -> list[dict]:
     """Compiles, checks and times; writes a record after every shape."""
     records = []
@@ -180,11 +186,13 @@ def tune(shapes, epilogue_names, names, seconds: float, out: Path) -> list[dict]
             )
         result, times = profiler.measure(compiled, iterations=20)(made)
         record["max_ulps"] = int(ulps(result, expected))
+        record["relative_error"] = float(relative(result, expected))
         record["median_us"] = statistics.median(times) * 1e3
         record["tops"] = 2 * m * k * n / record["median_us"] / 1e6
         print(
             f"{m}x{k}x{n} {epilogue_name:6} {name:18} {record['median_us']:8.1f} us"
-            f" {record['tops']:7.1f} TOPS, {record['max_ulps']} ulp",
+            f" {record['tops']:7.1f} TOPS, {record['max_ulps']} ulp,"
+            f" {record['relative_error']:.1e}",
             flush=True,
         )
         out.write_text(json.dumps(records, indent=1))

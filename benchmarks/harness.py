@@ -63,14 +63,13 @@ def median_us(function: Callable, inputs: Sequence[tuple]) -> float:
 
     Device time is the sum of the call's kernels as CUPTI reports them.
     """
-    compiled = jax.jit(function)
-    for one in inputs:
-        jax.block_until_ready(compiled(*one))
 
-    def walk():
-        return [compiled(*one) for one in inputs]
+    def walk(sets):
+        return [function(*one) for one in sets]
 
-    _, measured = profiler.measure(walk, iterations=REPEATS)()
+    _, measured = profiler.measure(jax.jit(walk), iterations=REPEATS)(inputs)
+    if measured is None:
+        raise RuntimeError("no kernel was launched")
     return statistics.median(total / len(inputs) * 1e3 for total in measured)
 
 

@@ -88,8 +88,7 @@ class Tile:
     ) -> Tile:
         """The same tile with as many stages as shared memory holds, at most its own."""
         columns = self.store_columns(n)
-        chunks = self.chunks(columns)
-        slots = chunks if epilogue.residual else min(2, chunks)
+        slots = self.slots(self.chunks(columns), epilogue)
         used = COMPUTE_WARPGROUPS * slots * STORE_ROWS * columns * out_bytes
         used += (
             COMPUTE_WARPGROUPS
@@ -108,6 +107,10 @@ class Tile:
                 f"{epilogue}, more than {SHARED_MEMORY_BYTES}"
             )
         return dataclasses.replace(self, stages=stages)
+
+    def slots(self, chunks: int, epilogue: Epilogue) -> int:
+        """Store buffers per warpgroup; a residual arrives in them two chunks ahead."""
+        return min(3 if epilogue.residual else 2, chunks)
 
     def chunks(self, store_columns: int) -> int:
         """Number of stores that one warpgroup's tile takes."""

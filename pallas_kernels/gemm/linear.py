@@ -121,9 +121,7 @@ def linear(
         epilogue=epilogue,
         row_scale=None if row_scale is None else row_scale.reshape(batch * rows),
         column_scale=column_scale,
-        scalar_scale=(
-            None if scalar_scale is None else jnp.broadcast_to(scalar_scale, (4,))
-        ),
+        scalar_scale=None if scalar_scale is None else scalar_scale.reshape(1),
         bias=operands.bias,
         residual=residual,
         gate=_entries(operands.gate, batch, n),

@@ -22,6 +22,8 @@ _MEMORY_REGISTERS = 40
 _COMPUTE_REGISTERS = 232
 # Products that are queued before the warpgroup stops to fetch its epilogue operands.
 _STEPS_BEFORE_FETCH = 2
+# Chunks of the residual that are on their way while one is being used.
+_RESIDUAL_AHEAD = 2
 
 
 def _swizzled(columns: int, dtype) -> tuple:
@@ -71,7 +73,7 @@ def matmul(
         epilogue: which of the operands below are used.
         row_scale: `[B * M]` float32.
         column_scale: `[N]` float32.
-        scalar_scale: `[1]` float32, padded by the caller to a multiple of 4.
+        scalar_scale: `[1]` float32.
         bias: `[N]`, float32, bfloat16 or float16.
         residual: `[B, M, N]` in `out_dtype`.
         gate: `[B, N]` or `[1, N]` (all batch entries), dtype as `bias`.
@@ -88,8 +90,7 @@ def matmul(
     accumulator = jnp.int32 if a.dtype == jnp.int8 else jnp.float32
     columns_per_store = tile.store_columns(n)
     chunks = tile.chunks(columns_per_store)
-    # With a residual every chunk has its slot, so that all of it is fetched early.
-    slots = chunks if epilogue.residual else min(2, chunks)
+    slots = tile.slots(chunks, epilogue)
     k_steps = pl.cdiv(k, tile.depth)
     row_tiles = pl.cdiv(m, tile.cluster_rows)
     column_tiles = pl.cdiv(n, tile.cluster_columns)
@@ -102,13 +103,14 @@ def matmul(
     vectors = {
         "row_scale": row_scale,
         "column_scale": column_scale,
-        "scalar_scale": scalar_scale,
         "bias": bias,
         "gate": gate,
         "text_gate": text_gate,
     }
     vectors = {name: v for name, v in vectors.items() if v is not None}
     inputs = {"a": a, "w": w, **vectors}
+    if epilogue.scalar_scale:
+        inputs["scalar_scale"] = scalar_scale
     if epilogue.residual:
         inputs["residual"] = residual
     names = tuple(inputs)
@@ -264,13 +266,10 @@ def matmul(
 
             def fetch(entry, row, column):
                 """Starts the copies that the epilogue of this tile will read."""
-                ready = scratch["ready"].at[warpgroup]
                 for name in vectors:
                     source = gmem[name]
                     if name == "row_scale":
                         source = source.at[pl.ds(entry * m + row, tile.rows)]
-                    elif name == "scalar_scale":
-                        pass
                     else:
                         window = pl.ds(column, tile.columns)
                         if name in ("gate", "text_gate"):
@@ -278,22 +277,33 @@ def matmul(
                             source = source.at[index, window]
                         else:
                             source = source.at[window]
-                    plgpu.copy_gmem_to_smem(source, scratch[name].at[warpgroup], ready)
+                    plgpu.copy_gmem_to_smem(
+                        source,
+                        scratch[name].at[warpgroup],
+                        scratch["ready"].at[warpgroup],
+                    )
                 if epilogue.residual:
                     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    for chunk in range(chunks):
-                        r, c = divmod(chunk, tile.columns // columns_per_store)
-                        plgpu.copy_gmem_to_smem(
-                            gmem["residual"].at[
-                                entry,
-                                pl.ds(row + r * STORE_ROWS, STORE_ROWS),
-                                pl.ds(
-                                    column + c * columns_per_store, columns_per_store
-                                ),
-                            ],
-                            store.at[warpgroup, chunk],
-                            ready,
-                        )
+                    for chunk in range(min(_RESIDUAL_AHEAD, chunks)):
+                        fetch_residual(chunk, entry, row, column)
+
+            def place(chunk, entry, row, column):
+                """Where a chunk lies in the output and in the residual."""
+                r, c = divmod(chunk, tile.columns // columns_per_store)
+                return (
+                    entry,
+                    pl.ds(row + r * STORE_ROWS, STORE_ROWS),
+                    pl.ds(column + c * columns_per_store, columns_per_store),
+                )
+
+            def fetch_residual(chunk, entry, row, column):
+                """Loads a chunk of the residual into the slot it is stored from."""
+                slot = chunk % slots
+                plgpu.copy_gmem_to_smem(
+                    gmem["residual"].at[place(chunk, entry, row, column)],
+                    store.at[warpgroup, slot],
+                    scratch["residual_ready"].at[warpgroup * slots + slot],
+                )
 
             def finish(value, entry, row, column):
                 """Scales, biases, activates, adds the residual and stores a tile."""
@@ -327,7 +337,7 @@ def matmul(
                         if epilogue.column_scale:
                             y = y * vector("column_scale", 1, window)
                         if epilogue.scalar_scale:
-                            y = y * scratch["scalar_scale"][warpgroup, 0]
+                            y = y * gmem["scalar_scale"][0]
                         if epilogue.bias:
                             y = y + vector("bias", 1, window)
                         if epilogue.activation == "gelu_tanh":
@@ -344,6 +354,9 @@ def matmul(
                                 )
                             y = y * gates
                         if epilogue.residual:
+                            plgpu.barrier_wait(
+                                scratch["residual_ready"].at[warpgroup * slots + slot]
+                            )
                             y = y + store[warpgroup, slot].astype(jnp.float32)
                         else:
                             plgpu.wait_smem_to_gmem(slots - 1, wait_read_only=True)
@@ -351,14 +364,15 @@ def matmul(
                         plgpu.commit_smem()
                         plgpu.copy_smem_to_gmem(
                             store.at[warpgroup, slot],
-                            out_gmem.at[
-                                entry,
-                                pl.ds(row + r * STORE_ROWS, STORE_ROWS),
-                                pl.ds(
-                                    column + c * columns_per_store, columns_per_store
-                                ),
-                            ],
+                            out_gmem.at[place(chunk, entry, row, column)],
                         )
+                        ahead = chunk + _RESIDUAL_AHEAD
+                        if epilogue.residual and ahead < chunks:
+                            # Its slot was last stored from one chunk ago at the latest.
+                            plgpu.wait_smem_to_gmem(
+                                slots - _RESIDUAL_AHEAD, wait_read_only=True
+                            )
+                            fetch_residual(ahead, entry, row, column)
 
             for_each_tile(visit)
             plgpu.wait_smem_to_gmem(0, wait_read_only=False)
@@ -383,12 +397,15 @@ def matmul(
         "empty": empty_barrier(num_arrivals=readers, num_barriers=tile.stages),
     }
     for name, value in vectors.items():
-        length = {"row_scale": tile.rows, "scalar_scale": 4}.get(name, tile.columns)
+        length = tile.rows if name == "row_scale" else tile.columns
         scratch_types[name] = plgpu.SMEM((COMPUTE_WARPGROUPS, length), value.dtype)
-    arrivals = len(vectors) + (chunks if epilogue.residual else 0)
-    if arrivals:
+    if vectors:
         scratch_types["ready"] = plgpu.Barrier(
-            num_arrivals=arrivals, num_barriers=COMPUTE_WARPGROUPS
+            num_arrivals=len(vectors), num_barriers=COMPUTE_WARPGROUPS
+        )
+    if epilogue.residual:
+        scratch_types["residual_ready"] = plgpu.Barrier(
+            num_barriers=COMPUTE_WARPGROUPS * slots
         )
 
     kernel = plgpu.kernel(

@@ -9,8 +9,8 @@ from pallas_kernels.gemm.config import Epilogue, Tile
 # Measured on one H200 at M = 17,776 (benchmarks/results/h200/gemm_tune.json).
 # Turns hide a tile's epilogue behind the other warpgroup's products; 192 columns move
 # 17% fewer operand bytes per product than 128.
-_TURNS_128 = Tile(rows=128, columns=128, stages=6, split="alternate", store=32)
-_TURNS_192 = Tile(rows=128, columns=192, stages=5, split="alternate", store=32)
+_TURNS_128 = Tile(rows=128, columns=128, stages=6, split="alternate")
+_TURNS_192 = Tile(rows=128, columns=192, stages=5, split="alternate")
 
 
 def choose(dtype, m: int, n: int, k: int, epilogue: Epilogue) -> Tile:

@@ -1,4 +1,4 @@
-"""`nvfp4_expand` on NVIDIA GPUs: one warp per row, one block of 16 per lane and step.
+"""`nvfp4_expand` on NVIDIA GPUs: every thread and step writes 16 bytes.
 
 A block has seven non-zero magnitudes. They are scaled, rounded and packed into two
 registers once; each code then picks its byte with PRMT, whose selector is the code.
@@ -8,8 +8,9 @@ search for its largest magnitude and its expansion.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.experimental.pallas.mosaic_gpu as plgpu
@@ -25,10 +26,12 @@ from pallas_kernels.row_tiles import lanes
 from pallas_kernels.row_tiles.lanes import F32, I32, Memory
 
 WARPS = 4
+# Steps after which a row is shared by a whole block instead of one warp.
+MAX_STEPS = 8
 # Adding 1.5 * 2^23 rounds a small float to an integer, ties to even, in its low bits.
 ROUNDING = 1.5 * 2.0**23
-# Blocks a lane may hold in registers: rows of up to 16,384 elements.
-MAX_BLOCKS_PER_LANE = 32
+# Steps whose codes a thread may hold in registers.
+MOST_STEPS = 16
 
 
 def _i32() -> ir.Type:
@@ -65,74 +68,70 @@ def _decode_e4m3(code: I32) -> F32:
     )
 
 
-def _largest_magnitude(words: list[I32]) -> F32:
-    """The largest E2M1 magnitude among the 16 codes of a block, as float32.
+def _twice_largest_magnitude(words: Sequence[I32]) -> F32:
+    """Twice the largest E2M1 magnitude among the codes of a block, as float32.
 
-    Works on eight nibbles at once: bit by bit from the top, if any candidate has the
-    bit, those without it drop out.
+    Every code becomes a byte with one bit set; the highest bit of their union is the
+    largest code.
     """
-    a, b = words
-    code = I32.of(0)
-    for bit in (4, 2, 1):
-        mask = 0x11111111 * bit
-        with_a, with_b = a & mask, b & mask
-        some = arith.cmpi(
-            arith.CmpIPredicate.ne, (with_a | with_b).value, I32.of(0).value
-        )
-        code = code | lanes.select(some, I32.of(bit), I32.of(0))
-        if bit > 1:
-            # Spread the found bit over the lower bits of its nibble and keep those.
-            keep_a, keep_b = with_a >> 1, with_b >> 1
-            if bit == 4:
-                keep_a, keep_b = keep_a | (with_a >> 2), keep_b | (with_b >> 2)
-            a = lanes.select(some, a & keep_a, a)
-            b = lanes.select(some, b & keep_b, b)
+    union = None
+    for word in words:
+        magnitudes = word & 0x77777777
+        for half in (magnitudes, magnitudes >> 16):
+            bits_set = _permute(I32.of(0x08040201), 0x80402010, half)
+            union = bits_set if union is None else union | bits_set
+    union = union | (union >> 16)
+    union = (union | (union >> 8)) & 0xFF
+    code = I32(utils.inline_ptx("bfind.u32 $0, $1;", union.value, result_types=_i32()))
     doubled = _permute(I32.of(0x03020100), 0x0C080604, code) & 0xFF
-    return F32(arith.uitofp(ir.F32Type.get(), doubled.value)) * 0.5
+    return F32(arith.uitofp(ir.F32Type.get(), doubled.value))
 
 
-def _selectors(words: list[I32]) -> list[tuple[I32, I32]]:
-    """(magnitude selector, sign selector) of each four codes of a block."""
-    return [
-        ((half & 0x7777), (half >> 3) & 0x1111)
-        for word in words
-        for half in (word, word >> 16)
-    ]
+def _expand_int8(
+    words: Sequence[I32], step: F32, inverse: F32, *, saturate: bool
+) -> list[I32]:
+    """round(code * step * inverse) as int8, four values per word.
 
-
-def _expand_int8(words: list[I32], step: F32, inverse: F32) -> list[I32]:
-    """The block's 16 values as int8: round(code * step * inverse), four per word."""
+    Args:
+        words: eight codes each.
+        step: block scale times tensor scale.
+        inverse: one over the row's scale.
+        saturate: whether values beyond 127 are possible.
+    """
     # Powers of two are exact, so two products serve all seven magnitudes.
     one, three_halves = step * inverse, (step * 1.5) * inverse
-    rounded = [
-        base.minimum(int8.INT8_MAX / factor).fma(factor, ROUNDING).bits()
-        for base, factor in (
-            (one, 0.5),
-            (one, 1.0),
-            (three_halves, 1.0),
-            (one, 2.0),
-            (three_halves, 2.0),
-            (one, 4.0),
-            (three_halves, 4.0),
-        )
-    ]
-    positive = (
+    rounded = []
+    for base, factor in (
+        (one, 0.5),
+        (one, 1.0),
+        (three_halves, 1.0),
+        (one, 2.0),
+        (three_halves, 2.0),
+        (one, 4.0),
+        (three_halves, 4.0),
+    ):
+        if saturate:
+            base = base.minimum(int8.INT8_MAX / factor)
+        rounded.append(base.fma(factor, ROUNDING).bits())
+    table = (
         lanes.pack_bytes([I32.of(0), *rounded[:3]]),
         lanes.pack_bytes(rounded[3:]),
     )
-    # Four negations at once: 128 - x borrows nothing, and its top bit flips back.
-    negative = [(I32.of(0x80808080) - word) ^ 0x80808080 for word in positive]
     out = []
-    for magnitude, sign in _selectors(words):
-        plus = _permute(positive[0], positive[1], magnitude)
-        minus = _permute(negative[0], negative[1], magnitude)
-        mask = _permute(I32.of(0xFF00), 0, sign)
-        out.append(plus ^ ((plus ^ minus) & mask))
+    for word in words:
+        flipped = word ^ 0x88888888
+        for shift in (0, 16):
+            # A selector with its top bit set replicates the sign of the byte, which is
+            # 0 here: so the sign bit of a code switches its byte off.
+            plus = _permute(table[0], table[1], word >> shift if shift else word)
+            minus = _permute(table[0], table[1], flipped >> shift if shift else flipped)
+            # Four subtractions at once: 128 keeps every byte from borrowing.
+            out.append((plus + 0x80808080 - minus) ^ 0x80808080)
     return out
 
 
-def _expand_bfloat16(words: list[I32], step: F32) -> list[I32]:
-    """The block's 16 values as bfloat16, two per word."""
+def _expand_bfloat16(words: Sequence[I32], step: F32) -> list[I32]:
+    """code * step as bfloat16, two values per word."""
     values = [step * v for v in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)]
     pairs = [
         lanes.pack_bf16(low, high)
@@ -141,13 +140,63 @@ def _expand_bfloat16(words: list[I32], step: F32) -> list[I32]:
     low = [_permute(pairs[i], pairs[i + 1], 0x6420) for i in (0, 2)]
     high = [_permute(pairs[i], pairs[i + 1], 0x7531) for i in (0, 2)]
     out = []
-    for magnitude, sign in _selectors(words):
-        low_bytes = _permute(low[0], low[1], magnitude)
-        high_bytes = _permute(high[0], high[1], magnitude)
-        high_bytes = high_bytes | _permute(I32.of(0x8000), 0, sign)
-        out.append(_permute(low_bytes, high_bytes, 0x5140))
-        out.append(_permute(low_bytes, high_bytes, 0x7362))
+    for word in words:
+        for half in (word, word >> 16):
+            low_bytes = _permute(low[0], low[1], half & 0x7777)
+            high_bytes = _permute(high[0], high[1], half & 0x7777)
+            signs = _permute(I32.of(0x8000), 0, (half >> 3) & 0x1111)
+            high_bytes = high_bytes | signs
+            out.append(_permute(low_bytes, high_bytes, 0x5140))
+            out.append(_permute(low_bytes, high_bytes, 0x7362))
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """How the threads of one block of four warps share rows.
+
+    Attributes:
+        rows: rows in all.
+        rows_per_entry: rows that share a tensor scale.
+        k: elements per row.
+        elements: neighbouring elements of a thread and step: 16 bytes of output.
+    """
+
+    rows: int
+    rows_per_entry: int
+    k: int
+    elements: int
+
+    @property
+    def threads(self) -> int:
+        """Threads per row: a warp, or the whole block for long rows."""
+        units = self.k // self.elements
+        return lanes.WARP if units <= lanes.WARP * MAX_STEPS else lanes.WARP * WARPS
+
+    @property
+    def per_block(self) -> int:
+        """Rows per block."""
+        return lanes.WARP * WARPS // self.threads
+
+    @property
+    def steps(self) -> int:
+        """Steps a thread takes to walk its row."""
+        return math.ceil(self.k // self.elements / self.threads)
+
+
+def _row_amax(amax: F32, layout: _Rows, scratch: Memory) -> F32:
+    """The largest value of a row's threads; NaN if any of them is NaN."""
+    distance = 1
+    while distance < lanes.WARP:
+        amax = amax.maximum(lanes.exchange(amax, distance))
+        distance *= 2
+    if layout.threads == lanes.WARP:
+        return amax
+    warp = lanes.thread_index() // lanes.WARP
+    scratch.store(warp * 4, [amax.bits()])
+    lanes.barrier()
+    parts = scratch.load(I32.of(0), WARPS)
+    return lanes.tree([part.as_float() for part in parts], F32.maximum)
 
 
 def _work(
@@ -158,49 +207,45 @@ def _work(
     given: Memory | None,
     out: Memory,
     out_scales: Memory | None,
-    *,
-    rows: int,
-    rows_per_entry: int,
-    k: int,
+    scratch: Memory,
+    layout: _Rows,
 ) -> None:
     """What one thread does."""
     thread = lanes.thread_index()
-    lane = thread % lanes.WARP
-    row = block_index * WARPS + thread // lanes.WARP
-    exists = row < rows
+    lane = thread % layout.threads
+    row = block_index * layout.per_block + thread // layout.threads
+    exists = row < layout.rows
     row = lanes.select(exists, row, I32.of(0))
-    blocks = k // BLOCK
-    steps = math.ceil(blocks / lanes.WARP)
+    elements = layout.elements
+    units = layout.k // elements
+    words_per_unit = elements // 8
     loaded = []
-    for step in range(steps):
-        block = lane + step * lanes.WARP
-        inside = block < blocks
-        if (step + 1) * lanes.WARP > blocks:
-            block = lanes.select(inside, block, I32.of(0))
-        words = codes.load(row * (k // 2) + block * (BLOCK // 2), 2)
-        scale = _load_byte(block_scales, row * blocks + block)
-        loaded.append((block, inside, words, scale))
-    entry = row // rows_per_entry if rows_per_entry < rows else I32.of(0)
+    for step in range(layout.steps):
+        unit = lane + step * layout.threads
+        inside = unit < units
+        if (step + 1) * layout.threads > units:
+            unit = lanes.select(inside, unit, I32.of(0))
+        place = row * units + unit
+        words = codes.load(place * (elements // 2), words_per_unit)
+        scale = _load_byte(block_scales, place // (BLOCK // elements))
+        loaded.append((place, inside, words, scale))
+    entry = I32.of(0)
+    if layout.rows_per_entry < layout.rows:
+        entry = row // layout.rows_per_entry
     tensor = tensor_scale.load(entry * 4, 1)[0].as_float()
     scales = [_decode_e4m3(scale) for *_, scale in loaded]
-    to_int8 = out_scales is not None or given is not None
     inverse = None
     if given is not None:
-        scale = given.load(row * 4, 1)[0].as_float()
-        inverse = lanes.ptx_f32("rcp.rz.f32", scale)
+        inverse = lanes.ptx_f32("rcp.rz.f32", given.load(row * 4, 1)[0].as_float())
     elif out_scales is not None:
         amax = lanes.tree(
             [
-                _largest_magnitude(words) * scale.abs()
+                _twice_largest_magnitude(words) * scale.abs()
                 for (_, _, words, _), scale in zip(loaded, scales, strict=True)
             ],
             F32.maximum,
         )
-        distance = 1
-        while distance < lanes.WARP:
-            amax = amax.maximum(lanes.exchange(amax, distance))
-            distance *= 2
-        amax = amax * tensor
+        amax = _row_amax(amax, layout, scratch) * (tensor * 0.5)
         finite = amax < math.inf
         amax = lanes.select(finite, amax, F32.of(0.0))
         amax = amax.maximum(bits.SMALLEST_SCALE).minimum(bits.LARGEST_SCALE)
@@ -211,18 +256,16 @@ def _work(
             lanes.both(exists, lane.equals(0)),
             lambda: out_scales.store(row * 4, [result.bits()]),
         )
-    bytes_per_block = BLOCK if to_int8 else 2 * BLOCK
-    for (block, inside, words, _), scale in zip(loaded, scales, strict=True):
+    for (place, inside, words, _), scale in zip(loaded, scales, strict=True):
         step = scale * tensor
 
-        def write(block=block, words=words, step=step):
-            if inverse is not None:
-                expanded = _expand_int8(words, step, inverse)
-            else:
-                expanded = _expand_bfloat16(words, step)
-            base = (row * blocks + block) * bytes_per_block
-            for i in range(0, len(expanded), 4):
-                out.store(base + I32.of(4 * i), expanded[i : i + 4])
+        def write(place=place, words=words, step=step):
+            expanded = (
+                _expand_bfloat16(words, step)
+                if inverse is None
+                else _expand_int8(words, step, inverse, saturate=given is not None)
+            )
+            out.store(place * 16, expanded)
 
         lanes.when(lanes.both(exists, inside), write)
 
@@ -238,7 +281,7 @@ def nvfp4_expand(
     """Expands stored NVFP4; see `nvfp4_expand.api`.
 
     Raises:
-        NotImplementedError: K not a multiple of 16 or above 16,384, or more than 2^32
+        NotImplementedError: K not a multiple of 16 or too large, or more than 2^32
             bytes of output.
     """
     *lead, n, half = codes.shape
@@ -247,8 +290,9 @@ def nvfp4_expand(
     rows = entries * n
     to_int8 = to == "int8"
     reasons = []
-    if k % BLOCK or not 0 < k <= BLOCK * lanes.WARP * MAX_BLOCKS_PER_LANE:
-        limit = BLOCK * lanes.WARP * MAX_BLOCKS_PER_LANE
+    layout = _Rows(rows, n, k, BLOCK if to_int8 else BLOCK // 2)
+    limit = layout.elements * lanes.WARP * WARPS * MOST_STEPS
+    if k % BLOCK or not 0 < k <= limit:
         reasons.append(f"K must be a multiple of {BLOCK} up to {limit}, found {k}")
     if rows == 0:
         reasons.append(f"no rows: codes have shape {codes.shape}")
@@ -274,26 +318,25 @@ def nvfp4_expand(
             arg_types=(plgpu.Layout.WG_SPLAT(()), *(plgpu.RefType() for _ in refs))
         )
         def work(_, index, *operands):
-            memories = [Memory.of(ref) for ref in operands]
-            given = memories[3] if scales is not None else None
+            *memories, scratch = (Memory.of(ref) for ref in operands)
             written = memories[len(inputs) :]
             _work(
                 I32(index.registers.item()),
                 *memories[:3],
-                given,
+                memories[3] if scales is not None else None,
                 written[0],
                 written[1] if len(written) > 1 else None,
-                rows=rows,
-                rows_per_entry=n,
-                k=k,
+                scratch,
+                layout,
             )
 
         work(lax.axis_index("rows"), *refs)
 
     run = plgpu.kernel(
-        functools.partial(kernel),
+        kernel,
         out_type=tuple(outputs),
-        grid=(math.ceil(rows / WARPS),),
+        scratch_types=(plgpu.SMEM((WARPS,), jnp.float32),),
+        grid=(math.ceil(rows / layout.per_block),),
         grid_names=("rows",),
         kernel_name=f"nvfp4_expand_{to}",
     )

@@ -165,7 +165,7 @@ def real_shapes():
         )
 
 
-@pytest.mark.parametrize("linear", real_shapes())
+@pytest.mark.parametrize("linear", list(real_shapes()))
 def test_every_real_shape_lowers_for_cuda(linear, lower_for_cuda):
     m, k, n = linear.m, linear.k, linear.n
     spec = jax.eval_shape(lambda: (jnp.zeros((m, k), jnp.int8), jnp.zeros(m)))

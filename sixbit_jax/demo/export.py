@@ -1,4 +1,4 @@
-"""Writes the trained network as a diffusers checkpoint, in shards."""
+"""Writes the trained network as a diffusers checkpoint, in shards, and reads it."""
 
 import json
 import os
@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from sixbit_jax.demo.model import (
     DIFFUSERS_VERSION,
@@ -57,6 +58,51 @@ def diffusers_tensors(params: nnx.State) -> Iterator[tuple[str, np.ndarray]]:
             yield name, array.astype(ml_dtypes.bfloat16)
     if broken:
         raise ValueError(f"parameters with NaN or infinity: {', '.join(broken)}")
+
+
+def read_checkpoint(source: Path, like: nnx.State) -> nnx.State:
+    """The weights that `write_checkpoint` wrote, to continue training from.
+
+    Args:
+        source: diffusers root.
+        like: state of the network; gives names, shapes and dtypes.
+
+    Returns:
+        A state of the same structure.
+
+    Raises:
+        ValueError: the file's tensors are not those of the network.
+    """
+    stored: dict[str, np.ndarray] = {}
+    for path in sorted((source / "transformer").glob("*.safetensors")):
+        stored.update(load_file(path))
+    expected = {name: array.shape for name, array in diffusers_tensors(like)}
+    found = {name: array.shape for name, array in stored.items()}
+    if expected != found:
+        differing = sorted(
+            name
+            for name in expected.keys() | found.keys()
+            if expected.get(name) != found.get(name)
+        )
+        raise ValueError(
+            f"{source}: expected the tensors of the network, found others or other "
+            f"shapes for {', '.join(differing[:8])} ({len(differing)} in all)"
+        )
+    stem = "transformer_blocks."
+
+    def restored(path: tuple[Any, ...], variable: Any) -> Any:
+        name, shape = parameter_name(path), variable.get_value().shape
+        for old, new in _RENAMED:
+            name = name.replace(old, new)
+        if name.startswith(stem):
+            rest = name.removeprefix(stem)
+            value = np.stack([stored[f"{stem}{i}.{rest}"] for i in range(shape[0])])
+        else:
+            value = stored[name]
+        return variable.replace(jnp.asarray(value, variable.get_value().dtype))
+
+    flat = nnx.to_flat_state(like)
+    return nnx.from_flat_state([(path, restored(path, v)) for path, v in flat])
 
 
 def write_checkpoint(

@@ -22,7 +22,7 @@ from flax import nnx
 
 from sixbit_jax.demo import images
 from sixbit_jax.demo.evaluate import Evaluation, evaluate, evaluation_attributes
-from sixbit_jax.demo.export import write_checkpoint
+from sixbit_jax.demo.export import read_checkpoint, write_checkpoint
 from sixbit_jax.demo.model import demo_scheduler, new_model
 from sixbit_jax.demo.recipe import Recipe, TrainState, init_state, make_train_steps
 
@@ -225,6 +225,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--state", type=Path, help="continue from this file if it exists; write it"
     )
+    parser.add_argument(
+        "--init", type=Path, help="start from the weights of this diffusers root"
+    )
     parser.add_argument("--commit", help="recorded where there is no git repository")
     return parser
 
@@ -242,7 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if checkpoint.exists():
         raise FileExistsError(f"{checkpoint} exists; expected a new directory")
     overrides = {} if options.layers is None else {"num_layers": options.layers}
-    graph, state = init_state(new_model(options.seed, overrides), recipe)
+    model = new_model(options.seed, overrides)
+    if options.init is not None:
+        nnx.update(model, read_checkpoint(options.init, nnx.state(model)))
+    graph, state = init_state(model, recipe)
     if options.state is not None and options.state.exists():
         state = load_state(options.state, state)
     training = Training(graph, state, recipe)

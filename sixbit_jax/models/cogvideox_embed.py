@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 from sixbit_jax.nn.embeddings import sincos_3d
-from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.linear import Linear, matmul
 
 
 class PatchEmbed(nnx.Module):
@@ -68,13 +68,7 @@ class PatchEmbed(nnx.Module):
         weight = self.proj.weight[...].reshape(config.dim, -1)
         patches = self.patches(latents)
         bias = self.proj.bias_array()
-        video = jnp.einsum(
-            "btp,dp->btd",
-            patches,
-            weight.astype(patches.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        video = video if bias is None else video + bias.astype(jnp.float32)
+        video = matmul(patches, weight, bias).astype(jnp.float32)
         text = self.text_proj(text).astype(jnp.float32)
         x = jnp.concatenate([text, video], axis=1)
         if self.pos_embedding is not None:

@@ -22,15 +22,14 @@ def weight_matrix(weight: Weight, dtype: jnp.dtype) -> Float[Array, "N K"]:
 def matmul(
     x: Float[Array, "*batch K"], weight: Weight, bias: Float[Array, "N"] | None
 ) -> Float[Array, "*batch N"]:
-    """x W^T + b with an unquantized activation, accumulated in float32.
+    """x W^T + b with an unquantized activation, in the dtype of x.
 
     A rotated weight needs the activation rotated by the caller.
     """
-    matrix = weight_matrix(weight, x.dtype)
-    y = jnp.einsum("...k,nk->...n", x, matrix, preferred_element_type=jnp.float32)
-    if bias is not None:
-        y = y + bias.astype(jnp.float32)
-    return y.astype(x.dtype)
+    # No preferred_element_type: XLA accumulates 16-bit products in float32 in any
+    # case, and a float32 output would make both GEMMs of the backward pass float32.
+    y = jnp.einsum("...k,nk->...n", x, weight_matrix(weight, x.dtype))
+    return y if bias is None else y + bias.astype(x.dtype)
 
 
 class Linear(nnx.Module):

@@ -94,6 +94,10 @@ def block_stats(
         raise NotImplementedError(
             f"row kernels read bfloat16, found {x.dtype} and {y.dtype}"
         )
+    if not x.size:
+        raise NotImplementedError(
+            f"row kernels launch nothing for no rows, found shape {x.shape}"
+        )
     leading, channels = x.shape[:-1], x.shape[-1]
     rows_total = x.size // channels
     old_format = old.format if old is not None else None

@@ -155,6 +155,10 @@ class SiteInput:
         x = self.x
         if x.dtype != jnp.bfloat16:
             raise NotImplementedError(f"row kernels read bfloat16, found {x.dtype}")
+        if not x.size:
+            raise NotImplementedError(
+                f"row kernels launch nothing for no rows, found shape {x.shape}"
+            )
         affine = None
         if self._affine:
             video = self._factor_and_addend(self.shift, self.scale)

@@ -25,13 +25,12 @@ from flax import nnx
 
 import sixbit_jax
 from benchmarks import quality_report, records
-from benchmarks.quality_calibrate import correlations, record
+from benchmarks.quality_calibrate import Targets, correlations, record
 from benchmarks.quality_methods import (
     COMPARISONS,
     ROWS,
     Calibrated,
     Method,
-    Targets,
     make_method,
 )
 from benchmarks.quality_metrics import Measured, difference, measure, summary
@@ -329,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options=Options(args.steps, args.guidance, args.batch, args.dtype),
         targets=Targets(args.bits, args.skips),
         minutes=args.minutes,
-        after_row=lambda found: found.write(args.out, header, None),
+        after_row=lambda found: found.write(args.out, header, args.arrays),
     )
     report.write(args.out, header, args.arrays)
     if args.policy is not None:

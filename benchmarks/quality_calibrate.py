@@ -18,6 +18,21 @@ from sixbit_jax.routes import Route
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What compared methods are brought to.
+
+    Attributes:
+      bits: activation bits.
+      skips: skip fraction.
+      points: numbers tried per round of a search.
+    """
+
+    bits: float = 6.0
+    skips: float = 0.3
+    points: int = 8
+
+
+@dataclass(frozen=True)
 class Recording:
     """What INT8 runs measured, first axes [samples, steps, branches].
 
@@ -233,7 +248,7 @@ def solve_both(
     kind: Kind,
     task: Task,
     setting: Setting,
-    targets: tuple[float, float],
+    targets: Targets,
     spans: tuple[tuple[float, float], tuple[float, float]],
 ) -> tuple[Setting, dict[str, float]]:
     """DMPQ's threshold and the cache's tau for given bits and skips.
@@ -243,13 +258,12 @@ def solve_both(
     Args:
       study, kind, task: what runs.
       setting: the other numbers.
-      targets: activation bits and skip fraction.
+      targets: activation bits, skip fraction, points per round.
       spans: where the threshold and tau are looked for.
 
     Returns:
       The setting, and the measured numbers.
     """
-    bits, skips = targets
     threshold_span, tau_span = spans
     threshold = float(np.sqrt(threshold_span[0] * threshold_span[1]))
     setting = replace(setting, threshold=threshold)
@@ -261,8 +275,9 @@ def solve_both(
             task,
             lambda x, base=setting: replace(base, tau=x),
             "skip_fraction",
-            skips,
+            targets.skips,
             tau_span,
+            points=targets.points,
             rounds=2 - turn,
         )
         setting = replace(setting, tau=tau.value)
@@ -272,8 +287,9 @@ def solve_both(
             task,
             lambda x, base=setting: replace(base, threshold=x),
             "activation_bits",
-            bits,
+            targets.bits,
             threshold_span,
+            points=targets.points,
             rounds=2 - turn,
         )
         setting = replace(setting, threshold=threshold.value)

@@ -8,6 +8,7 @@ import numpy as np
 
 from benchmarks.quality_calibrate import (
     Recording,
+    Targets,
     assign,
     fit,
     per_site_thresholds,
@@ -47,14 +48,6 @@ class Method:
     kind: Kind
     settings: tuple[Setting, ...]
     numbers: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Attributes: activation bits and skip fraction that compared methods meet."""
-
-    bits: float = 6.0
-    skips: float = 0.3
 
 
 class Calibrated:
@@ -110,6 +103,7 @@ class Calibrated:
                 "activation_bits",
                 self.targets.bits,
                 self.threshold_span,
+                points=self.targets.points,
             )
             return replace(base, threshold=found.value)
 
@@ -131,6 +125,7 @@ class Calibrated:
                 "activation_bits",
                 self.targets.bits,
                 (0.2, 0.8),
+                points=self.targets.points,
                 geometric=False,
             )
             return setting(found.value)
@@ -155,6 +150,7 @@ class Calibrated:
                 "skip_fraction",
                 self.targets.skips,
                 span,
+                points=self.targets.points,
             )
             return with_number(base, found.value)
 
@@ -172,7 +168,7 @@ class Calibrated:
                 QUANTIZED,
                 self.task,
                 base,
-                (self.targets.bits, self.targets.skips),
+                self.targets,
                 (self.threshold_span, self.tau_span),
             )
             return setting

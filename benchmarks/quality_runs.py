@@ -175,7 +175,11 @@ class Study:
             run = jax.vmap(partial(run_program, program, graph), in_axes=(None, _AXES))
             task = Task(("",) * self.options.batch, self._zeros())
             batch = self._batched(task, inputs, [_host(inputs.policy_state)])
-            lowered.append((kind, program, params, jax.jit(run).lower(params, batch)))
+            # GPUs multiply float32 in TF32 unless told otherwise.
+            precision = "highest" if kind.dtype == "float32" else None
+            with jax.default_matmul_precision(precision):
+                made = jax.jit(run).lower(params, batch)
+            lowered.append((kind, program, params, made))
         if not lowered:
             return
         with ThreadPoolExecutor(len(lowered)) as pool:

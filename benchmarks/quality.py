@@ -316,8 +316,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(given)
     model = load_model(args.model)
+    # Where the files were put says nothing about the measurement.
+    places = {str(p) for p in (args.out, args.arrays, args.policy, args.plots) if p}
+    shown = [Path(word).name if word in places else word for word in given]
     header = records.header(
-        ["python", "-m", "benchmarks.quality", *given], commit_id=args.commit
+        ["python", "-m", "benchmarks.quality", *shown], commit_id=args.commit
     )
     report = run(
         model,

@@ -23,13 +23,26 @@ def notes(runs: Sequence[Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def sampling_options(args: argparse.Namespace) -> dict[str, Any]:
+def add_report_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of what is measured besides."""
+    parser.add_argument(
+        "--record-errors",
+        action="store_true",
+        help="also measure the NVFP4 error of every site (slower; quantized "
+        "configurations only)",
+    )
+
+
+def sampling_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Options of `sample` from the parsed arguments."""
+    from sixbit_jax.sampling.api import is_quantized
+
     return {
         "num_steps": args.steps,
         "guidance_scale": args.guidance,
         "batched_guidance": args.batched_guidance,
         "dtype": _shared.compute_dtype(args.dtype),
+        "record_errors": args.record_errors and is_quantized(model),
         "progress": not args.quiet,
     }
 
@@ -62,7 +75,7 @@ def run_all(
                 latent_shape=latent_shape,
                 seed=args.seed,
                 on_video=tell,
-                **sampling_options(args),
+                **sampling_options(args, configuration.model),
             )
         )
     return tuple(runs)

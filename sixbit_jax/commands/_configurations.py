@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sixbit_jax.calibration.policy_file import policy_from_file
+from sixbit_jax.calibration.policy_file import load_policy, policy_from_file
 from sixbit_jax.policies import (
     Policy,
     alternate,
@@ -137,10 +137,12 @@ def configuration_for(
             description=item.description,
         )
     file = policy_path(spec)
+    policy = policy_from_file(file, quantized)
     return Configuration(
         name="6-bit" if spec == RECOMMENDED else file.stem,
         model=quantized,
-        policy=policy_from_file(file, quantized),
+        policy=policy,
         cache_format=cache_format,
         description=f"NVFP4 weights, routes and skips chosen by {file.name}",
+        policy_file=load_policy(file),
     )

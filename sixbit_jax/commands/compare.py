@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="bf16",
         help="storage of the delta cache (bf16)",
     )
+    _bundled.add_report_arguments(parser)
     _shared.add_sampling_arguments(parser)
 
 

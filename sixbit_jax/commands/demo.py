@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to put beside full precision: a name of `sixbit compare`, a file of "
         "`sixbit calibrate`, or none (default: the bundled policy, 6bit)",
     )
+    _bundled.add_report_arguments(parser)
     _shared.add_sampling_arguments(parser)
 
 

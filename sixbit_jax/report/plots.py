@@ -1,6 +1,7 @@
 """Figures of a trace and of a comparison; matplotlib without pyplot (no globals)."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -148,17 +150,71 @@ def signal_curves(
         _tidy(axis)
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    norm = BoundaryNorm(np.arange(blocks + 1) - 0.5, 256)
-    bar = figure.colorbar(
-        ScalarMappable(norm, colours),
-        ax=axes,
-        label="block",
-        aspect=18 * rows,
-        pad=0.01,
+    _block_bar(figure, axes, blocks)
+    _title(figure, title)
+    return figure
+
+
+def error_curves(
+    predicted: Float[np.ndarray, "steps blocks sites"],
+    threshold: float,
+    measured: Float[np.ndarray, "steps blocks sites"],
+    sites: Sequence[str],
+    *,
+    title: str = "",
+) -> Figure:
+    """What DMPQ decides by: predicted NVFP4 errors and the threshold, per site.
+
+    Args:
+      predicted: alpha * gamma + beta, drawn as lines; NaN where there is no gamma.
+      threshold: below it a site runs in NVFP4.
+      measured: recorded errors, drawn as dots; NaN where they were not recorded.
+      sites: names of the panels.
+      title: above all panels.
+    """
+    columns = min(2, len(sites))
+    rows = -(-len(sites) // columns)
+    figure = Figure(
+        figsize=(5.4 * columns + 0.7, 2.7 * rows + 0.6), layout="constrained"
     )
-    bar.set_ticks(range(0, blocks, max(1, blocks // 8)))
-    if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    blocks, colours = predicted.shape[1], _block_colours()
+    for axis, site, lines, dots in zip(
+        axes.flat,
+        sites,
+        np.moveaxis(predicted, -1, 0),
+        np.moveaxis(measured, -1, 0),
+        strict=False,
+    ):
+        for block in range(blocks):
+            colour = colours(block / max(blocks - 1, 1))
+            axis.plot(lines[:, block], color=colour, linewidth=1.1)
+            axis.plot(dots[:, block], color=colour, linestyle="none", marker=".", ms=4)
+        axis.axhline(threshold, color="#D55E00", linestyle="--", linewidth=1.4)
+        axis.set_title(site, fontsize=9, loc="left")
+        axis.set_xlabel("step")
+        axis.set_ylabel("relative L1 error")
+        _tidy(axis)
+    for axis in axes.flat[len(sites) :]:
+        axis.set_visible(False)
+    _block_bar(figure, axes, blocks)
+    shade = colours(0.5)
+    handles = [
+        Line2D([], [], color="#D55E00", linestyle="--", label="threshold: INT8 above"),
+        Line2D([], [], color=shade, label="predicted from the step before"),
+    ]
+    if np.isfinite(measured).any():
+        dot = Line2D([], [], color=shade, linestyle="none", marker=".")
+        dot.set_label("measured")
+        handles.append(dot)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        fontsize=9,
+    )
+    _title(figure, title)
     return figure
 
 
@@ -192,6 +248,22 @@ def frame_curves(
 def _block_colours() -> ListedColormap:
     # Viridis survives colour vision deficiencies; its yellow end vanishes on white.
     return ListedColormap(colormaps["viridis"](np.linspace(0.0, 0.88, 256)))
+
+
+def _block_bar(figure: Figure, axes: np.ndarray, blocks: int) -> None:
+    """The key of the blocks' colours, to the right of all panels."""
+    norm = BoundaryNorm(np.arange(blocks + 1) - 0.5, 256)
+    scale = ScalarMappable(norm, _block_colours())
+    bar = figure.colorbar(
+        scale, ax=axes, label="block", aspect=18 * len(axes), pad=0.01
+    )
+    bar.set_ticks(range(0, blocks, max(1, blocks // 8)))
+
+
+def _title(figure: Figure, text: str) -> None:
+    if text:
+        text = textwrap.fill(text, round(12 * figure.get_figwidth()))
+        figure.suptitle(text, fontsize=11, x=0.01, ha="left")
 
 
 def _line(axis: Axes, values: np.ndarray, colour: tuple[float, ...]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sixbit_jax.calibration import PolicyFile
 from sixbit_jax.policies import (
     BlockGrid,
     Policy,
@@ -37,6 +38,7 @@ class Configuration:
       policy: who chooses routes and skips.
       cache_format: storage of the delta cache.
       description: one line for the report.
+      policy_file: where the policy's numbers come from, for the report.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Configuration:
     policy: Policy
     cache_format: str = "bf16"
     description: str = ""
+    policy_file: PolicyFile | None = None
 
 
 @dataclass(frozen=True)

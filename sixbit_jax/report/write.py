@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sixbit_jax.calibration import Recording, predicted_errors
 from sixbit_jax.report import html, plots, video
 from sixbit_jax.report.comparison import (
     Comparison,
@@ -168,6 +169,22 @@ def _wrap(text: str, font: Any, width: int) -> str:
     return "\n".join(lines)
 
 
+def _error_figure(run: Run, prompt: str) -> Any:
+    """Predicted errors of the first prompt's conditional branch, where DMPQ ran."""
+    file = run.configuration.policy_file
+    if file is None or file.predictor is None or file.threshold is None:
+        return None
+    recording = Recording.from_traces(run.traces[:1])
+    predicted = predicted_errors(recording, file.predictor, run.grid)
+    return plots.error_curves(
+        predicted[0, :, 0],
+        file.threshold,
+        recording.error[0, :, 0],
+        run.grid.sites,
+        title=f"{run.name}: {prompt} (conditional branch)",
+    )
+
+
 def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> list[str]:
     names = []
 
@@ -198,6 +215,14 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
             ),
             "A point for each step in which the block was computed",
         )
+        figure = _error_figure(run, comparison.prompts[0])
+        if figure is not None:
+            add(
+                f"errors_{slug(run.name)}.png",
+                figure,
+                "The error that NVFP4 activations would cause, as DMPQ predicts it: a "
+                "site runs in INT8 above the threshold, after a skip, and in step 0",
+            )
     if is_pixels(comparison.reference.latents) and len(comparison.runs) > 1:
         page.heading("Distance from the reference")
         for run in comparison.runs[1:]:

@@ -41,7 +41,7 @@ def test_compare_takes_the_policy(source, calibrated, tmp_path):
     out = tmp_path / "out"
     policy = calibrated / "policy.json"
     argv = ["compare", "full", str(policy), f"--model={source}", f"--out={out}"]
-    argv += ["--steps=10", "--guidance=1", "--quiet", "--captions"]
+    argv += ["--steps=10", "--guidance=1", "--quiet", "--record-errors", "--captions"]
     assert cli.main([*argv, "a red circle grows on a black background"]) == 0
     low = json.loads((out / "report.json").read_text())["records"][1]
     assert low["method"] == "policy"
@@ -51,6 +51,11 @@ def test_compare_takes_the_policy(source, calibrated, tmp_path):
     with np.load(out / "traces_policy.npz") as traces:
         assert not traces["skip"][:, :2].any()
         assert not traces["skip"][:, -1].any()
+        assert (np.isfinite(traces["error"]) == ~traces["skip"][..., None]).all()
+    assert (out / "errors_policy.png").is_file()
+    # Full precision has no NVFP4 error to measure.
+    with np.load(out / "traces_full-precision.npz") as traces:
+        assert np.isnan(traces["error"]).all()
 
 
 def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):

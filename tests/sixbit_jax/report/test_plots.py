@@ -68,6 +68,18 @@ def test_signal_curves_of_an_empty_trace_say_so():
         plots.signal_curves(nothing, SITES)
 
 
+def test_error_curves_draw_predictions_and_measurements_against_the_threshold():
+    rng = np.random.default_rng(0)
+    predicted, measured = rng.uniform(0.1, 0.3, (2, 6, 3, 4))
+    figure = plots.error_curves(predicted, 0.2, measured, SITES)
+    panels = figure.axes[:4]
+    assert [axis.get_title(loc="left") for axis in panels] == list(SITES)
+    lines = panels[2].get_lines()
+    np.testing.assert_array_equal(lines[2].get_ydata(), predicted[:, 1, 2])
+    np.testing.assert_array_equal(lines[3].get_ydata(), measured[:, 1, 2])
+    assert lines[-1].get_ydata() == [0.2, 0.2]
+
+
 def test_frame_curves_label_every_line():
     figure = plots.frame_curves([np.arange(4.0)] * 2, ["one", "two"], ylabel="PSNR")
     labels = [line.get_label() for line in figure.axes[0].get_lines()]

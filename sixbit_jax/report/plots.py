@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -157,7 +157,7 @@ def signal_curves(
 
 def error_curves(
     predicted: Float[np.ndarray, "steps blocks sites"],
-    threshold: float,
+    threshold: float | Mapping[str, float],
     measured: Float[np.ndarray, "steps blocks sites"],
     sites: Sequence[str],
     *,
@@ -167,7 +167,7 @@ def error_curves(
 
     Args:
       predicted: alpha * gamma + beta, drawn as lines; NaN where there is no gamma.
-      threshold: below it a site runs in NVFP4.
+      threshold: below it a site runs in NVFP4; one number, or one per site.
       measured: recorded errors, drawn as dots; NaN where they were not recorded.
       sites: names of the panels.
       title: above all panels.
@@ -190,7 +190,8 @@ def error_curves(
             colour = colours(block / max(blocks - 1, 1))
             axis.plot(lines[:, block], color=colour, linewidth=1.1)
             axis.plot(dots[:, block], color=colour, linestyle="none", marker=".", ms=4)
-        axis.axhline(threshold, color="#D55E00", linestyle="--", linewidth=1.4)
+        level = threshold[site] if isinstance(threshold, Mapping) else threshold
+        axis.axhline(level, color="#D55E00", linestyle="--", linewidth=1.4)
         axis.set_title(site, fontsize=9, loc="left")
         axis.set_xlabel("step")
         axis.set_ylabel("relative L1 error")

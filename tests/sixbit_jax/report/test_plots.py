@@ -78,6 +78,11 @@ def test_error_curves_draw_predictions_and_measurements_against_the_threshold():
     np.testing.assert_array_equal(lines[2].get_ydata(), predicted[:, 1, 2])
     np.testing.assert_array_equal(lines[3].get_ydata(), measured[:, 1, 2])
     assert lines[-1].get_ydata() == [0.2, 0.2]
+    levels = dict(zip(SITES, (0.1, 0.2, 0.3, 0.4), strict=True))
+    figure = plots.error_curves(predicted, levels, measured, SITES)
+    assert [axis.get_lines()[-1].get_ydata()[0] for axis in figure.axes[:4]] == [
+        *levels.values()
+    ]
 
 
 def test_frame_curves_label_every_line():

@@ -39,28 +39,34 @@ _CHECKED_ROWS = 192
 def candidates(head_dim: int) -> dict[str, tuple[str, Tile | None]]:
     """Name to precision and tile."""
     named: dict[str, tuple[str, Tile | None]] = {"cudnn": ("bf16", None)}
-    for precision, warpgroups, (block_kv, stages), turns in itertools.product(
+    wide = {
+        "w2": Tile(warpgroups=2),
+        "w3": Tile(warpgroups=3),
+        "w2-kv192": Tile(192, warpgroups=2),
+    }
+    narrow = {
+        "w3-kv64": Tile(64, 4, 3),
+        "w3-kv64-ahead": Tile(64, 4, 3, ahead=True),
+        "w2-kv64-ahead": Tile(64, 4, 2, ahead=True),
+        "w2": Tile(warpgroups=2),
+    }
+    for precision, turns, eighths, (name, tile) in itertools.product(
         ("bf16", "int8"),
-        (2, 3),
-        ((64, 4), (128, 2), (192, 2), (256, 2)),
         (True, False),
+        (0, 1, 2),
+        (narrow if head_dim == 128 else wide | narrow).items(),
     ):
-        tile = Tile(block_kv, stages, warpgroups, turns)
-        quantized = precision == "int8"
-        if quantized and block_kv == 192:  # blocks of 128 keys share a scale
+        if eighths and (turns == tile.ahead or tile.warpgroups == 2):
             continue
-        if block_kv > (64 if warpgroups * head_dim == 384 else 384 // warpgroups):
-            continue  # more registers than there are
-        if tile.shared_memory_bytes(head_dim, quantized=quantized) > 220_000:
+        if precision == "int8" and tile.block_kv == 192:
             continue
-        name = f"{precision}-w{warpgroups}-kv{block_kv}x{stages}"
-        named[f"{name}-{'turns' if turns else 'free'}"] = (precision, tile)
-        if (warpgroups, block_kv, turns) == (2, 128, True):
-            online = dataclasses.replace(tile, online=True)
-            serial = dataclasses.replace(tile, overlap=False)
-            named[f"{name}-online"] = (precision, online)
-            named[f"{name}-serial"] = (precision, serial)
-            named[f"{name}-guarded"] = (precision, tile)
+        varied = dataclasses.replace(
+            tile, turns=turns, polynomial=tile.block_kv // 8 * eighths
+        )
+        kind = "turns" if turns else "free"
+        named[f"{precision}-{name}-{kind}-p{eighths}"] = precision, varied
+    for precision in ("bf16", "int8"):
+        named[f"{precision}-best-guarded"] = precision, None
     return named
 
 

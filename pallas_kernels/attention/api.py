@@ -7,8 +7,8 @@ from typing import Literal
 
 from jaxtyping import Array, Float
 
-from pallas_kernels.attention import cudnn, reference
-from pallas_kernels.dispatch import Implementation, dispatch
+from pallas_kernels.attention import cudnn, mosaic_gpu, reference
+from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 
 Precision = Literal["bf16", "int8"]
 
@@ -57,15 +57,21 @@ def attention(
         raise ValueError(f"attention: k {k.shape} and v {v.shape} must have one shape")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     arrays = (q, k, v)
-    candidates = []
+    kernel = Implementation(
+        "mosaic_gpu",
+        functools.partial(
+            mosaic_gpu.attention, *arrays, scale=scale, precision=precision
+        ),
+        needs_hopper,
+    )
+    candidates = [kernel]
     if precision == "bf16":
-        candidates.append(
-            Implementation(
-                "cudnn",
-                functools.partial(cudnn.attention, *arrays, scale=scale),
-                cudnn.needs_cudnn_gpu,
-            )
+        library = Implementation(
+            "cudnn",
+            functools.partial(cudnn.attention, *arrays, scale=scale),
+            cudnn.needs_cudnn_gpu,
         )
+        candidates.append(library)
     candidates.append(
         Implementation(
             "reference",

@@ -16,7 +16,6 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.attention.quantize import SCALE_TOKENS
 from pallas_kernels.attention.tiles import ROWS, Tile
 
 _LOG2_E = math.log2(math.e)
@@ -26,6 +25,11 @@ _HEADROOM = 40.0
 # A row sum from which on the fixed reference point counts as overflown.
 SUM_LIMIT = 2.0**100
 _REGISTERS = {2: (232, 40), 3: (160, 32)}
+# Row sums are kept as partial sums of this many columns: one per thread.
+_SUM_COLUMNS = 8
+# Adding it rounds to an integer and leaves it in the low bits.
+_ROUNDER = 1.5 * 2.0**23
+_EXP2 = (0.9999280737, 0.6932609892, 0.2426111207, 0.0551716489)
 # Scales of one TMA copy, whose box is at most 256 long.
 SCALES_PER_COPY = 256
 
@@ -40,6 +44,23 @@ def _swizzled(columns: int, dtype) -> tuple:
     )
 
 
+def _polynomial_exp2(x: jax.Array) -> jax.Array:
+    """2^x on the multiply-add units, relative error below 2^-13; 0 stays above 2^-126.
+
+    x = integer + fraction in [-1/2, 1/2]; a cubic of the fraction, whose exponent field
+    the integer is then added to.
+    """
+    x = jnp.maximum(x, -126.0)
+    shifted = x + _ROUNDER
+    fraction = x - (shifted - _ROUNDER)
+    power = jnp.full_like(x, _EXP2[3])
+    for coefficient in _EXP2[2::-1]:
+        power = power * fraction + coefficient
+    bits = lax.bitcast_convert_type(power, jnp.int32)
+    integer = lax.bitcast_convert_type(shifted, jnp.int32)
+    return lax.bitcast_convert_type(bits + (integer << 23), jnp.float32)
+
+
 def attend(
     q: jax.Array,
     k: jax.Array,
@@ -50,6 +71,7 @@ def attend(
     kv_tokens: int,
     scale: float,
     tile: Tile,
+    scale_tokens: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
     """The kernel.
 
@@ -60,11 +82,12 @@ def attend(
         v: `[batch, kv_tokens, heads, head_dim]`, 16-bit.
         q_scales: `[batch, heads, q_tokens]` float32, log2(e) and `scale` included,
             padded to a multiple of the block's rows.
-        k_scales: `[batch, heads, blocks]` float32, one per `SCALE_TOKENS` keys, padded
+        k_scales: `[batch, heads, blocks]` float32, one per `scale_tokens` keys, padded
             to a multiple of 256.
         kv_tokens: how many of the keys count; the rest only fill tiles of 8.
         scale: factor of the scores, unused with scales.
         tile: how the work is cut.
+        scale_tokens: see `k_scales`.
 
     Returns:
         The output `[batch, q_tokens, heads, head_dim]` in the dtype of `v`, and the sum
@@ -77,7 +100,8 @@ def attend(
     block_kv, stages, warpgroups = tile.block_kv, tile.stages, tile.warpgroups
     q_tiles = pl.cdiv(q_tokens, tile.block_rows)
     kv_steps = pl.cdiv(kv_tokens, block_kv)
-    tail = kv_tokens % block_kv
+    tail = kv_tokens % block_kv != 0
+    tail_blocks = int(tail and kv_steps > 1)
     factor = scale * _LOG2_E
 
     def body(*refs):
@@ -161,8 +185,11 @@ def attend(
                     following = lax.rem(warpgroup + 1, jnp.int32(warpgroups))
                     plgpu.barrier_arrive(memory["turn"].at[following])
 
-            def rows(vector, columns):
-                return lax.broadcast_in_dim(vector, (ROWS, columns), [0])
+            def rows(vector, width):
+                return lax.broadcast_in_dim(vector, (ROWS, width), [0])
+
+            def columns(x, start, stop):
+                return lax.slice(x, (0, start), (ROWS, stop))
 
             def exponents(scores, step, masked):
                 """Accumulator of q k^T to exponents of 2."""
@@ -170,16 +197,14 @@ def attend(
                     x = scores * factor
                 else:
                     parts = []
-                    width = min(block_kv, SCALE_TOKENS)
+                    width = math.gcd(block_kv, scale_tokens)
                     for part in range(block_kv // width):
                         key_scale = memory["k_scales"][
-                            lax.div(step * block_kv + part * width, SCALE_TOKENS)
+                            lax.div(step * block_kv + part * width, scale_tokens)
                         ]
-                        window = (0, part * width), (ROWS, (part + 1) * width)
-                        parts.append(
-                            lax.slice(scores, *window).astype(jnp.float32)
-                            * rows(row_scales * key_scale, width)
-                        )
+                        ints = columns(scores, part * width, (part + 1) * width)
+                        factors = rows(row_scales * key_scale, width)
+                        parts.append(ints.astype(jnp.float32) * factors)
                     x = parts[0] if len(parts) == 1 else lax.concatenate(parts, 1)
                 if masked:
                     column = plgpu.broadcasted_iota(
@@ -188,53 +213,56 @@ def attend(
                     x = jnp.where(column < kv_tokens - step * block_kv, x, -jnp.inf)
                 return x
 
-            def probabilities(x, reference, total):
-                p = jnp.exp2(x - rows(reference, block_kv))
-                return p, total + p.sum(axis=1)
+            def probabilities(x, reference, totals):
+                x = x - rows(reference, block_kv)
+                exact = block_kv - tile.polynomial
+                if not tile.polynomial:
+                    p = jnp.exp2(x)
+                else:
+                    units = jnp.exp2(columns(x, 0, exact))
+                    cubic = _polynomial_exp2(columns(x, exact, block_kv))
+                    p = lax.concatenate([units, cubic], 1)
+                # Sums stay spread over the threads that hold the columns; adding them
+                # up across threads waits until the end.
+                for start in range(0, block_kv, _SUM_COLUMNS):
+                    totals = totals + columns(p, start, start + _SUM_COLUMNS)
+                return p, totals
 
-            def scores_of(step, scores_ref):
-                plgpu.wgmma(scores_ref, q_smem, memory["k"].at[slot_of(step)].T)
-
-            def add_values(step, p, out_ref):
-                plgpu.barrier_wait(memory["v_full"].at[slot_of(step)])
-                plgpu.wgmma(out_ref, p, memory["v"].at[slot_of(step)])
-
-            def rescale(out_ref, alpha):
-                out_ref[...] = out_ref[...] * rows(alpha, head_dim)
+            def add_values(slot, p, out_ref):
+                plgpu.barrier_wait(memory["v_full"].at[slot])
+                plgpu.wgmma(out_ref, p, memory["v"].at[slot])
 
             def first_block():
-                step = jnp.int32(0)
-
                 def product(scores_ref):
                     take_turn()
-                    scores_of(step, scores_ref)
+                    plgpu.wgmma(scores_ref, q_smem, memory["k"].at[0].T)
                     end_turn()
                     return scores_ref[...]
 
                 plgpu.barrier_wait(memory["k_full"].at[0])
                 scores = pl.run_scoped(product, plgpu.ACC((ROWS, block_kv), score_type))
                 plgpu.barrier_arrive(memory["k_empty"].at[0])
-                x = exponents(scores, step, masked=bool(tail) and kv_steps == 1)
+                x = exponents(scores, jnp.int32(0), masked=tail and kv_steps == 1)
                 reference = x.max(axis=1)
                 if not tile.online:
                     reference = reference + _HEADROOM
-                zero = plgpu.layout_cast(
-                    jnp.zeros((ROWS,), jnp.float32), plgpu.Layout.WGMMA.reduce(1)
+                zeros = plgpu.layout_cast(
+                    jnp.zeros((ROWS, _SUM_COLUMNS), jnp.float32), plgpu.Layout.WGMMA
                 )
-                p, total = probabilities(x, reference, zero)
-                return p.astype(out_dtype), reference, total
+                p, totals = probabilities(x, reference, zeros)
+                return p.astype(out_dtype), reference, totals
 
-            def later_block(step, carry, out_ref, masked):
-                p, reference, total = carry
-                plgpu.barrier_wait(memory["k_full"].at[slot_of(step)])
+            def later_block(step, slot, carry, out_ref, masked=False):
+                """One block: its scores, the values of the block before it, softmax."""
+                p, reference, totals = carry
+                previous = (slot + stages - 1) % stages
+                plgpu.barrier_wait(memory["k_full"].at[slot])
                 take_turn()
 
                 def products(scores_ref):
-                    scores_of(step, scores_ref)
-                    add_values(step - 1, p, out_ref)
+                    plgpu.wgmma(scores_ref, q_smem, memory["k"].at[slot].T)
+                    add_values(previous, p, out_ref)
                     end_turn()
-                    if not tile.overlap:
-                        plgpu.wgmma_wait(0)
                     return plgpu.wgmma_accumulator_load(
                         scores_ref, wait_n=1 if tile.overlap else 0
                     )
@@ -243,41 +271,113 @@ def attend(
                     products, plgpu.ACC((ROWS, block_kv), score_type)
                 )
                 scores = lax.optimization_barrier(scores)
-                plgpu.barrier_arrive(memory["k_empty"].at[slot_of(step)])
+                plgpu.barrier_arrive(memory["k_empty"].at[slot])
                 x = exponents(scores, step, masked)
-                alpha = None
                 if tile.online:
                     following = jnp.maximum(reference, x.max(axis=1))
                     alpha = jnp.exp2(reference - following)
-                    reference, total = following, total * alpha
-                p, total = probabilities(x, reference, total)
-                p, total = lax.optimization_barrier((p, total))
+                    reference = following
+                    totals = totals * rows(alpha, _SUM_COLUMNS)
+                p, totals = probabilities(x, reference, totals)
+                p, totals = lax.optimization_barrier((p, totals))
                 plgpu.wgmma_wait(0)
-                plgpu.barrier_arrive(memory["v_empty"].at[slot_of(step - 1)])
+                plgpu.barrier_arrive(memory["v_empty"].at[previous])
                 if tile.online:
-                    rescale(out_ref, alpha)
+                    out_ref[...] = out_ref[...] * rows(alpha, head_dim)
                 # Registers that a product in flight reads may not be written, and
                 # the compiler gives all rounded probabilities the same registers.
-                return p.astype(out_dtype), reference, total
+                return p.astype(out_dtype), reference, totals
+
+            def ahead_block(step, carry, out_ref, last=False, masked=False):
+                scores, p, reference, totals = carry
+                following, previous = slot_of(step + 1), slot_of(step + stages - 1)
+                if not last:
+                    plgpu.barrier_wait(memory["k_full"].at[following])
+                take_turn()
+
+                def products(scores_ref):
+                    plgpu.wgmma(scores_ref, q_smem, memory["k"].at[following].T)
+                    add_values(previous, p, out_ref)
+                    end_turn()
+                    return plgpu.wgmma_accumulator_load(scores_ref, wait_n=None)
+
+                if last:
+                    add_values(previous, p, out_ref)
+                    end_turn()
+                    pending = scores
+                else:
+                    pending = pl.run_scoped(
+                        products, plgpu.ACC((ROWS, block_kv), score_type)
+                    )
+                x = exponents(scores, step, masked)
+                p, totals = probabilities(x, reference, totals)
+                p, totals = lax.optimization_barrier((p, totals))
+                plgpu.wgmma_wait(0)
+                if not last:
+                    plgpu.barrier_arrive(memory["k_empty"].at[following])
+                    pending = lax.optimization_barrier(pending)
+                plgpu.barrier_arrive(memory["v_empty"].at[previous])
+                return pending, p.astype(out_dtype), reference, totals
+
+            def scores_now(slot):
+                def product(scores_ref):
+                    plgpu.wgmma(scores_ref, q_smem, memory["k"].at[slot].T)
+                    return scores_ref[...]
+
+                plgpu.barrier_wait(memory["k_full"].at[slot])
+                scores = pl.run_scoped(product, plgpu.ACC((ROWS, block_kv), score_type))
+                plgpu.barrier_arrive(memory["k_empty"].at[slot])
+                return scores
+
+            def ahead_blocks(out_ref):
+                x = exponents(
+                    scores_now(0), jnp.int32(0), masked=tail and kv_steps == 1
+                )
+                reference = x.max(axis=1) + _HEADROOM
+                zeros = plgpu.layout_cast(
+                    jnp.zeros((ROWS, _SUM_COLUMNS), jnp.float32), plgpu.Layout.WGMMA
+                )
+                p, totals = probabilities(x, reference, zeros)
+                carry = scores_now(1), p.astype(out_dtype), reference, totals
+                rounds, rest = divmod(kv_steps - 2, 2)
+
+                def pair(index, carry):
+                    step = 1 + 2 * index
+                    carry = ahead_block(step, carry, out_ref)
+                    return ahead_block(step + 1, carry, out_ref)
+
+                carry = lax.fori_loop(0, rounds, pair, carry)
+                if rest:
+                    carry = ahead_block(jnp.int32(kv_steps - 2), carry, out_ref)
+                carry = ahead_block(
+                    jnp.int32(kv_steps - 1), carry, out_ref, last=True, masked=tail
+                )
+                _, p, _, totals = carry
+                add_values((kv_steps - 1) % stages, p, out_ref)
+                return out_ref[...], totals.sum(axis=1)
 
             def all_blocks(out_ref):
                 carry = first_block()
-                full = kv_steps - bool(tail)
-                if full > 1:
+                if kv_steps - tail_blocks > 1:
                     carry = lax.fori_loop(
                         1,
-                        full,
-                        lambda step, carry: later_block(step, carry, out_ref, False),
+                        kv_steps - tail_blocks,
+                        lambda step, carry: later_block(
+                            step, slot_of(step), carry, out_ref
+                        ),
                         carry,
                     )
-                if tail and kv_steps > 1:
-                    carry = later_block(jnp.int32(kv_steps - 1), carry, out_ref, True)
-                p, _, total = carry
-                add_values(jnp.int32(kv_steps - 1), p, out_ref)
-                return out_ref[...], total
+                if tail_blocks:
+                    step = jnp.int32(kv_steps - 1)
+                    slot = (kv_steps - 1) % stages
+                    carry = later_block(step, slot, carry, out_ref, masked=True)
+                p, _, totals = carry
+                add_values((kv_steps - 1) % stages, p, out_ref)
+                return out_ref[...], totals.sum(axis=1)
 
             out, total = pl.run_scoped(
-                all_blocks, plgpu.ACC((ROWS, head_dim), jnp.float32)
+                ahead_blocks if tile.ahead else all_blocks,
+                plgpu.ACC((ROWS, head_dim), jnp.float32),
             )
             store = memory["out"].at[warpgroup] if quantized else q_smem
             store[...] = (out * rows(1.0 / total, head_dim)).astype(out_dtype)

@@ -51,7 +51,7 @@ def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
     return lax.cond(
         jnp.all(sums < SUM_LIMIT),
         lambda: out,
-        lambda: run(dataclasses.replace(tile, online=True))[0],
+        lambda: run(dataclasses.replace(tile, online=True, ahead=False))[0],
     )
 
 
@@ -115,6 +115,7 @@ def quantized_attention(
             kv_tokens=operands.v.shape[1],
             scale=1.0,
             tile=tile,
+            scale_tokens=operands.scale_tokens,
         )
 
     return _guarded(run, tile, guard)[:, :q_tokens]

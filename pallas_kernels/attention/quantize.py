@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
-# Keys of one head that share a scale. A multiple of the kernel's key block, so that
-# scaling scores costs one scalar per block.
-SCALE_TOKENS = 128
+from pallas_kernels.attention.tiles import choose_tile
+
 _LEVELS = 127.0
 _SMALLEST_AMAX = 1e-12
 
@@ -28,8 +27,9 @@ class QuantizedQKV:
         q_values: `[batch, q_tokens, heads, head_dim]` int8.
         q_scales: `[batch, heads, q_tokens]` float32, one per query.
         k_values: `[batch, kv_tokens, heads, head_dim]` int8, keys less their mean.
-        k_scales: `[batch, heads, ceil(kv_tokens / 128)]` float32.
+        k_scales: `[batch, heads, ceil(kv_tokens / scale_tokens)]` float32.
         v: `[batch, kv_tokens, heads, head_dim]`, as it came.
+        scale_tokens: keys of one head that share a scale, in order.
     """
 
     q_values: Int8[Array, "batch q_tokens heads head_dim"]
@@ -37,6 +37,7 @@ class QuantizedQKV:
     k_values: Int8[Array, "batch kv_tokens heads head_dim"]
     k_scales: Float[Array, "batch heads kv_blocks"]
     v: Float[Array, "batch kv_tokens heads head_dim"]
+    scale_tokens: int = dataclasses.field(metadata={"static": True})
 
     def dequantize(
         self,
@@ -47,7 +48,7 @@ class QuantizedQKV:
         """Float32 q and k whose products are natural-log scores, softmax scale in."""
         q_scales = jnp.swapaxes(self.q_scales, 1, 2)[..., None] * math.log(2.0)
         tokens = self.k_values.shape[1]
-        k_scales = jnp.repeat(self.k_scales, SCALE_TOKENS, axis=-1)[..., :tokens]
+        k_scales = jnp.repeat(self.k_scales, self.scale_tokens, axis=-1)[..., :tokens]
         return (
             self.q_values.astype(jnp.float32) * q_scales,
             self.k_values.astype(jnp.float32) * jnp.swapaxes(k_scales, 1, 2)[..., None],
@@ -60,8 +61,9 @@ def quantize_qkv(
     v: Float[Array, "batch kv_tokens heads head_dim"],
     *,
     scale: float | None = None,
+    scale_tokens: int | None = None,
 ) -> QuantizedQKV:
-    """Quantizes queries per token and keys per 128 tokens, after removing their mean.
+    """Quantizes queries per token and keys per block, after removing the keys' mean.
 
     Subtracting one vector from all keys of a head adds the same number to all scores
     of a query, which softmax ignores; it removes the bias that would otherwise take
@@ -73,12 +75,15 @@ def quantize_qkv(
         k: `[batch, kv_tokens, heads, head_dim]`, likewise.
         v: `[batch, kv_tokens, heads, head_dim]`.
         scale: softmax scale; `None` is head_dim ** -0.5.
+        scale_tokens: keys that share a scale; `None` is the key block of the kernel for
+            this head dimension, so that scaling scores costs it one scalar per block.
 
     Returns:
         The operands of 8-bit attention.
     """
     head_dim = q.shape[-1]
     scale = head_dim**-0.5 if scale is None else scale
+    scale_tokens = scale_tokens or choose_tile(head_dim, quantized=True).block_kv
     q32 = q.astype(jnp.float32)
     amax = jnp.max(jnp.abs(q32), axis=-1, keepdims=True)
     q_step = jnp.maximum(amax, _SMALLEST_AMAX) / _LEVELS
@@ -88,13 +93,15 @@ def quantize_qkv(
     k32 = k.astype(jnp.float32)
     centred = k32 - jnp.mean(k32, axis=1, keepdims=True)
     batch, tokens, heads, _ = k.shape
-    blocks = -(-tokens // SCALE_TOKENS)
+    blocks = -(-tokens // scale_tokens)
     token_amax = jnp.max(jnp.abs(centred), axis=-1)
     token_amax = jnp.pad(
-        token_amax, ((0, 0), (0, blocks * SCALE_TOKENS - tokens), (0, 0))
+        token_amax, ((0, 0), (0, blocks * scale_tokens - tokens), (0, 0))
     )
-    block_amax = jnp.max(token_amax.reshape(batch, blocks, SCALE_TOKENS, heads), axis=2)
+    block_amax = jnp.max(token_amax.reshape(batch, blocks, scale_tokens, heads), axis=2)
     k_step = jnp.maximum(block_amax, _SMALLEST_AMAX) / _LEVELS
-    per_token = jnp.repeat(k_step, SCALE_TOKENS, axis=1)[:, :tokens, :, None]
+    per_token = jnp.repeat(k_step, scale_tokens, axis=1)[:, :tokens, :, None]
     k_values = jnp.round(centred / per_token).astype(jnp.int8)
-    return QuantizedQKV(q_values, q_scales, k_values, jnp.swapaxes(k_step, 1, 2), v)
+    return QuantizedQKV(
+        q_values, q_scales, k_values, jnp.swapaxes(k_step, 1, 2), v, scale_tokens
+    )

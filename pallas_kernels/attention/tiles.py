@@ -29,7 +29,9 @@ class Tile:
         online: whether the running maximum follows the scores (the textbook
             algorithm). Otherwise it stays that of the first block, which needs
             neither a maximum nor a rescaling per block, and overflows only if scores
-            rise by more than 2^60 or so over it; see `mosaic_gpu.attention`.
+            rise very far above it; see `mosaic_gpu.quantized_attention`.
+        polynomial: keys of each block whose exponentials are computed by a cubic on the
+            multiply-add units, because the exponential unit is the bottleneck.
     """
 
     block_kv: int = 128
@@ -38,6 +40,8 @@ class Tile:
     turns: bool = True
     overlap: bool = True
     online: bool = False
+    polynomial: int = 0
+    ahead: bool = False
 
     @property
     def block_rows(self) -> int:
@@ -51,16 +55,17 @@ class Tile:
         return rows + self.stages * self.block_kv * head_dim * (narrow + wide)
 
 
-def choose_tile(head_dim: int, *, quantized: bool, dtype) -> Tile:
+def choose_tile(head_dim: int, *, quantized: bool, dtype=jnp.bfloat16) -> Tile:
     """The tile that measured best, see `benchmarks/notes_kernels_attention.md`."""
     # Float16 ends at 65,504: its probabilities need the running maximum.
     online = jnp.dtype(dtype) != jnp.bfloat16
-    return dataclasses.replace(_BEST[head_dim, quantized], online=online)
+    tile = _BEST.get((head_dim, quantized), Tile())
+    return dataclasses.replace(tile, online=online)
 
 
 _BEST = {
-    (64, False): Tile(),
-    (64, True): Tile(),
-    (128, False): Tile(),
-    (128, True): Tile(),
+    (64, False): Tile(warpgroups=3),
+    (64, True): Tile(warpgroups=3),
+    (128, False): Tile(64, stages=4, warpgroups=3),
+    (128, True): Tile(64, stages=4, warpgroups=3),
 }

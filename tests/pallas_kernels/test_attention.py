@@ -97,3 +97,29 @@ def test_cudnn_refuses_float32():
     q, k, v = random_qkv(16, 16)
     with pytest.raises(NotImplementedError, match="float32"):
         attention(q, k, v, implementation="cudnn")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize(
+    ("q_tokens", "kv_tokens", "head_dim"), [(300, 300, 64), (200, 41, 128)]
+)
+def test_kernel_lowers_for_a_gpu_at_any_token_count(
+    precision, q_tokens, kv_tokens, head_dim
+):
+    q, k, v = random_qkv(q_tokens, kv_tokens, head_dim=head_dim, dtype=jnp.bfloat16)
+
+    def run(q, k, v):
+        return attention(q, k, v, precision=precision, implementation="mosaic_gpu")
+
+    text = jax.jit(run).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in text
+    assert jax.eval_shape(run, q, k, v).shape == q.shape
+
+
+def test_kernel_refuses_what_it_cannot_do():
+    q, k, v = random_qkv(16, 16)
+    with pytest.raises(NotImplementedError, match="float32"):
+        attention(q, k, v, implementation="mosaic_gpu")
+    q, k, v = random_qkv(16, 16, head_dim=80, dtype=jnp.bfloat16)
+    with pytest.raises(NotImplementedError, match="80"):
+        attention(q, k, v, implementation="mosaic_gpu")

@@ -85,6 +85,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"sixbit {args.command}: error: {error}", file=sys.stderr)
         return USER_ERROR
+    except RuntimeError as error:
+        # JAX's only sign of a full device; other runtime errors are bugs.
+        if args.debug or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print(
+            f"sixbit {args.command}: error: not enough device memory; NVFP4 weights "
+            "(`sixbit convert --weights nvfp4`), a smaller video or fewer of them need "
+            f"less. {str(error).splitlines()[0]}",
+            file=sys.stderr,
+        )
+        return USER_ERROR
     except KeyboardInterrupt:
         print(f"\nsixbit {args.command}: interrupted", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.metadata
+import os
 import platform
 import shutil
 from collections.abc import Iterator
@@ -127,8 +128,7 @@ def report_directory(path: Path) -> Iterator[Path]:
             f"{path} without {REPORT} in it"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
         yield partial

@@ -46,6 +46,23 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
         cli.main(["inspect", str(tmp_path), "--debug"])
 
 
+def test_a_full_device_is_explained_and_other_runtime_errors_are_not(
+    tmp_path, monkeypatch, capsys
+):
+    from sixbit_jax.commands import inspect
+
+    def fail(args):
+        raise RuntimeError(args.directory.name)
+
+    monkeypatch.setattr(inspect, "run", fail)
+    assert cli.main(["inspect", "RESOURCE_EXHAUSTED: 9 GiB"]) == cli.USER_ERROR
+    message = capsys.readouterr().err
+    assert "not enough device memory" in message
+    assert "9 GiB" in message
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["inspect", "a bug"])
+
+
 def test_an_interrupt_is_no_traceback(tmp_path, monkeypatch, capsys):
     from sixbit_jax.commands import inspect
 

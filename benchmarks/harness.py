@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.mosaic.gpu import profiler
 
-# Input sets that a timed function walks through, so that no call finds its operands
-# in L2 because the call before it left them there.
+# Input sets that a timed program walks through, so that no call finds its operands in
+# L2 because the call before it left them there.
 ROTATION = 3
-REPEATS = 15
+REPEATS = 7
+_COMPILE_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +42,15 @@ class Case:
     k: int
     n: int
     function: Callable
-    make_inputs: Callable[[int], tuple]
+    make_inputs: Callable[[Any], tuple]
     flops: float = 0.0
     bytes: float = 0.0
     error: Callable | None = None
     note: str = ""
+
+    def walk(self, sets: Sequence[tuple]) -> list:
+        """The function on every input set, one after the other, as one program."""
+        return [self.function(*one) for one in sets]
 
 
 def warm_up(seconds: float = 1.0) -> None:
@@ -58,50 +65,61 @@ def warm_up(seconds: float = 1.0) -> None:
         y.block_until_ready()
 
 
-def median_us(function: Callable, inputs: Sequence[tuple]) -> float:
-    """Median device time of one call, over rotating inputs, in microseconds.
-
-    Device time is the sum of the call's kernels as CUPTI reports them.
-    """
-
-    def walk(sets):
-        return [function(*one) for one in sets]
-
-    _, measured = profiler.measure(jax.jit(walk), iterations=REPEATS)(inputs)
-    if measured is None:
-        raise RuntimeError("no kernel was launched")
-    return statistics.median(total / len(inputs) * 1e3 for total in measured)
-
-
-def run(case: Case) -> dict:
-    """Times and checks one case; the record names its failure if it fails."""
-    record = {
-        "op": case.op,
-        "implementation": case.implementation,
-        "m": case.m,
-        "k": case.k,
-        "n": case.n,
-    }
-    if case.note:
-        record["note"] = case.note
+def _compile(case: Case) -> Callable | Exception:
+    one = jax.eval_shape(lambda: case.make_inputs(0))
     try:
-        inputs = [case.make_inputs(seed) for seed in range(ROTATION)]
-        if case.error is not None:
-            result = jax.jit(case.function)(*inputs[0])
-            record["relative_error"] = float(case.error(result, inputs[0]))
-            del result
-        record["median_us"] = median_us(case.function, inputs)
+        return jax.jit(case.walk).lower([one] * ROTATION).compile()
     except (ValueError, NotImplementedError, RuntimeError) as error:
-        record["failure"] = f"{type(error).__name__}: {str(error)[:300]}"
-        return record
+        return error
+
+
+def run_all(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
+    """Compiles everything side by side, then times and checks one case after another.
+
+    Yields:
+        Flat records; one that could not run names its `failure`.
+    """
+    with concurrent.futures.ThreadPoolExecutor(_COMPILE_THREADS) as pool:
+        programs = list(pool.map(_compile, cases))
+    warm_up()
+    for case, program in zip(cases, programs, strict=True):
+        record = {
+            "op": case.op,
+            "implementation": case.implementation,
+            "m": case.m,
+            "k": case.k,
+            "n": case.n,
+        }
+        if case.note:
+            record["note"] = case.note
+        try:
+            if isinstance(program, Exception):
+                raise program
+            record |= _measure(case, program)
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            record["failure"] = f"{type(error).__name__}: {str(error)[:300]}"
+        yield record
+
+
+def _measure(case: Case, program: Callable) -> dict[str, float]:
+    """Median device time of one call; CUPTI's sum over the kernels it launched."""
+    inputs = [jax.jit(case.make_inputs)(seed) for seed in range(ROTATION)]
+    found: dict[str, float] = {}
+    if case.error is not None:
+        found["relative_error"] = float(case.error(program(inputs)[0], inputs[0]))
+    _, times = profiler.measure(program, iterations=REPEATS)(inputs)
+    if not isinstance(times, list):
+        raise RuntimeError("the profiler saw no kernel")
+    median = statistics.median(times) / ROTATION * 1e3
+    found["median_us"] = median
     if case.flops:
-        record["tops"] = case.flops / record["median_us"] / 1e6
+        found["tops"] = case.flops / median / 1e6
     if case.bytes:
-        record["tbps"] = case.bytes / record["median_us"] / 1e6
-    return record
+        found["tbps"] = case.bytes / median / 1e6
+    return found
 
 
-def show(record: dict) -> str:
+def show(record: dict[str, Any]) -> str:
     """One line for the terminal."""
     rate = ""
     if "tops" in record:
@@ -113,6 +131,6 @@ def show(record: dict) -> str:
     shown = "" if error is None else f"  error {error:.1e}"
     shape = f"{record['m']}x{record['k']}x{record['n']}"
     return (
-        f"{record['op']:14} {shape:18} {record['implementation']:22} "
-        f"{record.get('note', ''):12} {outcome}{shown}"
+        f"{record['op']:14} {shape:18} {record['implementation']:14} "
+        f"{record.get('note', ''):9} {outcome}{shown}"
     )

@@ -50,15 +50,16 @@ def main() -> None:
     head = records.header(
         ["python", "-m", "benchmarks.kernels", *sys.argv[1:]], packages=PACKAGES
     )
-    harness.warm_up()
+    chosen = [
+        case
+        for case in all_cases()
+        if (not wanted or case.op in wanted)
+        and known.implementation in case.implementation
+    ]
     found = []
-    for case in all_cases():
-        if wanted and case.op not in wanted:
-            continue
-        if known.implementation not in case.implementation:
-            continue
-        found.append(harness.run(case))
-        print(harness.show(found[-1]), flush=True)
+    for record in harness.run_all(chosen):
+        found.append(record)
+        print(harness.show(record), flush=True)
         records.write(known.out, head, found)
 
 

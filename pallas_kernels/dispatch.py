@@ -18,7 +18,7 @@ HOPPER_MULTIPROCESSORS = 132
 
 
 @dataclasses.dataclass(frozen=True)
-class Implementation:
+class Implementation[T]:
     """One way to compute an operation.
 
     Attributes:
@@ -31,7 +31,7 @@ class Implementation:
     """
 
     name: str
-    run: Callable[[], jax.Array | tuple[jax.Array, ...]]
+    run: Callable[[], T]
     needs: Callable[[], None] = lambda: None
 
 
@@ -75,11 +75,11 @@ def needs_block_scaled_mma() -> None:
         )
 
 
-def dispatch(
+def dispatch[T](
     operation: str,
-    implementations: Sequence[Implementation],
+    implementations: Sequence[Implementation[T]],
     implementation: str | None,
-) -> jax.Array | tuple[jax.Array, ...]:
+) -> T:
     """Runs the named implementation, or the first that does not refuse.
 
     Args:

@@ -7,14 +7,14 @@ bias, gates, the residual tile) is fetched while the products run.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels.gemm import buffers
+from pallas_kernels.gemm.chunk import before_residual
 from pallas_kernels.gemm.config import COMPUTE_WARPGROUPS, STORE_ROWS, Epilogue, Tile
 
 _MEMORY_WARPGROUP = COMPUTE_WARPGROUPS
@@ -24,26 +24,6 @@ _COMPUTE_REGISTERS = 232
 _STEPS_BEFORE_FETCH = 2
 # Chunks of the residual that are on their way while one is being used.
 _RESIDUAL_AHEAD = 2
-
-
-def _swizzled(columns: int, dtype) -> tuple:
-    """Transforms of a shared-memory buffer whose rows are `columns` long."""
-    itemsize = jnp.dtype(dtype).itemsize
-    swizzle = plgpu.find_swizzle(columns * itemsize * 8)
-    return (
-        plgpu.TilingTransform((8, swizzle // itemsize)),
-        plgpu.SwizzleTransform(swizzle),
-    )
-
-
-def _gelu_tanh(x: jax.Array) -> jax.Array:
-    """GELU in its tanh form, written as x * sigmoid(2u): exact in the far tail too."""
-    # sigmoid(2u) = 1 / (1 + 2^(-2u log2 e)); the reciprocal as rsqrt squared, because
-    # one approximate instruction and a product beat a correctly rounded division.
-    cubic = x * x * (-0.044715 * 2.302208198) - 2.302208198
-    denominator = 1.0 + jnp.exp2(x * cubic)
-    root = lax.rsqrt(denominator)
-    return x * (root * root)
 
 
 def matmul(
@@ -66,8 +46,8 @@ def matmul(
     """Multiplies and applies the epilogue.
 
     Args:
-        a: `[B, M, K]`, int8, bfloat16, float16 or float8; M a multiple of 8, at least
-            one tile of a warpgroup.
+        a: `[B, M, K]`, int8, bfloat16, float16 or float8; any M (in the interpreter a
+            multiple of 8).
         w: `[N, K]`, the dtype of `a`; N a multiple of 8.
         tile: how the work is cut.
         epilogue: which of the operands below are used.
@@ -95,34 +75,37 @@ def matmul(
     row_tiles = pl.cdiv(m, tile.cluster_rows)
     column_tiles = pl.cdiv(n, tile.cluster_columns)
     alternate = tile.split == "alternate"
-    readers = 1 if alternate else COMPUTE_WARPGROUPS
     share_w = "cluster" if tile.cluster == "rows" else None
     share_a = "cluster" if tile.cluster == "columns" else None
     gate_batch = 1 if gate is None else gate.shape[0]
 
-    vectors = {
-        "row_scale": row_scale,
-        "column_scale": column_scale,
-        "bias": bias,
-        "gate": gate,
-        "text_gate": text_gate,
+    vectors: dict[str, jax.Array] = {
+        name: value
+        for name, value in (
+            ("row_scale", row_scale),
+            ("column_scale", column_scale),
+            ("bias", bias),
+            ("gate", gate),
+            ("text_gate", text_gate),
+        )
+        if value is not None
     }
-    vectors = {name: v for name, v in vectors.items() if v is not None}
     inputs = {"a": a, "w": w, **vectors}
-    if epilogue.scalar_scale:
+    if scalar_scale is not None:
         inputs["scalar_scale"] = scalar_scale
-    if epilogue.residual:
+    if residual is not None:
         inputs["residual"] = residual
     names = tuple(inputs)
 
-    operand_transforms = _swizzled(tile.depth, a.dtype)
-    store_transforms = _swizzled(columns_per_store, out_dtype)
+    untiled = m % buffers.TILED_ROWS != 0
 
     def body(*refs):
         gmem = dict(zip(names, refs, strict=False))
         out_gmem = refs[len(names)]
         scratch = dict(zip(scratch_types, refs[len(names) + 1 :], strict=True))
-        a_smem, w_smem, store = scratch["a"], scratch["w"], scratch["store"]
+        w_smem = scratch["w"]
+        a_smem, a_landing = scratch["a"] if untiled else (scratch["a"],) * 2
+        store, store_out = scratch["store"] if untiled else (scratch["store"],) * 2
         full, empty = scratch["full"], scratch["empty"]
         warpgroup = lax.axis_index("wg")
         block = lax.axis_index("cluster")
@@ -177,7 +160,7 @@ def matmul(
                     depth = pl.ds(k_step * tile.depth, tile.depth)
                     plgpu.copy_gmem_to_smem(
                         gmem["a"].at[entry, pl.ds(row, tile.block_rows), depth],
-                        a_smem.at[slot],
+                        a_landing.at[slot],
                         arrived,
                         collective_axes=share_a,
                     )
@@ -301,7 +284,7 @@ def matmul(
                 slot = chunk % slots
                 plgpu.copy_gmem_to_smem(
                     gmem["residual"].at[place(chunk, entry, row, column)],
-                    store.at[warpgroup, slot],
+                    store_out.at[warpgroup, slot],
                     scratch["residual_ready"].at[warpgroup * slots + slot],
                 )
 
@@ -315,16 +298,18 @@ def matmul(
                     for c in range(tile.columns // columns_per_store):
                         chunk = r * (tile.columns // columns_per_store) + c
                         slot = chunk % slots
-                        window = pl.ds(c * columns_per_store, columns_per_store)
-                        y = lax.slice(
+                        column_window = pl.ds(c * columns_per_store, columns_per_store)
+                        sums = lax.slice(
                             value,
                             (r * STORE_ROWS, c * columns_per_store),
                             ((r + 1) * STORE_ROWS, (c + 1) * columns_per_store),
-                        ).astype(jnp.float32)
+                        )
 
-                        def vector(name, dimension, window):
+                        def vector(
+                            name, dimension, windows=(row_window, column_window)
+                        ):
                             loaded = plgpu.load(
-                                scratch[name].at[warpgroup, window],
+                                scratch[name].at[warpgroup, windows[dimension]],
                                 layout=plgpu.Layout.WGMMA.reduce(1 - dimension),
                                 optimized=False,
                             )
@@ -332,27 +317,13 @@ def matmul(
                                 loaded.astype(jnp.float32), shape, [dimension]
                             )
 
-                        if epilogue.row_scale:
-                            y = y * vector("row_scale", 0, row_window)
-                        if epilogue.column_scale:
-                            y = y * vector("column_scale", 1, window)
-                        if epilogue.scalar_scale:
-                            y = y * gmem["scalar_scale"][0]
-                        if epilogue.bias:
-                            y = y + vector("bias", 1, window)
-                        if epilogue.activation == "gelu_tanh":
-                            y = _gelu_tanh(y)
-                        if epilogue.gate:
-                            gates = vector("gate", 1, window)
-                            if epilogue.text_rows:
-                                index = plgpu.broadcasted_iota(
-                                    jnp.int32, shape, 0, layout=plgpu.Layout.WGMMA
-                                )
-                                limit = epilogue.text_rows - row - r * STORE_ROWS
-                                gates = jnp.where(
-                                    index < limit, vector("text_gate", 1, window), gates
-                                )
-                            y = y * gates
+                        y = before_residual(
+                            sums,
+                            epilogue,
+                            vector,
+                            lambda: gmem["scalar_scale"][0],
+                            epilogue.text_rows - row - r * STORE_ROWS,
+                        )
                         if epilogue.residual:
                             plgpu.barrier_wait(
                                 scratch["residual_ready"].at[warpgroup * slots + slot]
@@ -363,7 +334,7 @@ def matmul(
                         store[warpgroup, slot] = y.astype(out_dtype)
                         plgpu.commit_smem()
                         plgpu.copy_smem_to_gmem(
-                            store.at[warpgroup, slot],
+                            store_out.at[warpgroup, slot],
                             out_gmem.at[place(chunk, entry, row, column)],
                         )
                         ahead = chunk + _RESIDUAL_AHEAD
@@ -377,37 +348,15 @@ def matmul(
             for_each_tile(visit)
             plgpu.wait_smem_to_gmem(0, wait_read_only=False)
 
-    stage = functools.partial(plgpu.SMEM, dtype=a.dtype, transforms=operand_transforms)
-    empty_barrier = (
-        functools.partial(plgpu.ClusterBarrier, collective_axes=("cluster",))
-        if tile.cluster
-        else plgpu.Barrier
+    scratch_types = buffers.scratch_types(
+        tile,
+        epilogue,
+        vectors,
+        operand_dtype=a.dtype,
+        out_dtype=out_dtype,
+        store_columns=columns_per_store,
+        untiled=untiled,
     )
-    scratch_types = {
-        "a": stage((tile.stages, tile.block_rows, tile.depth)),
-        "w": stage((tile.stages, tile.block_columns, tile.depth)),
-        "store": plgpu.SMEM(
-            (COMPUTE_WARPGROUPS, slots, STORE_ROWS, columns_per_store),
-            out_dtype,
-            transforms=store_transforms,
-        ),
-        "full": plgpu.Barrier(
-            num_arrivals=2, num_barriers=tile.stages * (2 if alternate else 1)
-        ),
-        "empty": empty_barrier(num_arrivals=readers, num_barriers=tile.stages),
-    }
-    for name, value in vectors.items():
-        length = tile.rows if name == "row_scale" else tile.columns
-        scratch_types[name] = plgpu.SMEM((COMPUTE_WARPGROUPS, length), value.dtype)
-    if vectors:
-        scratch_types["ready"] = plgpu.Barrier(
-            num_arrivals=len(vectors), num_barriers=COMPUTE_WARPGROUPS
-        )
-    if epilogue.residual:
-        scratch_types["residual_ready"] = plgpu.Barrier(
-            num_barriers=COMPUTE_WARPGROUPS * slots
-        )
-
     kernel = plgpu.kernel(
         body,
         out_type=jax.ShapeDtypeStruct((batch, m, n), out_dtype),

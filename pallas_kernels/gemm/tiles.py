@@ -1,38 +1,44 @@
-"""The tile of each shape class on Hopper."""
+"""The tile of each shape class on Hopper.
+
+Measured on one H200 at M = 17,776; `benchmarks/results/h200/gemm_tune.json` holds the
+record of each row, `python -m benchmarks.kernels --tune` makes it again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 
-from pallas_kernels.gemm.config import Epilogue, Tile
+from pallas_kernels.gemm.config import SWIZZLE_BYTES, Epilogue, Tile, padded
 
-# Measured on one H200 at M = 17,776 (benchmarks/results/h200/gemm_tune.json).
-# Turns hide a tile's epilogue behind the other warpgroup's products; 192 columns move
-# 17% fewer operand bytes per product than 128.
-_TURNS_128 = Tile(rows=128, columns=128, stages=6, split="alternate")
-_TURNS_192 = Tile(rows=128, columns=192, stages=5, split="alternate")
+# Taking turns hides the epilogue of one warpgroup behind the products of the other;
+# 192 columns move 17% fewer operand bytes per product than 128.
+_TURNS_192 = Tile(rows=128, columns=192, stages=5, split="alternate", store=64)
+_TURNS_128 = Tile(rows=128, columns=128, stages=6, split="alternate", store=64)
+
+# With a residual, narrower stores leave registers for the second set of gates.
+_RESIDUAL_STORE = 32
+
+# Columns computed in vain that cost more than the wider tile gains.
+_MOST_WASTE = 1.05
 
 
-def choose(dtype, m: int, n: int, k: int, epilogue: Epilogue) -> Tile:
-    """The tile for an `[m, k] x [n, k]` product.
+def choose(dtype, n: int, epilogue: Epilogue) -> Tile:
+    """The tile for products with `n` columns; M and K changed no choice.
 
     Args:
         dtype: of the operands.
-        m: rows of A, all batch entries together.
         n: rows of W.
-        k: contracted size.
         epilogue: what follows.
 
     Returns:
         A tile whose stages still have to be fitted to shared memory.
     """
-    tile = _TURNS_128 if epilogue.residual or n % 192 else _TURNS_192
-    elements = 128 // jnp.dtype(dtype).itemsize
-    return Tile(
-        rows=tile.rows,
-        columns=tile.columns,
-        depth=elements,
-        stages=tile.stages,
-        split=tile.split,
-        store=tile.store,
+    wide = padded(n, _TURNS_192.columns) <= _MOST_WASTE * n
+    tile = _TURNS_192 if wide else _TURNS_128
+    return dataclasses.replace(
+        tile,
+        depth=SWIZZLE_BYTES // jnp.dtype(dtype).itemsize,
+        store=_RESIDUAL_STORE if epilogue.residual else tile.store,
     )

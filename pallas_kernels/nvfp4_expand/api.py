@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Literal
 
 import jax
@@ -64,19 +63,20 @@ def nvfp4_expand(
             f"found {to!r} {'with' if scales is not None else 'without'} scales"
         )
     arguments = (codes, block_scales, tensor_scale)
-    options = {"to": to, "scales": scales}
+
+    def on_gpu() -> jax.Array | tuple[jax.Array, jax.Array]:
+        if to == "int8":
+            return mosaic_gpu.expand_int8(*arguments, scales)
+        return mosaic_gpu.expand_bfloat16(*arguments)
+
+    def definition() -> jax.Array | tuple[jax.Array, jax.Array]:
+        return reference.nvfp4_expand(*arguments, to=to, scales=scales)
+
     return dispatch(
         "nvfp4_expand",
         (
-            Implementation(
-                "mosaic_gpu",
-                functools.partial(mosaic_gpu.nvfp4_expand, *arguments, **options),
-                needs_hopper,
-            ),
-            Implementation(
-                "reference",
-                functools.partial(reference.nvfp4_expand, *arguments, **options),
-            ),
+            Implementation("mosaic_gpu", on_gpu, needs_hopper),
+            Implementation("reference", definition),
         ),
         implementation,
     )

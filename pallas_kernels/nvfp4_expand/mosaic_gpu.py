@@ -25,6 +25,8 @@ from pallas_kernels.numerics.nvfp4 import BLOCK
 from pallas_kernels.row_tiles import lanes
 from pallas_kernels.row_tiles.lanes import F32, I32, Memory
 
+# Threads per warp, and warps per block.
+WARP = 32
 WARPS = 4
 # Steps after which a row is shared by a whole block instead of one warp.
 MAX_STEPS = 8
@@ -74,12 +76,11 @@ def _twice_largest_magnitude(words: Sequence[I32]) -> F32:
     Every code becomes a byte with one bit set; the highest bit of their union is the
     largest code.
     """
-    union = None
-    for word in words:
-        magnitudes = word & 0x77777777
-        for half in (magnitudes, magnitudes >> 16):
-            bits_set = _permute(I32.of(0x08040201), 0x80402010, half)
-            union = bits_set if union is None else union | bits_set
+    halves = [half for word in words for half in (word, word >> 16)]
+    union = lanes.tree(
+        [_permute(I32.of(0x08040201), 0x80402010, half & 0x7777) for half in halves],
+        I32.__or__,
+    )
     union = union | (union >> 16)
     union = (union | (union >> 8)) & 0xFF
     code = I32(utils.inline_ptx("bfind.u32 $0, $1;", union.value, result_types=_i32()))
@@ -171,12 +172,12 @@ class _Rows:
     def threads(self) -> int:
         """Threads per row: a warp, or the whole block for long rows."""
         units = self.k // self.elements
-        return lanes.WARP if units <= lanes.WARP * MAX_STEPS else lanes.WARP * WARPS
+        return WARP if units <= WARP * MAX_STEPS else WARP * WARPS
 
     @property
     def per_block(self) -> int:
         """Rows per block."""
-        return lanes.WARP * WARPS // self.threads
+        return WARP * WARPS // self.threads
 
     @property
     def steps(self) -> int:
@@ -187,12 +188,12 @@ class _Rows:
 def _row_amax(amax: F32, layout: _Rows, scratch: Memory) -> F32:
     """The largest value of a row's threads; NaN if any of them is NaN."""
     distance = 1
-    while distance < lanes.WARP:
+    while distance < WARP:
         amax = amax.maximum(lanes.exchange(amax, distance))
         distance *= 2
-    if layout.threads == lanes.WARP:
+    if layout.threads == WARP:
         return amax
-    warp = lanes.thread_index() // lanes.WARP
+    warp = lanes.thread_index() // WARP
     scratch.store(warp * 4, [amax.bits()])
     lanes.barrier()
     parts = scratch.load(I32.of(0), WARPS)
@@ -270,28 +271,22 @@ def _work(
         lanes.when(lanes.both(exists, inside), write)
 
 
-def nvfp4_expand(
+def _run(
     codes: jax.Array,
     block_scales: jax.Array,
     tensor_scale: jax.Array,
+    scales: jax.Array | None,
     *,
-    to: str,
-    scales: jax.Array | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """Expands stored NVFP4; see `nvfp4_expand.api`.
-
-    Raises:
-        NotImplementedError: K not a multiple of 16 or too large, or more than 2^32
-            bytes of output.
-    """
+    to_int8: bool,
+) -> list[jax.Array]:
+    """Values `[rows, K]` and, where they are computed, scales `[rows]`."""
     *lead, n, half = codes.shape
     k = 2 * half
     entries = math.prod(lead)
     rows = entries * n
-    to_int8 = to == "int8"
-    reasons = []
     layout = _Rows(rows, n, k, BLOCK if to_int8 else BLOCK // 2)
-    limit = layout.elements * lanes.WARP * WARPS * MOST_STEPS
+    limit = layout.elements * WARP * WARPS * MOST_STEPS
+    reasons = []
     if k % BLOCK or not 0 < k <= limit:
         reasons.append(f"K must be a multiple of {BLOCK} up to {limit}, found {k}")
     if rows == 0:
@@ -318,15 +313,17 @@ def nvfp4_expand(
             arg_types=(plgpu.Layout.WG_SPLAT(()), *(plgpu.RefType() for _ in refs))
         )
         def work(_, index, *operands):
-            *memories, scratch = (Memory.of(ref) for ref in operands)
-            written = memories[len(inputs) :]
+            memories = [Memory.of(ref) for ref in operands]
+            written = memories[len(inputs) : -1]
             _work(
                 I32(index.registers.item()),
-                *memories[:3],
+                memories[0],
+                memories[1],
+                memories[2],
                 memories[3] if scales is not None else None,
                 written[0],
                 written[1] if len(written) > 1 else None,
-                scratch,
+                memories[-1],
                 layout,
             )
 
@@ -338,10 +335,36 @@ def nvfp4_expand(
         scratch_types=(plgpu.SMEM((WARPS,), jnp.float32),),
         grid=(math.ceil(rows / layout.per_block),),
         grid_names=("rows",),
-        kernel_name=f"nvfp4_expand_{to}",
+        kernel_name=f"nvfp4_expand_{'int8' if to_int8 else 'bfloat16'}",
     )
-    values, *found = run(*inputs)
-    values = values.reshape(*lead, n, k)
-    if not to_int8:
-        return values
-    return values, (found[0].reshape(*lead, n) if found else scales)
+    return list(run(*inputs))
+
+
+def expand_int8(
+    codes: jax.Array,
+    block_scales: jax.Array,
+    tensor_scale: jax.Array,
+    scales: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """int8 values and scales; see `nvfp4_expand.api`.
+
+    Raises:
+        NotImplementedError: K not a multiple of 16 or too large, or more than 2^32
+            bytes of output.
+    """
+    *lead, n, half = codes.shape
+    values, *found = _run(codes, block_scales, tensor_scale, scales, to_int8=True)
+    used = found[0].reshape(*lead, n) if scales is None else scales
+    return values.reshape(*lead, n, 2 * half), used
+
+
+def expand_bfloat16(
+    codes: jax.Array, block_scales: jax.Array, tensor_scale: jax.Array
+) -> jax.Array:
+    """bfloat16 values; see `nvfp4_expand.api`.
+
+    Raises:
+        NotImplementedError: as `expand_int8`.
+    """
+    (values,) = _run(codes, block_scales, tensor_scale, None, to_int8=False)
+    return values.reshape(*codes.shape[:-1], 2 * codes.shape[-1])

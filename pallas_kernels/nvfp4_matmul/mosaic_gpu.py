@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from pallas_kernels.gemm.epilogue import EpilogueOperands
 from pallas_kernels.gemm.linear import linear, refuse
-from pallas_kernels.nvfp4_expand.mosaic_gpu import nvfp4_expand
+from pallas_kernels.nvfp4_expand.mosaic_gpu import expand_bfloat16
 
 
 def nvfp4_matmul(
@@ -35,13 +35,12 @@ def nvfp4_matmul(
     shape = (*lead, m, 2 * half)
     refuse(shape, jnp.bfloat16, w_codes.shape[0], operands, out_dtype)
     # One row of x has one tensor scale; all rows are expanded as one matrix.
-    x = nvfp4_expand(
+    x = expand_bfloat16(
         x_codes.reshape(-1, half),
         x_block_scales.reshape(-1, x_block_scales.shape[-1]),
         jnp.ones((), jnp.float32),
-        to="bfloat16",
     ).reshape(shape)
-    w = nvfp4_expand(w_codes, w_block_scales, jnp.ones((), jnp.float32), to="bfloat16")
+    w = expand_bfloat16(w_codes, w_block_scales, jnp.ones((), jnp.float32))
     scale = (x_tensor_scale * w_tensor_scale).astype(jnp.float32)
     one_scale = math.prod(lead) == 1
     return linear(

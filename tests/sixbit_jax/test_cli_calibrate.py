@@ -85,3 +85,46 @@ def test_calibrate_refuses_wrong_options(source, tmp_path, options, message, cap
     assert cli.main([*argv, *options]) == cli.USER_ERROR
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_drift_below_what_quantization_alone_causes_is_refused(
+    source, tmp_path, capsys
+):
+    argv = ["calibrate", f"--model={source}", f"--out={tmp_path / 'p.json'}"]
+    argv += ["--prompts=1", "--search-prompts=1", "--steps=4", "--guidance=1"]
+    assert cli.main([*argv, "--quiet", "--max-drift=1e-9"]) == cli.USER_ERROR
+    assert "the drift without any skip" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_closed_threshold_counts_what_the_outlier_rule_put_into_bf16():
+    from argparse import Namespace
+    from types import SimpleNamespace
+
+    from sixbit_jax.commands._calibration import Sampled, _closed_threshold
+    from sixbit_jax.policies import BlockGrid, ErrorPredictor
+    from sixbit_jax.routes import Route
+    from tests.sixbit_jax.report.traces import SITES, make_trace
+
+    trace = make_trace(steps=41, branches=1, blocks=1, skip_step=None)
+    fit = SimpleNamespace(
+        predictor=ErrorPredictor(SITES, np.ones((1, 4)), np.zeros((1, 4)))
+    )
+    grid = BlockGrid(1, SITES, np.ones((1, 4)))
+
+    def share_below(trace):
+        args = Namespace(bits=6.0)
+        threshold = _closed_threshold(args, Sampled(None, [trace]), fit, grid, True)
+        return np.mean(trace.gamma[:-1] <= threshold)
+
+    assert share_below(trace) == pytest.approx(0.5, abs=0.04)
+    # One site in BF16: the three others have (3 * x + 16) / 4 = 6, x = 2.67 bits,
+    # less than NVFP4 has.
+    purified = trace.route.copy()
+    purified[..., 0] = Route.BF16
+    assert share_below(trace._replace(route=purified)) == 1.0
+    # In one step of four: 1 + 3.75 / 4 * x = 6, x = 5.33 bits, a third in INT8.
+    some = trace.route.copy()
+    some[::4, ..., 0] = Route.BF16
+    below = share_below(trace._replace(route=some))
+    assert below == pytest.approx(2 / 3, abs=0.05)

@@ -1,0 +1,70 @@
+"""What ptxas makes of the kernels: tensor-core instructions, no spilled registers."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.pallas_kernels.hopper_target import compiled
+
+_INT8 = """
+from pallas_kernels.int8_matmul import int8_matmul
+compile(
+    lambda x, s, w, t, b: int8_matmul(
+        x, s, w, t, bias=b, {options} implementation="mosaic_gpu"
+    ),
+    shape(({m}, 3072), jnp.int8), shape(({m},), jnp.float32),
+    shape((9216, 3072), jnp.int8), shape((9216,), jnp.float32),
+    shape((9216,), jnp.bfloat16),
+)
+"""
+_BFLOAT16 = """
+from pallas_kernels.gemm.epilogue import EpilogueOperands
+from pallas_kernels.gemm.linear import linear
+compile(
+    lambda x, w, s: linear(
+        x, w, row_scale=None, column_scale=None, scalar_scale=s,
+        operands=EpilogueOperands(), out_dtype=jnp.bfloat16,
+    ),
+    shape((17776, 3072), jnp.bfloat16), shape((3072, 3072), jnp.bfloat16),
+    shape((), jnp.float32),
+)
+"""
+_EXPAND = """
+from pallas_kernels.nvfp4_expand import nvfp4_expand
+compile(
+    lambda c, b, t: nvfp4_expand(c, b, t, to={to!r}, implementation="mosaic_gpu"),
+    shape((3072, {k} // 2), jnp.uint8), shape((3072, {k} // 16), jnp.float8_e4m3fn),
+    shape((), jnp.float32),
+)
+"""
+
+
+def spilled_bytes(report: str) -> int:
+    found = re.findall(r"(\d+) bytes spill stores", report)
+    assert found, report
+    return max(map(int, found))
+
+
+@pytest.mark.parametrize("m", [17776, 17777])
+@pytest.mark.parametrize("options", ["", 'activation="gelu_tanh",'])
+def test_int8_matmul_uses_integer_wgmma_without_spills(m, options, tmp_path):
+    report, code = compiled(_INT8.format(m=m, options=options), tmp_path)
+    assert spilled_bytes(report) == 0
+    assert not code or "IGMMA" in code
+
+
+def test_bfloat16_product_uses_wgmma_without_spills(tmp_path):
+    report, code = compiled(_BFLOAT16, tmp_path)
+    assert spilled_bytes(report) == 0
+    assert not code or "HGMMA" in code
+
+
+@pytest.mark.parametrize("to", ["int8", "bfloat16"])
+@pytest.mark.parametrize("k", [1920, 13824])
+def test_expansion_keeps_rows_in_registers(to, k, tmp_path):
+    report, code = compiled(_EXPAND.format(to=to, k=k), tmp_path)
+    assert spilled_bytes(report) == 0
+    assert "LDL" not in code
+    assert not code or "STG.E.128" in code

@@ -27,9 +27,6 @@ SUM_LIMIT = 2.0**100
 _REGISTERS = {2: (232, 40), 3: (160, 32)}
 # Row sums are kept as partial sums of this many columns: one per thread.
 _SUM_COLUMNS = 8
-# Adding it rounds to an integer and leaves it in the low bits.
-_ROUNDER = 1.5 * 2.0**23
-_EXP2 = (0.9999280737, 0.6932609892, 0.2426111207, 0.0551716489)
 # Scales of one TMA copy, whose box is at most 256 long.
 SCALES_PER_COPY = 256
 
@@ -42,23 +39,6 @@ def _swizzled(columns: int, dtype) -> tuple:
         plgpu.TilingTransform((8, swizzle // itemsize)),
         plgpu.SwizzleTransform(swizzle),
     )
-
-
-def _polynomial_exp2(x: jax.Array) -> jax.Array:
-    """2^x on the multiply-add units, relative error below 2^-13; 0 stays above 2^-126.
-
-    x = integer + fraction in [-1/2, 1/2]; a cubic of the fraction, whose exponent field
-    the integer is then added to.
-    """
-    x = jnp.maximum(x, -126.0)
-    shifted = x + _ROUNDER
-    fraction = x - (shifted - _ROUNDER)
-    power = jnp.full_like(x, _EXP2[3])
-    for coefficient in _EXP2[2::-1]:
-        power = power * fraction + coefficient
-    bits = lax.bitcast_convert_type(power, jnp.int32)
-    integer = lax.bitcast_convert_type(shifted, jnp.int32)
-    return lax.bitcast_convert_type(bits + (integer << 23), jnp.float32)
 
 
 def attend(
@@ -214,14 +194,7 @@ def attend(
                 return x
 
             def probabilities(x, reference, totals):
-                x = x - rows(reference, block_kv)
-                exact = block_kv - tile.polynomial
-                if not tile.polynomial:
-                    p = jnp.exp2(x)
-                else:
-                    units = jnp.exp2(columns(x, 0, exact))
-                    cubic = _polynomial_exp2(columns(x, exact, block_kv))
-                    p = lax.concatenate([units, cubic], 1)
+                p = jnp.exp2(x - rows(reference, block_kv))
                 # Sums stay spread over the threads that hold the columns; adding them
                 # up across threads waits until the end.
                 for start in range(0, block_kv, _SUM_COLUMNS):
@@ -263,9 +236,7 @@ def attend(
                     plgpu.wgmma(scores_ref, q_smem, memory["k"].at[slot].T)
                     add_values(previous, p, out_ref)
                     end_turn()
-                    return plgpu.wgmma_accumulator_load(
-                        scores_ref, wait_n=1 if tile.overlap else 0
-                    )
+                    return plgpu.wgmma_accumulator_load(scores_ref, wait_n=1)
 
                 scores = pl.run_scoped(
                     products, plgpu.ACC((ROWS, block_kv), score_type)
@@ -288,74 +259,6 @@ def attend(
                 # the compiler gives all rounded probabilities the same registers.
                 return p.astype(out_dtype), reference, totals
 
-            def ahead_block(step, carry, out_ref, last=False, masked=False):
-                scores, p, reference, totals = carry
-                following, previous = slot_of(step + 1), slot_of(step + stages - 1)
-                if not last:
-                    plgpu.barrier_wait(memory["k_full"].at[following])
-                take_turn()
-
-                def products(scores_ref):
-                    plgpu.wgmma(scores_ref, q_smem, memory["k"].at[following].T)
-                    add_values(previous, p, out_ref)
-                    end_turn()
-                    return plgpu.wgmma_accumulator_load(scores_ref, wait_n=None)
-
-                if last:
-                    add_values(previous, p, out_ref)
-                    end_turn()
-                    pending = scores
-                else:
-                    pending = pl.run_scoped(
-                        products, plgpu.ACC((ROWS, block_kv), score_type)
-                    )
-                x = exponents(scores, step, masked)
-                p, totals = probabilities(x, reference, totals)
-                p, totals = lax.optimization_barrier((p, totals))
-                plgpu.wgmma_wait(0)
-                if not last:
-                    plgpu.barrier_arrive(memory["k_empty"].at[following])
-                    pending = lax.optimization_barrier(pending)
-                plgpu.barrier_arrive(memory["v_empty"].at[previous])
-                return pending, p.astype(out_dtype), reference, totals
-
-            def scores_now(slot):
-                def product(scores_ref):
-                    plgpu.wgmma(scores_ref, q_smem, memory["k"].at[slot].T)
-                    return scores_ref[...]
-
-                plgpu.barrier_wait(memory["k_full"].at[slot])
-                scores = pl.run_scoped(product, plgpu.ACC((ROWS, block_kv), score_type))
-                plgpu.barrier_arrive(memory["k_empty"].at[slot])
-                return scores
-
-            def ahead_blocks(out_ref):
-                x = exponents(
-                    scores_now(0), jnp.int32(0), masked=tail and kv_steps == 1
-                )
-                reference = x.max(axis=1) + _HEADROOM
-                zeros = plgpu.layout_cast(
-                    jnp.zeros((ROWS, _SUM_COLUMNS), jnp.float32), plgpu.Layout.WGMMA
-                )
-                p, totals = probabilities(x, reference, zeros)
-                carry = scores_now(1), p.astype(out_dtype), reference, totals
-                rounds, rest = divmod(kv_steps - 2, 2)
-
-                def pair(index, carry):
-                    step = 1 + 2 * index
-                    carry = ahead_block(step, carry, out_ref)
-                    return ahead_block(step + 1, carry, out_ref)
-
-                carry = lax.fori_loop(0, rounds, pair, carry)
-                if rest:
-                    carry = ahead_block(jnp.int32(kv_steps - 2), carry, out_ref)
-                carry = ahead_block(
-                    jnp.int32(kv_steps - 1), carry, out_ref, last=True, masked=tail
-                )
-                _, p, _, totals = carry
-                add_values((kv_steps - 1) % stages, p, out_ref)
-                return out_ref[...], totals.sum(axis=1)
-
             def all_blocks(out_ref):
                 carry = first_block()
                 if kv_steps - tail_blocks > 1:
@@ -376,7 +279,7 @@ def attend(
                 return out_ref[...], totals.sum(axis=1)
 
             out, total = pl.run_scoped(
-                ahead_blocks if tile.ahead else all_blocks,
+                all_blocks,
                 plgpu.ACC((ROWS, head_dim), jnp.float32),
             )
             store = memory["out"].at[warpgroup] if quantized else q_smem

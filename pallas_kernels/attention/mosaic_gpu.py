@@ -51,7 +51,7 @@ def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
     return lax.cond(
         jnp.all(sums < SUM_LIMIT),
         lambda: out,
-        lambda: run(dataclasses.replace(tile, online=True, ahead=False))[0],
+        lambda: run(dataclasses.replace(tile, online=True))[0],
     )
 
 

@@ -17,63 +17,40 @@ from pallas_kernels.row_tiles import (
     lanes,
     row_kernel,
 )
-from pallas_kernels.row_tiles.lanes import CHANNELS, F32, I32
+from pallas_kernels.row_tiles.front import unpack
+from pallas_kernels.row_tiles.lanes import F32
 
 # Slots of Tile.reduce_row
 SUMS, AMAX = 0, 4
 SLOTS = 5
-GROUPS = CHANNELS // nvfp4.BLOCK
-SHARED_BYTES = 216 * 1024  # of 227 KB; the rest is for scratch and barriers
-WORDS = {"bf16": CHANNELS // 2, "int8": CHANNELS // 4, "nvfp4": CHANNELS // 8}
 
 
-def _unpack(words: list[I32]) -> list[F32]:
-    return [value for word in words for value in lanes.unpack_bf16(word)]
-
-
-def _decode_old(tile: Tile, cache_format: str, channels: int) -> list[F32]:
+def _decode_old(tile: Tile, cache_format: str) -> list[F32]:
     """The thread's part of the old delta: input 2, raw inputs 0 and 1."""
-    words = tile.load(2, WORDS[cache_format])
+    words = tile.words[2]
     if cache_format == "bf16":
-        return _unpack(words)
-    row = tile.row_index()
-    scale = tile.raw_inputs[0].load(row * 4, 1)[0].as_float()
+        return unpack(words, "bf16")
+    scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
     if cache_format == "int8":
         return encode.decode_int8(words, scale)
-    segment = lanes.select(tile.active, tile.segment, I32.of(0))
-    offset = row * (channels // nvfp4.BLOCK) + segment * GROUPS
-    [block_scales] = tile.raw_inputs[1].load(offset, 1)
-    return encode.decode_nvfp4(words, block_scales, scale)
+    return encode.decode_nvfp4(words, encode.load_block_scales(tile, 1), scale)
 
 
 def _sum(values: list[F32]) -> F32:
     return lanes.tree([value.abs() for value in values], operator.add)
 
 
-def _tiling(channels: int, bytes_per_channel: float) -> RowTiling:
-    """The default tiling, with fewer rows where shared memory is short."""
-    tiling = choose_tiling(channels)
-    while tiling.rows * channels * bytes_per_channel > SHARED_BYTES:
-        if tiling.rows == 1:
-            raise NotImplementedError(
-                f"block_stats keeps a row of X, Y and delta in shared memory, found "
-                f"K = {channels}"
-            )
-        tiling = RowTiling(tiling.rows // 2, channels)
-    return tiling
-
-
 def _delta_shapes(
     rows: int, channels: int, cache_format: CacheFormat
-) -> tuple[jax.ShapeDtypeStruct, list[jax.ShapeDtypeStruct]]:
-    """The tiled output and the raw outputs that hold a delta of this format."""
+) -> list[jax.ShapeDtypeStruct]:
+    """The outputs that hold a delta of this format: values, scales, block scales."""
     scales = jax.ShapeDtypeStruct((rows,), jnp.float32)
     if cache_format == "bf16":
-        return jax.ShapeDtypeStruct((rows, channels), jnp.bfloat16), []
+        return [jax.ShapeDtypeStruct((rows, channels), jnp.bfloat16)]
     if cache_format == "int8":
-        return jax.ShapeDtypeStruct((rows, channels), jnp.int8), [scales]
+        return [jax.ShapeDtypeStruct((rows, channels), jnp.int8), scales]
     blocks = jax.ShapeDtypeStruct((rows, channels // nvfp4.BLOCK), jnp.float8_e4m3fn)
-    return jax.ShapeDtypeStruct((rows, channels // 2), jnp.uint8), [scales, blocks]
+    return [jax.ShapeDtypeStruct((rows, channels // 2), jnp.uint8), scales, blocks]
 
 
 def block_stats(
@@ -94,24 +71,19 @@ def block_stats(
         raise NotImplementedError(
             f"row kernels read bfloat16, found {x.dtype} and {y.dtype}"
         )
-    if not x.size:
-        raise NotImplementedError(
-            f"row kernels launch nothing for no rows, found shape {x.shape}"
-        )
     leading, channels = x.shape[:-1], x.shape[-1]
     rows_total = x.size // channels
     old_format = old.format if old is not None else None
     item = {"bf16": 2.0, "int8": 1.0, "nvfp4": 0.5, None: 0.0}
-    bytes_per_channel = 2 * (4.0 + item[old_format] + item[cache_format])
-    tiling = tiling or _tiling(channels, bytes_per_channel)
+    tiling = tiling or choose_tiling(channels, 4.0 + item[old_format])
 
     def body(tile: Tile) -> None:
-        x_values, y_values = _unpack(tile.load(0)), _unpack(tile.load(1))
+        x_values, y_values = (unpack(words, "bf16") for words in tile.words[:2])
         sum_x = _sum(x_values)
         delta = [b - a for a, b in zip(x_values, y_values, strict=True)]
         sums = [_sum(delta), sum_x]
         if old_format is not None:
-            before = _decode_old(tile, old_format, channels)
+            before = _decode_old(tile, old_format)
             change = [d - b for d, b in zip(delta, before, strict=True)]
             sums += [_sum(change), _sum(before)]
         sums = tile.reduce_row(sums, operator.add, SUMS)
@@ -119,7 +91,7 @@ def block_stats(
         tile.store_row(0, sums)
         if cache_format == "bf16":
             pairs = zip(delta[0::2], delta[1::2], strict=True)
-            tile.store(0, [lanes.pack_bf16(low, high) for low, high in pairs])
+            tile.store(1, [lanes.pack_bf16(low, high) for low, high in pairs])
             return
         [amax] = tile.reduce_row([encode.largest(delta)], F32.maximum, AMAX)
         if cache_format == "int8":
@@ -127,30 +99,25 @@ def block_stats(
         else:
             scale = encode.row_tensor_scale(amax)
             words, blocks = encode.encode_nvfp4(delta, scale)
-            offset = tile.global_row * (channels // nvfp4.BLOCK) + tile.segment * GROUPS
-            lanes.when(
-                tile.exists(), lambda: tile.raw_outputs[2].store(offset, [blocks])
-            )
-        tile.store(0, words)
-        tile.store_row(1, [scale])
+            encode.store_block_scales(tile, 3, blocks)
+        tile.store(1, words)
+        tile.store_row(2, [scale])
 
     def rows(array: jax.Array) -> jax.Array:
-        return array.reshape(rows_total, -1)
+        return array.reshape(rows_total, array.size // max(rows_total, 1))
 
     inputs, raw_inputs = [rows(x), rows(y)], []
     if old is not None:
         inputs.append(rows(old.values))
         raw_inputs = [part.reshape(-1) for part in old[1:] if part is not None]
-    values, raw = _delta_shapes(rows_total, channels, cache_format)
-    sums, *scales = [jax.ShapeDtypeStruct((rows_total, 4), jnp.float32), *raw]
-    values, sums, *scales = row_kernel(
+    sums = jax.ShapeDtypeStruct((rows_total, 4), jnp.float32)
+    sums, values, *scales = row_kernel(
         body,
         name="block_stats",
         tiling=tiling,
         inputs=inputs,
         raw_inputs=raw_inputs,
-        outputs=(values,),
-        raw_outputs=(sums, *scales),
+        outputs=(sums, *_delta_shapes(rows_total, channels, cache_format)),
         scratch_words=SLOTS * tiling.warps * tiling.rows,
     )
     parts = [values.reshape(*leading, -1)]

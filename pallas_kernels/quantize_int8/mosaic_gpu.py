@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, BFloat16, Float32, Int8, UInt32
+from jaxtyping import Array, BFloat16, Float16, Float32, Int8
 
 from pallas_kernels.row_tiles import (
     RowTiling,
@@ -18,7 +18,7 @@ from pallas_kernels.row_tiles.site import SiteInput, outlier_of_partials
 
 def quantize_rows(
     x: BFloat16[Array, "m k"],
-    affine: UInt32[Array, "variants k"] | None,
+    affine: Float16[Array, "variants 2 k"] | None,
     *,
     ends: front.Front,
     tiling: RowTiling,
@@ -42,20 +42,22 @@ def quantize_rows(
         [amax] = tile.reduce_row([encode.largest(values)], F32.maximum, front.AMAX)
         words, scale = encode.encode_int8(values, amax * norm, norm)
         tile.store(0, words)
-        tile.store_row(0, [scale])
+        tile.store_row(1, [scale])
 
-    raw_outputs = [jax.ShapeDtypeStruct((rows_total,), jnp.float32)]
+    outputs = [
+        jax.ShapeDtypeStruct((rows_total, channels), jnp.int8),
+        jax.ShapeDtypeStruct((rows_total,), jnp.float32),
+    ]
     if ends.stats:
         tiles = -(-rows_total // tiling.rows)
-        raw_outputs.append(front.stats_shape(tiles, tiling.warps))
+        outputs.append(front.stats_shape(tiles, tiling.warps))
     results = row_kernel(
         body,
         name="quantize_int8",
         tiling=tiling,
         inputs=(x,),
         raw_inputs=() if affine is None else (affine,),
-        outputs=(jax.ShapeDtypeStruct((rows_total, channels), jnp.int8),),
-        raw_outputs=raw_outputs,
+        outputs=outputs,
         scratch_words=front.scratch_words(tiling.warps, tiling.rows),
     )
     return results[0], results[1], results[2] if ends.stats else None

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, BFloat16, Float32, UInt32
+from jaxtyping import Array, BFloat16, Float16, Float32
 
 from pallas_kernels.numerics import nvfp4
 from pallas_kernels.row_tiles import (
@@ -16,12 +16,10 @@ from pallas_kernels.row_tiles import (
     lanes,
     row_kernel,
 )
-from pallas_kernels.row_tiles.lanes import CHANNELS, F32, I32
+from pallas_kernels.row_tiles.lanes import F32, I32
 from pallas_kernels.row_tiles.site import SiteInput, outlier_of_partials
 
-GROUPS = CHANNELS // nvfp4.BLOCK
-
-type Affine = UInt32[Array, "variants k"] | None
+type Affine = Float16[Array, "variants 2 k"] | None
 
 
 def quantize_rows(
@@ -50,31 +48,25 @@ def quantize_rows(
 
     def body(tile: Tile) -> None:
         values, norm = front.rotated_values(tile, ends)
-        # The block-wide barrier that the output buffer's reuse needs.
-        lanes.barrier()
         [word] = tile.raw_inputs[scale_operand].load(I32.of(0), 1)
         words, scales = encode.encode_nvfp4(values, word.as_float(), norm)
         tile.store(0, words)
-        offset = tile.global_row * (channels // nvfp4.BLOCK) + tile.segment * GROUPS
-        lanes.when(
-            tile.exists(),
-            lambda: tile.raw_outputs[0].store(offset, [scales]),
-        )
+        encode.store_block_scales(tile, 1, scales)
 
-    raw_outputs = [
-        jax.ShapeDtypeStruct((rows_total, channels // nvfp4.BLOCK), jnp.float8_e4m3fn)
+    outputs = [
+        jax.ShapeDtypeStruct((rows_total, channels // 2), jnp.uint8),
+        jax.ShapeDtypeStruct((rows_total, channels // nvfp4.BLOCK), jnp.float8_e4m3fn),
     ]
     if ends.stats:
         tiles = -(-rows_total // tiling.rows)
-        raw_outputs.append(front.stats_shape(tiles, tiling.warps))
+        outputs.append(front.stats_shape(tiles, tiling.warps))
     results = row_kernel(
         body,
         name="quantize_nvfp4",
         tiling=tiling,
         inputs=(x,),
         raw_inputs=(*(() if affine is None else (affine,)), tensor_scale.reshape(1)),
-        outputs=(jax.ShapeDtypeStruct((rows_total, channels // 2), jnp.uint8),),
-        raw_outputs=raw_outputs,
+        outputs=outputs,
         scratch_words=front.scratch_words(tiling.warps, tiling.rows),
     )
     return results[0], results[1], results[2] if ends.stats else None
@@ -107,7 +99,7 @@ def row_amax(
         tiling=tiling,
         inputs=(x,),
         raw_inputs=() if affine is None else (affine,),
-        raw_outputs=(jax.ShapeDtypeStruct(x.shape[:1], jnp.float32),),
+        outputs=(jax.ShapeDtypeStruct(x.shape[:1], jnp.float32),),
         scratch_words=front.scratch_words(tiling.warps, tiling.rows),
     )
     return amax

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pallas_kernels.numerics import bits, e2m1, nvfp4
 from pallas_kernels.row_tiles import lanes
 from pallas_kernels.row_tiles.lanes import F32, I32, ROUNDER
+from pallas_kernels.row_tiles.loop import RUNS, Tile
+from pallas_kernels.row_tiles.tiling import BLOCK
 
 INFINITY = float("inf")
 NAN = float("nan")
@@ -57,8 +59,8 @@ def decode_int8(words: Sequence[I32], scale: F32) -> list[F32]:
     return values
 
 
-def _code(value: F32, half: F32) -> I32:
-    """The E2M1 code of value / step in the low four bits; half = 1 / (2 step).
+def _magnitude_code(value: F32, half: F32) -> I32:
+    """The E2M1 code of |value| / step in the low byte; half = 1 / (2 step).
 
     The code of a magnitude q is the nearest integer, ties to even, of the polygon
     through the code points, 4 sat(q/2) + 2 sat(q/2 - 1) + sat(q/2 - 2), where sat
@@ -73,15 +75,17 @@ def _code(value: F32, half: F32) -> I32:
 
     code = lanes.ptx_f32("mul.rn.sat.f32", magnitude, half).fma(4.0, ROUNDER)
     code = clamped(-1.0).fma(2.0, code)
-    code = code + clamped(-2.0)
-    negative = lanes.ptx_f32("mul.rn.sat.f32", value, F32.of(-(2.0**126)))
-    return negative.fma(8.0, code).bits()
+    return (code + clamped(-2.0)).bits()
 
 
-def _code_word(values: Sequence[F32], half: F32) -> I32:
+def code_word(values: Sequence[F32], half: F32) -> I32:
     """E2M1 codes of eight values in one word, the first in the low nibble."""
-    codes = [_code(value, half) for value in values]
-    return lanes.pack_bytes(codes[0::2]) | (lanes.pack_bytes(codes[1::2]) << 4)
+    codes = [_magnitude_code(value, half) for value in values]
+    even, odd = (
+        lanes.pack_bytes(codes[i::2]) | (lanes.sign_bytes(values[i::2]) & 0x08080808)
+        for i in range(2)
+    )
+    return even | (odd << 4)
 
 
 def encode_nvfp4(
@@ -90,7 +94,7 @@ def encode_nvfp4(
     """`numerics.nvfp4.quantize` of norm * values, 64 values as four blocks.
 
     Against the definition, a value within one part in 2^23 of a rounding boundary may
-    get the neighbouring code, and a negative zero loses its sign.
+    get the neighbouring code.
 
     Returns:
       The codes, eight per word, and the four block scales in one word.
@@ -108,7 +112,7 @@ def encode_nvfp4(
     for block, scale in zip(blocks, (first, second, third, fourth), strict=True):
         # The norm goes into the step instead of every value.
         half = lanes.ptx_f32("rcp.rn.f32", scale * tensor_scale) * (0.5 * norm)
-        words += [_code_word(block[:8], half), _code_word(block[8:], half)]
+        words += [code_word(block[:8], half), code_word(block[8:], half)]
     return words, low | (high << 16)
 
 
@@ -142,3 +146,39 @@ def row_tensor_scale(amax: F32) -> F32:
     dropped = 24 - nvfp4.TENSOR_SCALE_BITS
     kept = (scale.bits() + (1 << (dropped - 1))) & (0xFFFFFFFF & ~((1 << dropped) - 1))
     return lanes.select(amax < INFINITY, kept.as_float(), F32.of(NAN))
+
+
+def store_block_scales(tile: Tile, operand: int, scales: I32) -> None:
+    """Stores a thread's block scales, one per run, into a raw output [M, K/16].
+
+    The four lanes of a block put their bytes together; the first one stores.
+    """
+    words = []
+    for run in range(RUNS):
+        word = ((scales >> (8 * run)) & 0xFF) << (tile.quarter * 8)
+        for distance in (1, 2):
+            word = word | lanes.exchange(word, distance)
+        words.append(word)
+    row = tile.global_row * (tile.tiling.channels // nvfp4.BLOCK)
+    stores = lanes.both(tile.exists(), tile.quarter.equals(0))
+    for i in range(2):
+        offset = row + tile.block(i) * (BLOCK // nvfp4.BLOCK)
+        part = words[2 * i : 2 * i + 2]
+        lanes.when(
+            lanes.both(stores, tile.holds(i)),
+            lambda offset=offset, part=part: tile.raw_outputs[operand].store(
+                offset, part
+            ),
+        )
+
+
+def load_block_scales(tile: Tile, operand: int) -> I32:
+    """The counterpart of `store_block_scales`, from a raw input."""
+    row = tile.row_index() * (tile.tiling.channels // nvfp4.BLOCK)
+    scales = I32.of(0)
+    for i in range(2):
+        start = tile.channel(2 * i) // BLOCK * (BLOCK // nvfp4.BLOCK)
+        for half, word in enumerate(tile.raw_inputs[operand].load(row + start, 2)):
+            byte = (word >> (tile.quarter * 8)) & 0xFF
+            scales = scales | (byte << (8 * (2 * i + half)))
+    return scales

@@ -1,23 +1,30 @@
 """What stands in front of an activation's quantization, in registers.
 
-LayerNorm, the modulation x * (1 + scale) + shift, GELU and the block Hadamard, in
-float32 from the input to the quantization.
+LayerNorm, the modulation x * (1 + scale) + shift, GELU and the block Hadamard. Sums and
+transcendental functions are float32; the values enter the rotation with 16 bits, as
+tensor cores take them: bfloat16 as they came, float16 behind a norm, bfloat16 behind
+GELU.
 """
 
 import dataclasses
 import math
 import operator
+from typing import Literal
 
 import jax
 
 from pallas_kernels.row_tiles import lanes
-from pallas_kernels.row_tiles.lanes import CHANNELS, F32, I32
-from pallas_kernels.row_tiles.loop import Tile
+from pallas_kernels.row_tiles.lanes import F32, I32
+from pallas_kernels.row_tiles.loop import RUN, RUNS, Tile
 
 # Slots of Tile.reduce_row
 SUM, SQUARES, AMAX = range(3)
 SLOTS = 3
 ROTATION = 128
+ONES = {"bf16": 0x3F803F80, "f16": 0x3C003C00}
+SIGNS = 0x80008000
+
+type Kind = Literal["bf16", "f16"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,10 +34,10 @@ class Front:
     Attributes:
       layer_norm: whether rows are normalised first.
       eps: of the LayerNorm.
-      affine: whether raw input 0 holds factors and addends: uint32 [variants, K], a
-        float16 factor in the low half and a float16 addend in the high half;
-        y = x * factor + addend. All rows of a tile read them from the L1 cache, and
-        float16 halves that traffic; it rounds eight times finer than bfloat16.
+      affine: whether raw input 0 holds factors and addends, float16 [variants, 2, K]:
+        y = x * factor + addend. They come from the L1 cache for every tile; float16
+        halves that traffic, multiplies two channels at once and rounds eight times
+        finer than bfloat16.
       rows_per_batch: rows that share a pair of variants; 0 if all rows share one.
       text_rows: the first rows of each batch element that use its first variant.
       gelu: whether GELU (tanh) is applied.
@@ -54,22 +61,48 @@ def scratch_words(tile_warps: int, rows: int) -> int:
     return SLOTS * tile_warps * rows
 
 
-def _normalise(tile: Tile, values: list[F32], eps: float) -> list[F32]:
+def unpack(words: list[I32], kind: Kind) -> list[F32]:
+    """Values of packed words, float32."""
+    one = lanes.unpack_bf16 if kind == "bf16" else lanes.unpack_f16
+    return [value for word in words for value in one(word)]
+
+
+def _pack(values: list[F32], kind: Kind) -> list[I32]:
+    one = lanes.pack_bf16 if kind == "bf16" else lanes.pack_f16
+    return [one(a, b) for a, b in zip(values[0::2], values[1::2], strict=True)]
+
+
+def _row_moments(tile: Tile, words: list[I32], values: list[F32]) -> tuple[F32, F32]:
+    """Sum, by the tensor cores, and sum of squares of the row."""
+    ones = [I32.of(ONES["bf16"])] * 2
+    sums: list[F32] = []
+    for i in range(0, len(words), 4):
+        sums = lanes.matrix_product("bf16", words[i : i + 4], ones, sums)
+    squares = [F32.of(0.0)] * 4
+    for i, v in enumerate(values):
+        squares[i % 4] = v.fma(v, squares[i % 4])
+    # All four lanes of a block hold its sum, one of them counts.
+    first = tile.quarter.equals(0)
+    total, square = tile.reduce_row(
+        [
+            lanes.select(first, sums[0] + sums[2], F32.of(0.0)),
+            lanes.tree(squares, operator.add),
+        ],
+        operator.add,
+        SUM,
+    )
+    return total, square
+
+
+def _normalise(tile: Tile, words: list[I32], eps: float) -> list[F32]:
     """LayerNorm without its affine map.
 
     Variance as mean square minus squared mean: with bfloat16 values in float32 sums
     the cancellation stays below the rounding of the input.
     """
     scale = 1.0 / tile.tiling.channels
-    sums, squares = [F32.of(0.0)] * 4, [F32.of(0.0)] * 4
-    for i, v in enumerate(values):
-        sums[i % 4] = sums[i % 4] + v
-        squares[i % 4] = v.fma(v, squares[i % 4])
-    total, square = tile.reduce_row(
-        [lanes.tree(sums, operator.add), lanes.tree(squares, operator.add)],
-        operator.add,
-        SUM,
-    )
+    values = unpack(words, "bf16")
+    total, square = _row_moments(tile, words, values)
     mean = total * scale
     variance = (square * scale - mean * mean).maximum(0.0)
     inverse = lanes.ptx_f32("rsqrt.approx.f32", variance + eps)
@@ -78,7 +111,7 @@ def _normalise(tile: Tile, values: list[F32], eps: float) -> list[F32]:
 
 
 def _variant(tile: Tile, front: Front) -> I32:
-    """Which row of the factors and addends this thread's row uses."""
+    """Which pair of factors and addends this thread's row uses."""
     if not front.rows_per_batch:
         return I32.of(0)
     row = tile.row_index()
@@ -89,15 +122,17 @@ def _variant(tile: Tile, front: Front) -> I32:
     return batch * 2 + video
 
 
-def _affine_words(tile: Tile, front: Front) -> list[I32]:
-    """This thread's factors and addends, packed."""
-    segment = lanes.select(tile.active, tile.segment, I32.of(0))
-    start = (_variant(tile, front) * tile.tiling.channels + segment * CHANNELS) * 4
-    return [
-        word
-        for i in range(0, CHANNELS, 4)
-        for word in tile.raw_inputs[0].load(start, 4, i * 4)
-    ]
+def _affine_words(tile: Tile, front: Front) -> tuple[list[I32], list[I32]]:
+    """This thread's factors and addends, two float16 per word."""
+    row_bytes = 2 * tile.tiling.channels
+    start = _variant(tile, front) * (2 * row_bytes)
+    found: tuple[list[I32], list[I32]] = ([], [])
+    for run in range(RUNS):
+        offset = start + tile.channel(run) * 2
+        for part, words in enumerate(found):
+            for byte in (0, RUN):
+                words += tile.raw_inputs[0].load(offset, 4, part * row_bytes + byte)
+    return found
 
 
 def gelu(x: F32) -> F32:
@@ -123,32 +158,79 @@ def _write_stats(tile: Tile, values: list[F32]) -> None:
     )
 
 
+def _activation(tile: Tile, front: Front) -> tuple[list[I32], Kind]:
+    """The values before the rotation, 16 bits each, and which 16 bits."""
+    words, kind = tile.words[0], "bf16"
+    if front.layer_norm:
+        words = _pack(_normalise(tile, words, front.eps), "f16")
+        kind = "f16"
+    if front.affine:
+        factors, addends = _affine_words(tile, front)
+        if kind == "f16":
+            words = [
+                lanes.fma_f16(x, factor, addend)
+                for x, factor, addend in zip(words, factors, addends, strict=True)
+            ]
+        else:
+            parts = (unpack(factors, "f16"), unpack(addends, "f16"))
+            values = zip(unpack(words, kind), *parts, strict=True)
+            words = _pack([x.fma(a, b) for x, a, b in values], kind)
+    if front.gelu:
+        words = _pack([gelu(x) for x in unpack(words, kind)], "bf16")
+        kind = "bf16"
+    # A norm and an addend make something of nothing.
+    changed = front.layer_norm or front.affine
+    return (tile.masked(words) if changed else words), kind
+
+
+def _hadamard(tile: Tile, words: list[I32], kind: Kind) -> list[F32]:
+    """The unnormalised transform of every block of 128 channels.
+
+    Of the seven bits of a channel's index, 4 and 5 number the lanes of a block; the
+    tensor cores contract those and bits 0 and 2. Their 16 rows are the eight blocks of
+    a warp, twice: bit 1. So the four words that one load brings are a fragment as they
+    are, and four values of a product are neighbours. Additions do bits 1, 3 and 6.
+    """
+    group, quarter = tile.lane // 4, tile.quarter
+    across = quarter & (group >> 1)
+    parity = (across ^ (across >> 1)) & 1
+    # Entries of the two rows in a word of B: (-1)^parity, and bit 0 of row and column.
+    first, second = parity << 15, (parity ^ (group & 1)) << 31
+    plus = (first | second) ^ ONES[kind]
+    minus = plus ^ SIGNS
+    values = [
+        value
+        for i in range(0, len(words), 4)
+        for b in ((plus, plus), (plus, minus))
+        for value in lanes.matrix_product(kind, words[i : i + 4], b)
+    ]
+    runs = [values[i : i + RUN] for i in range(0, len(values), RUN)]
+    for run in runs:
+        for width in (2, 8):
+            for i in range(RUN):
+                if not i & width:
+                    x, y = run[i], run[i + width]
+                    run[i], run[i + width] = x + y, x - y
+    for block in (0, 2):
+        pairs = list(zip(runs[block], runs[block + 1], strict=True))
+        runs[block] = [x + y for x, y in pairs]
+        runs[block + 1] = [x - y for x, y in pairs]
+    return [value for run in runs for value in run]
+
+
 def rotated_values(tile: Tile, front: Front) -> tuple[list[F32], float]:
-    """This thread's 64 values behind the front end.
+    """This thread's 64 values behind the front end, in channel order.
 
     Returns:
       values and the factor that is still to be applied to them (the norm of the
       Hadamard matrix).
     """
-    values = [x for word in tile.load(0) for x in lanes.unpack_bf16(word)]
-    # Loaded before the norm's barrier, which hides their latency.
-    words = _affine_words(tile, front) if front.affine else []
-    if front.layer_norm:
-        values = _normalise(tile, values, front.eps)
-    if front.affine:
-        values = [
-            v.fma(*lanes.unpack_f16(word))
-            for v, word in zip(values, words, strict=True)
-        ]
-    if front.gelu:
-        values = [gelu(v) for v in values]
+    words, kind = _activation(tile, front)
     if front.stats:
-        _write_stats(tile, values)
+        _write_stats(tile, unpack(words, kind))
     if not front.rotation:
-        return values, 1.0
-    upper = (tile.segment & 1).equals(1)
-    values = lanes.hadamard_across(lanes.hadamard(values), tile.tiling.rows, upper)
-    return values, ROTATION**-0.5
+        return unpack(words, kind), 1.0
+    return _hadamard(tile, words, kind), ROTATION**-0.5
 
 
 def stats_shape(tiles: int, warps: int) -> jax.ShapeDtypeStruct:

@@ -1,9 +1,9 @@
 """What one CUDA thread does, as Mosaic GPU inline code: scalars with operators.
 
-Pallas works on arrays that a warpgroup shares. The row kernels give every thread 64
-neighbouring channels of one row instead, because then the Hadamard butterflies, the
-blocks of 16 and the packing of codes are plain register arithmetic: no element ever
-changes lanes, except for one exchange between the two halves of a block of 128.
+Pallas works on arrays that a warpgroup shares. The row kernels give every thread runs
+of 16 neighbouring channels of a row instead, because then blocks of 16 and the packing
+of codes are plain register arithmetic; what a Hadamard transform sums across lanes is
+left to the tensor cores.
 
 `F32` and `I32` wrap values of the MLIR that `plgpu.inline_mgpu` is building.
 """
@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 
 from jax.experimental.mosaic.gpu import utils
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import arith, gpu, llvm, math, nvvm, scf
+from jaxlib.mlir.dialects import arith, gpu, llvm, math, scf
 
 CHANNELS = 64  # channels per thread
-WARP = 32
 # Adding it rounds to an integer, to nearest even, and leaves it in the low bits.
 ROUNDER = 1.5 * 2.0**23
 
@@ -66,10 +65,10 @@ class I32:
     def __xor__(self, other: "int | I32") -> "I32":
         return I32(arith.xori(self.value, I32.of(other).value))
 
-    def __lshift__(self, other: int) -> "I32":
+    def __lshift__(self, other: "int | I32") -> "I32":
         return I32(arith.shli(self.value, I32.of(other).value))
 
-    def __rshift__(self, other: int) -> "I32":
+    def __rshift__(self, other: "int | I32") -> "I32":
         return I32(arith.shrui(self.value, I32.of(other).value))
 
     def __lt__(self, other: "int | I32") -> ir.Value:
@@ -166,11 +165,6 @@ def barrier() -> None:
     gpu.barrier()
 
 
-def publish_shared() -> None:
-    """Makes this thread's shared-memory stores visible to the bulk copy engine."""
-    nvvm.fence_proxy(nvvm.ProxyKind.async_shared, space=nvvm.SharedSpace.shared_cta)
-
-
 def when(condition: ir.Value, action: Callable[[], None]) -> None:
     """Runs the action in the threads where the condition holds."""
     branch = scf.IfOp(condition)
@@ -179,9 +173,9 @@ def when(condition: ir.Value, action: Callable[[], None]) -> None:
         scf.YieldOp([])
 
 
-def exchange(value: F32, distance: int) -> F32:
+def exchange[T: (I32, F32)](value: T, distance: int) -> T:
     """The value of the lane whose index differs in the bit `distance`."""
-    return F32(utils.shfl_bfly(value.value, distance))
+    return type(value)(utils.shfl_bfly(value.value, distance))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,24 +206,21 @@ class Memory:
             I32(llvm.extractelement(vector, utils.c(i, _i32()))) for i in range(words)
         ]
 
-    def store(self, offset: I32, words: Sequence[I32]) -> None:
-        """Stores 32-bit words as one access; offset in bytes."""
+    def store(self, offset: I32, words: Sequence[I32], constant: int = 0) -> None:
+        """Stores 32-bit words as one access, at offset + constant in bytes."""
+        pointer = self._at(offset, constant)
         if len(words) == 1:
-            llvm.store(words[0].value, self._at(offset), alignment=4)
+            llvm.store(words[0].value, pointer, alignment=4)
             return
         vector = llvm.mlir_undef(ir.VectorType.get((len(words),), _i32()))
         for i, word in enumerate(words):
             vector = llvm.insertelement(vector, word.value, utils.c(i, _i32()))
-        llvm.store(vector, self._at(offset), alignment=4 * len(words))
+        llvm.store(vector, pointer, alignment=4 * len(words))
 
 
-def swizzled(unit: I32, chunk: int | I32, unit_bytes: int) -> I32:
-    """Byte offset of 16-byte chunk `chunk` of `unit` in a buffer that TMA swizzled.
-
-    Units are rows of `unit_bytes` (64 or 128, the swizzle) one after another.
-    """
-    base = unit * unit_bytes + I32.of(chunk) * 16
-    return base ^ (((base >> 7) & (unit_bytes // 16 - 1)) << 4)
+def swizzled(offset: I32, unit_bytes: int) -> I32:
+    """Where the copy engine puts byte `offset` of a tile of such units (64 or 128)."""
+    return offset ^ (((offset >> 7) & (unit_bytes // 16 - 1)) << 4)
 
 
 def unpack_bf16(word: I32) -> tuple[F32, F32]:
@@ -247,13 +238,62 @@ def unpack_f16(word: I32) -> tuple[F32, F32]:
     return F32(low), F32(high)
 
 
-def pack_bf16(low: F32, high: F32) -> I32:
-    """Two float32 rounded to bfloat16, to nearest even, in one word."""
+def _pack(instruction: str, low: F32, high: F32) -> I32:
     return I32(
         utils.inline_ptx(
-            "cvt.rn.bf16x2.f32 $0, $1, $2;", high.value, low.value, result_types=_i32()
+            f"{instruction} $0, $1, $2;", high.value, low.value, result_types=_i32()
         )
     )
+
+
+def pack_bf16(low: F32, high: F32) -> I32:
+    """Two float32 rounded to bfloat16, to nearest even, in one word."""
+    return _pack("cvt.rn.bf16x2.f32", low, high)
+
+
+def pack_f16(low: F32, high: F32) -> I32:
+    """Two float32 rounded to float16, to nearest even, in one word."""
+    return _pack("cvt.rn.f16x2.f32", low, high)
+
+
+def fma_f16(a: I32, b: I32, c: I32) -> I32:
+    """a * b + c of two float16 each, rounded once."""
+    return I32(
+        utils.inline_ptx(
+            "fma.rn.f16x2 $0, $1, $2, $3;",
+            a.value,
+            b.value,
+            c.value,
+            result_types=_i32(),
+        )
+    )
+
+
+def matrix_product(
+    kind: str, a: Sequence[I32], b: Sequence[I32], c: Sequence[F32] = ()
+) -> list[F32]:
+    """The tensor cores' 16x16 by 16x8 product, float32 out, one warp together.
+
+    Args:
+      kind: "bf16" or "f16".
+      a: this thread's four words of A, in the order of PTX (lane 4 g + q: rows g and
+        g + 8; columns 2 q, 2 q + 1 and the same plus 8).
+      b: its two words of B (rows 2 q, 2 q + 1 and the same plus 8; column g).
+      c: its four values of a matrix to add; none for zero.
+
+    Returns:
+      Its four values of the result: rows g, g + 8; columns 2 q, 2 q + 1.
+    """
+    added = [value.value for value in c] or [F32.of(0.0).value] * 4
+    results = utils.inline_ptx(
+        f"mma.sync.aligned.m16n8k16.row.col.f32.{kind}.{kind}.f32 "
+        "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};",
+        *(word.value for word in (*a, *b)),
+        *added,
+        result_types=[_f32()] * 4,
+        convergent=True,
+    )
+    return [F32(result) for result in results]
 
 
 def round_e4m3(low: F32, high: F32) -> tuple[I32, F32, F32]:
@@ -293,7 +333,10 @@ def decode_e4m3(word: I32) -> tuple[F32, F32]:
 
 
 def permute_bytes(low: I32, high: I32, order: int | I32) -> I32:
-    """Four of the eight bytes of (low, high), picked by the nibbles of order."""
+    """Four of the eight bytes of (low, high), picked by the nibbles of order.
+
+    A nibble with its top bit set picks eight copies of the byte's sign instead.
+    """
     return I32(
         utils.inline_ptx(
             "prmt.b32 $0, $1, $2, $3;",
@@ -311,29 +354,10 @@ def pack_bytes(values: Sequence[I32]) -> I32:
     return permute_bytes(permute_bytes(a, b, 0x40), permute_bytes(c, d, 0x40), 0x5410)
 
 
-def hadamard(values: Sequence[F32]) -> list[F32]:
-    """The unnormalised Sylvester-Hadamard transform of this thread's values."""
-    values = list(values)
-    width = 1
-    while width < len(values):
-        for start in range(0, len(values), 2 * width):
-            for i in range(start, start + width):
-                a, b = values[i], values[i + width]
-                values[i], values[i + width] = a + b, a - b
-        width *= 2
-    return values
-
-
-def hadamard_across(values: Sequence[F32], distance: int, upper: ir.Value) -> list[F32]:
-    """The last butterfly of a transform twice as long, with the lane `distance` away.
-
-    Args:
-      values: this thread's half.
-      distance: lane distance of the other half, a power of two.
-      upper: whether this thread holds the upper half.
-    """
-    sign = select(upper, F32.of(-1.0), F32.of(1.0))
-    return [v.fma(sign, exchange(v, distance)) for v in values]
+def sign_bytes(values: Sequence[F32]) -> I32:
+    """0xFF for each negative of four values, 0 for the others, as one word."""
+    a, b, c, d = (value.bits() for value in values)
+    return permute_bytes(permute_bytes(a, b, 0xFB), permute_bytes(c, d, 0xFB), 0x5410)
 
 
 def tree[T](values: Sequence[T], combine: Callable[[T, T], T]) -> T:

@@ -1,8 +1,9 @@
 """The persistent loop over row tiles that all row kernels share.
 
 Each block walks over its tiles: the bulk copy engine loads tiles ahead, the threads
-work on one tile in registers, the copy engine stores the result. Rows beyond the last
-one read as zeros and are not written.
+take their part into registers and write their results straight to global memory, in
+pieces that neighbouring threads complete to whole sectors. Rows beyond the last one
+read as zeros and are not written.
 """
 
 import dataclasses
@@ -15,27 +16,33 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 
+from pallas_kernels.dispatch import multiprocessors
 from pallas_kernels.row_tiles import lanes
-from pallas_kernels.row_tiles.lanes import CHANNELS, F32, I32, WARP, Memory
-from pallas_kernels.row_tiles.tiling import RowTiling
+from pallas_kernels.row_tiles.lanes import F32, I32, Memory
+from pallas_kernels.row_tiles.tiling import BLOCK, SLOTS, WARP, RowTiling
 
 SWIZZLE_PERIOD = 1024  # bytes
-DEFAULT_SMS = 132  # H100 and H200 SXM, when lowering without a GPU
+RUN = 16  # neighbouring channels in one thread
+RUNS = 4
+HALF = BLOCK // 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
     """What one thread sees of one tile.
 
+    A thread of lane 4 g + q holds 64 channels of one row as four runs of 16 neighbours:
+    runs 2 i and 2 i + 1 lie in its block i = 0, 1 of 128 channels, at channel 16 q of
+    the lower and of the upper half. The four lanes of one g complete a block, and the
+    eight g of a warp read different banks of the swizzled shared memory.
+
     Attributes:
       tiling: the shape of the tile.
       rows_total: M; rows from there on do not exist.
       index: tile number.
-      thread, lane, warp: of this thread.
-      row, segment: which row of the tile, which 64 channels of it.
-      active: whether this thread holds channels at all.
-      inputs, outputs: the tile in shared memory, swizzled, one per tiled operand.
-      input_units, output_units: bytes of a swizzled unit of each.
+      thread: of the block.
+      words: the thread's part of each tiled input, 32-bit words in channel order; zero
+        where there are no channels.
       raw_inputs, raw_outputs: whole operands in global memory.
       scratch: shared memory for exchanges between warps.
     """
@@ -44,67 +51,108 @@ class Tile:
     rows_total: int
     index: I32
     thread: I32
-    lane: I32
-    warp: I32
-    row: I32
-    segment: I32
-    active: ir.Value
-    inputs: tuple[Memory, ...]
-    outputs: tuple[Memory, ...]
-    input_units: tuple[int, ...]
-    output_units: tuple[int, ...]
+    words: tuple[list[I32], ...]
     raw_inputs: tuple[Memory, ...]
     raw_outputs: tuple[Memory, ...]
     scratch: Memory
+
+    @property
+    def warp(self) -> I32:
+        return self.thread // WARP
+
+    @property
+    def lane(self) -> I32:
+        return self.thread % WARP
+
+    @property
+    def quarter(self) -> I32:
+        return self.thread % 4
+
+    @property
+    def row(self) -> I32:
+        """Row of the tile."""
+        return (self.lane // 4) % self.tiling.rows
+
+    def block(self, i: int) -> I32:
+        """Which 128 channels of the row block i of this thread is."""
+        rows = self.tiling.rows
+        first = self.warp * (SLOTS // rows) + (self.lane // 4) // rows
+        return first + i * (SLOTS // 2 // rows)
+
+    def holds(self, i: int) -> ir.Value:
+        """Whether block i has channels."""
+        return self.block(i) < self.tiling.blocks
+
+    def channel(self, run: int) -> I32:
+        """First channel of a run; 0 if it has none."""
+        block = self.block(run // 2)
+        if self.tiling.ragged:
+            block = lanes.select(self.holds(run // 2), block, I32.of(0))
+        return block * BLOCK + self.quarter * RUN + (run % 2) * HALF
 
     @property
     def global_row(self) -> I32:
         return self.index * self.tiling.rows + self.row
 
     def exists(self) -> ir.Value:
-        """Whether this thread holds channels of a row below M."""
-        return lanes.both(self.active, self.global_row < self.rows_total)
-
-    def _chunks(self, unit_bytes: int, words: int) -> list[I32]:
-        """Offsets of this thread's 16-byte chunks in a tile of such units."""
-        chunks = words // 4
-        parts = unit_bytes // (16 * chunks)
-        # Idle threads point somewhere valid.
-        segment = lanes.select(self.active, self.segment, I32.of(0))
-        first = (segment % parts) * chunks
-        unit = (segment // parts) * self.tiling.rows + self.row
-        return [lanes.swizzled(unit, first + i, unit_bytes) for i in range(chunks)]
-
-    def load(self, operand: int, words: int = CHANNELS // 2) -> list[I32]:
-        """This thread's share of an input tile as 32-bit words.
-
-        Args:
-          operand: which input.
-          words: how many, a multiple of 4; by default 64 bfloat16.
-        """
-        offsets = self._chunks(self.input_units[operand], words)
-        memory = self.inputs[operand]
-        return [word for offset in offsets for word in memory.load(offset, 4)]
-
-    def store(self, operand: int, words: Sequence[I32]) -> None:
-        """Stores this thread's share of an output tile, a multiple of 4 words."""
-
-        def write() -> None:
-            offsets = self._chunks(self.output_units[operand], len(words))
-            for i, offset in enumerate(offsets):
-                self.outputs[operand].store(offset, words[4 * i : 4 * i + 4])
-
-        lanes.when(self.active, write)
+        """Whether this thread's row is below M."""
+        return self.global_row < self.rows_total
 
     def row_index(self) -> I32:
         """Number of this thread's row, 0 where there is none: safe to load from."""
         return lanes.select(self.exists(), self.global_row, I32.of(0))
 
+    def masked(self, words: Sequence[I32]) -> list[I32]:
+        """The words, zero where there are no channels."""
+        if not self.tiling.ragged:
+            return list(words)
+        per_block = len(words) // 2
+        return [
+            lanes.select(self.holds(i // per_block), word, I32.of(0))
+            for i, word in enumerate(words)
+        ]
+
+    def read(self, memory: Memory, unit_bytes: int, words: int) -> list[I32]:
+        """The thread's part of a tile in swizzled shared memory.
+
+        Args:
+          memory: the tile, in units of `unit_bytes`, row after row.
+          unit_bytes: 64 or 128.
+          words: 32-bit words per run.
+        """
+        access = min(words, 4)
+        found = []
+        for run in range(RUNS):
+            byte = self.channel(run) * (words * 4) // RUN
+            unit = (byte // unit_bytes) * self.tiling.rows + self.row
+            start = unit * unit_bytes + byte % unit_bytes
+            for i in range(0, words, access):
+                offset = lanes.swizzled(start + i * 4, unit_bytes)
+                found += memory.load(offset, access)
+        return self.masked(found)
+
+    def store(self, operand: int, words: Sequence[I32]) -> None:
+        """Stores the thread's part into a raw output [M, K], in channel order."""
+        per_run = len(words) // RUNS
+        access = min(per_run, 4)
+        row = self.global_row * (self.tiling.channels * per_run * 4 // RUN)
+
+        def write(i: int) -> None:
+            for run in (2 * i, 2 * i + 1):
+                start = row + self.channel(run) * (per_run * 4) // RUN
+                for j in range(0, per_run, access):
+                    part = words[run * per_run + j : run * per_run + j + access]
+                    self.raw_outputs[operand].store(start, part, j * 4)
+
+        for i in range(2):
+            lanes.when(lanes.both(self.exists(), self.holds(i)), lambda i=i: write(i))
+
     def store_row(self, operand: int, values: Sequence[F32]) -> None:
         """Stores values of the row into a raw output [M, len(values)]."""
         size = 4 * len(values)
+        first = lanes.both(self.quarter.equals(0), self.block(0).equals(0))
         lanes.when(
-            lanes.both(self.exists(), self.segment.equals(0)),
+            lanes.both(self.exists(), first),
             lambda: self.raw_outputs[operand].store(
                 self.global_row * size, [value.bits() for value in values]
             ),
@@ -118,18 +166,15 @@ class Tile:
     ) -> list[F32]:
         """Combines values of the threads of each row, every value on its own.
 
-        Every thread of the block must call it. Two calls may not use the same slots
-        (one per value, from `slot` on) unless two barriers lie between them. The order
-        is fixed, so that all threads of a row get the same bits. Threads without
-        channels count as zero.
+        Every thread of the block must call it. Two calls in a tile may not use the same
+        slots (one per value, from `slot` on). The order is fixed, so that all threads
+        of a row get the same bits. Values without channels must be neutral.
         """
         rows, warps = self.tiling.rows, self.tiling.warps
-        zero = F32.of(0.0)
-        values = [lanes.select(self.active, value, zero) for value in values]
-        distance = rows
-        while distance < WARP:
-            values = [combine(v, lanes.exchange(v, distance)) for v in values]
-            distance *= 2
+        values = list(values)
+        for distance in (1, 2, 4, 8, 16):
+            if distance < 4 or distance >= 4 * rows:
+                values = [combine(v, lanes.exchange(v, distance)) for v in values]
 
         def offset(warp: int | I32, index: int) -> I32:
             base = (slot + index) * warps * rows * 4
@@ -139,7 +184,8 @@ class Tile:
             for i, value in enumerate(values):
                 self.scratch.store(offset(self.warp, i), [value.bits()])
 
-        lanes.when(self.lane < rows, write)
+        first = lanes.both(self.quarter.equals(0), self.lane < 4 * rows)
+        lanes.when(first, write)
         lanes.barrier()
         results = []
         for i in range(len(values)):
@@ -152,15 +198,13 @@ class Tile:
 
     def reduce_warp(self, value: F32, combine: Callable[[F32, F32], F32]) -> F32:
         """Combines one value per lane over the warp."""
-        distance = 1
-        while distance < WARP:
+        for distance in (1, 2, 4, 8, 16):
             value = combine(value, lanes.exchange(value, distance))
-            distance *= 2
         return value
 
 
 @dataclasses.dataclass(frozen=True)
-class _Units:
+class Units:
     """An operand [M, columns] as [M, count, width], one swizzled unit in the last axis.
 
     In a tile's shared memory the units of one column lie together, row after row.
@@ -170,11 +214,12 @@ class _Units:
     dtype: jnp.dtype
 
     @classmethod
-    def of(cls, operand: jax.Array | jax.ShapeDtypeStruct) -> "_Units":
+    def of(cls, operand: jax.Array) -> "Units":
         return cls(operand.shape[1], jnp.dtype(operand.dtype))
 
     @property
     def swizzle(self) -> int:
+        """Bytes of a unit."""
         return 128 if self.columns * self.dtype.itemsize % 128 == 0 else 64
 
     @property
@@ -186,20 +231,19 @@ class _Units:
     def transforms(self) -> tuple[plgpu.SwizzleTransform]:
         return (plgpu.SwizzleTransform(self.swizzle),)
 
-    def scratch(self, slots: int, rows: int):
-        """Shared memory for tiles, each aligned to the swizzle's period."""
-        count, width = self.shape
+    def words_per_run(self, channels: int) -> int:
+        """32-bit words of 16 channels."""
+        return RUN * self.columns * self.dtype.itemsize // channels // 4
+
+    def padded_count(self, rows: int) -> int:
+        """Units that a buffer has room for, so that the next one stays aligned."""
         per_period = max(1, SWIZZLE_PERIOD // (rows * self.swizzle))
-        count = -(-count // per_period) * per_period
-        return plgpu.SMEM(
-            (slots, count, rows, width), self.dtype, transforms=self.transforms
-        )
+        return -(-self.shape[0] // per_period) * per_period
 
-
-def _multiprocessors() -> int:
-    if jax.default_backend() != "gpu":
-        return DEFAULT_SMS
-    return jax.devices()[0].core_count
+    def scratch(self, slots: int, rows: int):
+        """Shared memory for tiles."""
+        shape = (slots, self.padded_count(rows), rows, self.shape[1])
+        return plgpu.SMEM(shape, self.dtype, transforms=self.transforms)
 
 
 def row_kernel(
@@ -209,63 +253,58 @@ def row_kernel(
     tiling: RowTiling,
     inputs: Sequence[jax.Array],
     raw_inputs: Sequence[jax.Array] = (),
-    outputs: Sequence[jax.ShapeDtypeStruct] = (),
-    raw_outputs: Sequence[jax.ShapeDtypeStruct] = (),
+    outputs: Sequence[jax.ShapeDtypeStruct],
     scratch_words: int,
 ) -> tuple[jax.Array, ...]:
     """Runs `body` once per thread and tile.
 
     Args:
-      body: builds the per-thread code; it must pass one block-wide barrier between
-        its last read of the inputs and its first store to the outputs.
+      body: builds the per-thread code.
       name: kernel name in profiles.
-      tiling: the tile; its channels are those of the inputs.
-      inputs: arrays [M, K'] that travel through shared memory.
+      tiling: the tile.
+      inputs: arrays [M, K'] that travel through shared memory, K' items per row.
       raw_inputs: arrays that the body reads from global memory.
-      outputs: arrays [M, K'] written through shared memory.
-      raw_outputs: arrays that the body writes to global memory.
+      outputs: arrays that the body writes to global memory.
       scratch_words: shared 32-bit words for `Tile.reduce_row`.
 
     Returns:
-      outputs, then raw_outputs.
+      The outputs.
+
+    Raises:
+      NotImplementedError: no rows, or an array of 2^32 bytes or more.
     """
     rows, buffers = tiling.rows, tiling.buffers
     total = inputs[0].shape[0]
+    if not total:
+        raise NotImplementedError("row kernels launch nothing for no rows, found M = 0")
+    for array in (*raw_inputs, *outputs):
+        size = array.size * jnp.dtype(array.dtype).itemsize
+        if size >= 1 << 32:
+            raise NotImplementedError(
+                f"row kernels address 2^32 bytes, found shape {array.shape} of "
+                f"{array.dtype}"
+            )
     tiles = -(-total // rows)
-    grid = min(tiles, _multiprocessors() * tiling.blocks_per_sm)
-    in_units = [_Units.of(x) for x in inputs]
-    out_units = [_Units.of(x) for x in outputs]
-    n_in, n_raw_in = len(inputs), len(raw_inputs)
-    n_out, n_raw_out = len(outputs), len(raw_outputs)
+    grid = min(tiles, multiprocessors() * tiling.blocks_per_sm)
+    units = [Units.of(x) for x in inputs]
+    n_in, n_raw = len(inputs), len(raw_inputs)
 
     def kernel(*refs):
         refs = list(refs)
-
-        def take(count: int) -> list:
-            taken = refs[:count]
-            del refs[:count]
-            return taken
-
-        in_gmem, raw_in_gmem = take(n_in), take(n_raw_in)
-        out_gmem, raw_out_gmem = take(n_out), take(n_raw_out)
-        in_smem, out_smem = take(n_in), take(n_out)
-        scratch, loaded = refs
+        in_gmem, raw = refs[:n_in], refs[n_in : n_in + n_raw]
+        written = refs[n_in + n_raw : -n_in - 2]
+        in_smem, (scratch, loaded) = refs[-n_in - 2 : -2], refs[-2:]
         block = lax.axis_index("block")
         leader = lax.axis_index("warpgroup") == 0
         count = pl.cdiv(tiles - block, grid)
 
-        def rows_of(operand, step):
-            return operand.at[pl.ds((block + step * grid) * rows, rows)]
-
-        def by_row(tiles_ref, slot, units):
-            return tiles_ref.at[slot, : units.shape[0]].transpose((1, 0, 2))
-
         def load(step):
             slot = lax.rem(step, buffers)
-            for source, target, units in zip(in_gmem, in_smem, in_units, strict=True):
+            here = pl.ds((block + step * grid) * rows, rows)
+            for source, target, unit in zip(in_gmem, in_smem, units, strict=True):
                 plgpu.copy_gmem_to_smem(
-                    rows_of(source, step),
-                    by_row(target, slot, units),
+                    source.at[here],
+                    target.at[slot, : unit.shape[0]].transpose((1, 0, 2)),
                     loaded.at[slot],
                 )
 
@@ -275,106 +314,61 @@ def row_kernel(
         @plgpu.inline_mgpu(
             arg_types=(
                 plgpu.Layout.WG_SPLAT(()),
-                *(plgpu.RefType(units.transforms) for units in in_units),
-                *(plgpu.RefType() for _ in range(n_raw_in)),
-                *(plgpu.RefType(units.transforms) for units in out_units),
-                *(plgpu.RefType() for _ in range(n_raw_out)),
-                plgpu.RefType(),
+                *(plgpu.RefType(unit.transforms) for unit in units),
+                *(plgpu.RefType() for _ in range(n_raw + len(written) + 1)),
             )
         )
-        def work(_, tile, *operands):
+        def work(_, index, *operands):
             memories = [Memory.of(ref) for ref in operands]
-            thread = lanes.thread_index()
-            ends = [n_in, n_in + n_raw_in, n_in + n_raw_in + n_out]
-            body(
-                Tile(
-                    tiling=tiling,
-                    rows_total=total,
-                    index=I32(tile.registers.item()),
-                    thread=thread,
-                    lane=thread % WARP,
-                    warp=thread // WARP,
-                    row=thread % rows,
-                    segment=thread // rows,
-                    active=thread < tiling.active,
-                    inputs=tuple(memories[: ends[0]]),
-                    raw_inputs=tuple(memories[ends[0] : ends[1]]),
-                    outputs=tuple(memories[ends[1] : ends[2]]),
-                    input_units=tuple(units.swizzle for units in in_units),
-                    output_units=tuple(units.swizzle for units in out_units),
-                    raw_outputs=tuple(memories[ends[2] : -1]),
-                    scratch=memories[-1],
-                )
+            tile = Tile(
+                tiling=tiling,
+                rows_total=total,
+                index=I32(index.registers.item()),
+                thread=lanes.thread_index(),
+                words=(),
+                raw_inputs=tuple(memories[n_in : n_in + n_raw]),
+                raw_outputs=tuple(memories[n_in + n_raw : -1]),
+                scratch=memories[-1],
             )
-            lanes.publish_shared()
+            words = tuple(
+                tile.read(memory, unit.swizzle, unit.words_per_run(tiling.channels))
+                for memory, unit in zip(memories[:n_in], units, strict=True)
+            )
+            # All threads have read the tile: the buffer may be filled again.
             lanes.barrier()
+            body(dataclasses.replace(tile, words=words))
 
         @pl.loop(0, count)
         def _(step):
-            slot = lax.rem(step, buffers)
-            out_slot = lax.rem(step, 2)
-            # The slot that is filled here was read before the last step's barrier.
             pl.when(leader & (step + buffers - 1 < count))(
                 lambda: load(step + buffers - 1)
             )
+            slot = lax.rem(step, buffers)
             plgpu.barrier_wait(loaded.at[slot])
-            if n_out:
-                plgpu.wait_smem_to_gmem(1, wait_read_only=True)
             work(
                 block + step * grid,
                 *(ref.at[slot] for ref in in_smem),
-                *raw_in_gmem,
-                *(ref.at[out_slot] for ref in out_smem),
-                *raw_out_gmem,
+                *raw,
+                *written,
                 scratch,
             )
-            if n_out:
-
-                @pl.when(leader)
-                def _store():
-                    for source, target, units in zip(
-                        out_smem, out_gmem, out_units, strict=True
-                    ):
-                        plgpu.copy_smem_to_gmem(
-                            by_row(source, out_slot, units),
-                            rows_of(target, step),
-                            commit_group=False,
-                        )
-                    plgpu.commit_smem_to_gmem_group()
-
-        plgpu.wait_smem_to_gmem(0)
 
     kernel.__name__ = name
-    results = plgpu.kernel(
+    return plgpu.kernel(
         kernel,
-        out_type=(
-            *(
-                jax.ShapeDtypeStruct((total, *units.shape), units.dtype)
-                for units in out_units
-            ),
-            *raw_outputs,
-        ),
+        out_type=tuple(outputs),
         grid=(grid,),
         grid_names=("block",),
         num_threads=tiling.warpgroups,
         thread_name="warpgroup",
         scratch_types=(
-            *(units.scratch(buffers, rows) for units in in_units),
-            *(units.scratch(2, rows) for units in out_units),
+            *(unit.scratch(buffers, rows) for unit in units),
             plgpu.SMEM((scratch_words,), jnp.int32),
             plgpu.Barrier(num_arrivals=n_in, num_barriers=buffers),
         ),
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
         kernel_name=name,
     )(
-        *(
-            x.reshape(total, *units.shape)
-            for x, units in zip(inputs, in_units, strict=True)
-        ),
+        *(x.reshape(total, *unit.shape) for x, unit in zip(inputs, units, strict=True)),
         *raw_inputs,
     )
-    flat = [
-        y.reshape(shape.shape)
-        for y, shape in zip(results[:n_out], outputs, strict=True)
-    ]
-    return (*flat, *results[n_out:])

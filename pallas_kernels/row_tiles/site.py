@@ -5,7 +5,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, UInt32
+from jaxtyping import Array, Float, Float16, Float32
 
 from pallas_kernels.numerics.hadamard import block_hadamard
 from pallas_kernels.row_tiles.front import ROTATION, Front
@@ -19,6 +19,9 @@ class SiteInput:
         y = y * (1 + scale) + shift            per batch element and kind of row
         y = GELU(y)                            tanh form
         rotated by the block Hadamard; float32 throughout
+
+    Kernels may let 16 bits of y into the rotation: bfloat16 behind GELU, float16 behind
+    a norm, x itself otherwise.
 
     Attributes:
       x: [..., M, K].
@@ -155,10 +158,6 @@ class SiteInput:
         x = self.x
         if x.dtype != jnp.bfloat16:
             raise NotImplementedError(f"row kernels read bfloat16, found {x.dtype}")
-        if not x.size:
-            raise NotImplementedError(
-                f"row kernels launch nothing for no rows, found shape {x.shape}"
-            )
         affine = None
         if self._affine:
             video = self._factor_and_addend(self.shift, self.scale)
@@ -170,7 +169,7 @@ class SiteInput:
                 else v.reshape(1, k)
                 for t, v in zip(text, video, strict=True)
             )
-            affine = _half_bits(factor) | (_half_bits(addend) << 16)
+            affine = jnp.stack([_float16(factor), _float16(addend)], axis=1)
         front = Front(
             layer_norm=self.norm is not None,
             eps=self.eps,
@@ -184,11 +183,10 @@ class SiteInput:
         return x.reshape(-1, x.shape[-1]), affine, front
 
 
-def _half_bits(x: Float32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """The bits of x as float16, saturating."""
+def _float16(x: Float32[Array, "*shape"]) -> Float16[Array, "*shape"]:
+    """x as float16, saturating."""
     largest = float(jnp.finfo(jnp.float16).max)
-    half = jnp.clip(x, -largest, largest).astype(jnp.float16)
-    return jax.lax.bitcast_convert_type(half, jnp.uint16).astype(jnp.uint32)
+    return jnp.clip(x, -largest, largest).astype(jnp.float16)
 
 
 def outlier_of(values: Float[Array, "..."]) -> Float32[Array, ""]:

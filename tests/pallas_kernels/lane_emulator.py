@@ -8,6 +8,7 @@ a block advance together, so that barriers have nothing to do.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -140,8 +141,8 @@ class Bytes:
         loaded = self.data[self._indices(offset, words, constant)].view(np.uint32)
         return [Int(loaded[..., i].copy()) for i in range(words)]
 
-    def store(self, offset, words):
-        indices = self._indices(offset, len(words), 0)
+    def store(self, offset, words, constant=0):
+        indices = self._indices(offset, len(words), constant)
         shape = indices.shape[:-1]
         rows = [np.broadcast_to(word.value, shape) for word in words]
         values = np.stack(rows, -1).astype(np.uint32).view(np.uint8)
@@ -158,14 +159,16 @@ def _when(condition, action):
 
 
 def _exchange(value, distance):
-    return Float(value.value[np.arange(value.value.size) ^ distance])
+    return type(value)(value.value[np.arange(value.value.size) ^ distance])
 
 
 def _permute_bytes(low, high, order):
     low, high, order = np.broadcast_arrays(low.value, high.value, Int.of(order).value)
     both = np.stack([low, high], -1).view(np.uint8).reshape(*low.shape, 8)
-    picks = np.stack([(order >> (4 * i)) & 7 for i in range(4)], -1).astype(np.int64)
-    picked = np.take_along_axis(both, picks, -1)
+    nibbles = np.stack([(order >> (4 * i)) & 15 for i in range(4)], -1)
+    picked = np.take_along_axis(both, (nibbles & 7).astype(np.int64), -1)
+    signs = np.where(picked >> 7, np.uint8(255), np.uint8(0))
+    picked = np.where(nibbles >> 3, signs, picked)
     return Int(np.ascontiguousarray(picked).view(np.uint32)[..., 0])
 
 
@@ -174,9 +177,48 @@ def _to_bits(values, dtype, kind):
         return np.asarray(values.value.astype(dtype)).view(kind).astype(np.uint32)
 
 
-def _pack_bf16(low, high):
-    parts = [_to_bits(v, ml_dtypes.bfloat16, np.uint16) for v in (low, high)]
-    return Int(parts[0] | parts[1] << 16)
+def _packed(dtype):
+    def run(low, high):
+        parts = [_to_bits(v, dtype, np.uint16) for v in (low, high)]
+        return Int(parts[0] | parts[1] << 16)
+
+    return run
+
+
+HALVES = {"bf16": ml_dtypes.bfloat16, "f16": np.float16}
+
+
+def _halves(word, kind):
+    return [_from_bits(word, s, 0xFFFF, np.uint16, HALVES[kind]) for s in (0, 16)]
+
+
+def _fma_f16(a, b, c):
+    parts = zip(*(_halves(word, "f16") for word in (a, b, c)), strict=True)
+    return _packed(np.float16)(*(x.fma(y, z) for x, y, z in parts))
+
+
+def _matrix_product(kind, a, b, c=()):
+    """The layout of PTX: lane 4 g + q."""
+
+    def columns(words):  # [warps, g, q, word, half]
+        halves = [
+            [np.broadcast_to(h.value, a[0].value.shape) for h in _halves(word, kind)]
+            for word in words
+        ]
+        return np.stack(halves, 0).transpose(2, 0, 1).reshape(-1, 8, 4, len(words), 2)
+
+    left, right = columns(a), columns(b)
+    # A: word w is row g + 8 (w % 2), column 2 q + half + 8 (w // 2)
+    left = left.reshape(-1, 8, 4, 2, 2, 2)
+    rows = left.transpose(0, 4, 1, 3, 2, 5).reshape(-1, 16, 16)
+    # B: word w is row 2 q + half + 8 w, column g
+    inner = right.transpose(0, 3, 2, 4, 1).reshape(-1, 16, 8)
+    with np.errstate(invalid="ignore"):
+        product = np.einsum("wik,wkj->wij", rows, inner)  # exact but for long sums
+    # C: value 2 r + half is row g + 8 r, column 2 q + half
+    cells = product.reshape(-1, 2, 8, 4, 2).transpose(1, 4, 0, 2, 3).reshape(4, -1)
+    added = [value.value for value in c] or [np.float32(0)] * 4
+    return [Float(cell + one) for cell, one in zip(cells, added, strict=True)]
 
 
 def _from_bits(word, shift, mask, kind, dtype):
@@ -204,10 +246,11 @@ REPLACED = {
     "when": _when,
     "exchange": _exchange,
     "permute_bytes": _permute_bytes,
-    "pack_bf16": _pack_bf16,
-    "unpack_f16": lambda w: tuple(
-        _from_bits(w, s, 0xFFFF, np.uint16, np.float16) for s in (0, 16)
-    ),
+    "pack_bf16": _packed(ml_dtypes.bfloat16),
+    "pack_f16": _packed(np.float16),
+    "unpack_f16": lambda w: tuple(_halves(w, "f16")),
+    "fma_f16": _fma_f16,
+    "matrix_product": _matrix_product,
     "round_e4m3": _round_e4m3,
     "decode_e4m3": lambda w: (_e4m3(w, 0), _e4m3(w, 8)),
 }
@@ -227,15 +270,11 @@ def emulated(monkeypatch, *modules):
 
 
 def _swizzle(units: np.ndarray, width: int) -> np.ndarray:
-    """Bytes [count, rows, width] as the copy engine lays them out, and back."""
+    """Bytes [count, rows, width] as the copy engine lays them out."""
     flat = units.reshape(-1)
     at = np.arange(flat.size // 16) * 16
     swizzled = at ^ (((at >> 7) & (width // 16 - 1)) << 4)
     return flat.reshape(-1, 16)[swizzled // 16].reshape(-1)
-
-
-def _unit_bytes(row_bytes: int) -> int:
-    return 128 if row_bytes % 128 == 0 else 64
 
 
 def row_kernel(
@@ -246,62 +285,35 @@ def row_kernel(
     inputs: Sequence,
     raw_inputs=(),
     outputs=(),
-    raw_outputs=(),
     scratch_words,
 ):
     """Same contract as `row_tiles.row_kernel`."""
     del name
-    rows, threads = tiling.rows, tiling.warpgroups * 128
-    total = inputs[0].shape[0]
+    rows, total = tiling.rows, inputs[0].shape[0]
+    units = [loop.Units.of(x) for x in inputs]
     sources = [np.asarray(x).view(np.uint8).reshape(total, -1) for x in inputs]
-    targets = [np.zeros((x.shape[0], x.shape[1]), x.dtype) for x in outputs]
-    raw = [np.zeros(x.shape, x.dtype) for x in raw_outputs]
-    raw_sources = [Bytes(np.asarray(x).copy()) for x in raw_inputs]
-    scratch = Bytes(np.full(scratch_words, np.nan, np.float32))
-    thread = np.arange(threads, dtype=np.uint32)
-    out_rows = [t.view(np.uint8).reshape(total, -1) for t in targets]
-
-    def padded(byte_count: int, width: int) -> int:
-        period = max(1, 1024 // (rows * width))
-        return -(-byte_count // width // period) * period
-
+    results = [np.zeros(x.shape, x.dtype) for x in outputs]
+    threads = np.arange(tiling.warpgroups * 128, dtype=np.uint32)
+    tile = loop.Tile(
+        tiling=tiling,
+        rows_total=total,
+        index=Int(0),
+        thread=Int(threads),
+        words=(),
+        raw_inputs=tuple(Bytes(np.asarray(x).copy()) for x in raw_inputs),
+        raw_outputs=tuple(Bytes(result) for result in results),
+        scratch=Bytes(np.full(scratch_words, np.nan, np.float32)),
+    )
     for index in range(-(-total // rows)):
-        here = slice(index * rows, min(total, (index + 1) * rows))
-        loaded = []
-        for source in sources:
-            width = _unit_bytes(source.shape[1])
-            tile = np.zeros((rows, padded(source.shape[1], width) * width), np.uint8)
-            tile[: here.stop - here.start, : source.shape[1]] = source[here]
-            units = tile.reshape(rows, -1, width).transpose(1, 0, 2)
-            loaded.append(Bytes(_swizzle(units, width)))
-        stored = []
-        for target in out_rows:
-            width = _unit_bytes(target.shape[1])
-            size = rows * padded(target.shape[1], width) * width
-            stored.append(Bytes(np.zeros(size, np.uint8)))
-        body(
-            loop.Tile(
-                tiling=tiling,
-                rows_total=total,
-                index=Int(index),
-                thread=Int(thread),
-                lane=Int(thread % 32),
-                warp=Int(thread // 32),
-                row=Int(thread % rows),
-                segment=Int(thread // rows),
-                active=thread < tiling.active,
-                inputs=tuple(loaded),
-                input_units=tuple(_unit_bytes(s.shape[1]) for s in sources),
-                outputs=tuple(stored),
-                output_units=tuple(_unit_bytes(t.shape[1]) for t in out_rows),
-                raw_inputs=tuple(raw_sources),
-                raw_outputs=tuple(Bytes(r) for r in raw),
-                scratch=scratch,
-            )
-        )
-        for target, memory in zip(out_rows, stored, strict=True):
-            width = _unit_bytes(target.shape[1])
-            units = _swizzle(memory.data, width).reshape(-1, rows, width)
-            tile = units.transpose(1, 0, 2).reshape(rows, -1)
-            target[here] = tile[: here.stop - here.start, : target.shape[1]]
-    return tuple(jnp.asarray(a) for a in (*targets, *raw))
+        words = []
+        for source, unit in zip(sources, units, strict=True):
+            padded = unit.padded_count(rows) * unit.swizzle
+            loaded = np.zeros((rows, padded), np.uint8)
+            here = source[index * rows : (index + 1) * rows]
+            loaded[: len(here), : source.shape[1]] = here
+            by_unit = loaded.reshape(rows, -1, unit.swizzle).transpose(1, 0, 2)
+            memory = Bytes(_swizzle(by_unit, unit.swizzle))
+            per_run = unit.words_per_run(tiling.channels)
+            words.append(tile.read(memory, unit.swizzle, per_run))
+        body(dataclasses.replace(tile, index=Int(index), words=tuple(words)))
+    return tuple(jnp.asarray(result) for result in results)

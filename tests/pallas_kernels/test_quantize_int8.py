@@ -86,11 +86,14 @@ def test_kernel_threads_agree_with_the_reference(monkeypatch, shape, kind):
         values, scales, outlier = mosaic_gpu.quantize_int8(site, with_stats=True)
     expected = compiled(site)
     difference = np.abs(np.asarray(values, int) - np.asarray(expected[0], int))
-    # The kernel keeps factors and addends as float16; otherwise only exact ties differ.
-    allowed = 0.015 if kind == "norm" else 1e-4
+    # 16 bits enter the kernel's rotation: float16 behind a norm, else bfloat16.
+    allowed, tolerance = {
+        "plain": (1e-4, 1e-6),
+        "norm": (0.025, 1e-3),
+        "gelu": (0.04, 2e-3),
+    }[kind]
     assert difference.max() <= 1
     assert (difference > 0).mean() <= allowed
-    tolerance = 5e-4 if kind == "norm" else 1e-6
     np.testing.assert_allclose(scales, expected[1], rtol=tolerance)
     np.testing.assert_allclose(outlier, expected[2], rtol=tolerance)
 
@@ -116,10 +119,9 @@ def test_nan_and_inf_stay_in_their_rows(monkeypatch, norm, implementation):
 @pytest.mark.parametrize("k", MODEL_CHANNELS)
 def test_tiling_of_every_model_fills_its_warps_and_shared_memory(k):
     tiling = choose_tiling(k)
-    assert tiling.active / (32 * tiling.warps) >= 0.72
+    assert tiling.rows * tiling.blocks / (16 * tiling.warps) >= 0.7
     assert tiling.warps <= 12
-    shared = tiling.rows * k * (2 * tiling.buffers + 2)
-    assert shared <= 220_000
+    assert tiling.buffers * tiling.rows * k * 2 <= 227 * 1024
 
 
 @pytest.mark.parametrize(("m", "k"), [(17_776, 3072), (45_106, 1920), (3, 13_824)])
@@ -158,7 +160,7 @@ def test_kernel_lowers_inside_scan_and_switch():
     ("x", "reason"),
     [
         (normal(4, 192), "multiple of 128"),
-        (normal(4, 128 * 200), "384 threads"),
+        (normal(4, 128 * 200), "12 warps"),
         (normal(4, 128, dtype=jnp.float32), "bfloat16"),
         (normal(0, 128), "no rows"),
     ],

@@ -63,13 +63,13 @@ def test_polygon_of_the_kernel_is_the_e2m1_code(monkeypatch):
     grid = np.arange(0, 8, 2.0**-7, dtype=np.float32)  # every boundary and its sides
     sides = [np.nextafter(grid, np.float32(x)) for x in (-np.inf, np.inf)]
     values = np.concatenate([grid, *sides])
-    # Subnormals may lose their sign.
-    values = np.concatenate([[0], values[values > 1e-30], -values[values > 1e-30]])
+    values = np.concatenate([values, -values, np.zeros(-2 * values.size % 8)])
     values = values.astype(np.float32)
     with emulated(monkeypatch, mosaic_gpu):
-        found = encode._code(Float(values), Float(0.5)).value & 15
-    expected = np.asarray(e2m1.encode(values))
-    np.testing.assert_array_equal(found, expected)
+        eights = [Float(values[i::8]) for i in range(8)]
+        words = encode.code_word(eights, Float(0.5)).value
+    found = np.stack([words >> (4 * i) & 15 for i in range(8)], -1).reshape(-1)
+    np.testing.assert_array_equal(found, e2m1.encode(values))
 
 
 def test_codes_decode_as_the_definition_says(monkeypatch):
@@ -107,11 +107,12 @@ def test_kernel_threads_agree_with_the_reference(
     with emulated(monkeypatch, mosaic_gpu):
         found = mosaic_gpu.quantize_nvfp4(site, tensor_scale, with_stats=True)
     expected = compiled(reference, site, tensor_scale)
-    allowed = 5e-3 if kind == "norm" else 1e-4
+    # 16 bits enter the kernel's rotation: float16 behind a norm, else bfloat16.
+    allowed = {"plain": 1e-4, "norm": 0.02, "gelu": 0.04}[kind]
     assert (np.asarray(found[0]) != np.asarray(expected[0])).mean() <= allowed
     assert (scale_bits(found[1]) != scale_bits(expected[1])).mean() <= allowed
     for part in (2, 3):
-        np.testing.assert_allclose(found[part], expected[part], rtol=5e-4)
+        np.testing.assert_allclose(found[part], expected[part], rtol=1e-3)
 
 
 def test_without_rotation_the_kernel_threads_give_the_same_bits(monkeypatch):

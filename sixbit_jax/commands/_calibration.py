@@ -72,7 +72,6 @@ def search(
     model: Any,
     sampler: Sampler,
     recorded: Sampled,
-    recording: Any,
     fit: Any,
 ) -> Any:
     """Threshold and tau; each is found with the other one in place.
@@ -80,25 +79,41 @@ def search(
     Skips change which steps count, and refreshes are wider than DMPQ alone would have
     them: the threshold is found again on runs that skip, and tau again if that moved
     the skips.
+
+    Args:
+      args: the targets and options of `sixbit calibrate`.
+      model: with NVFP4 weights.
+      sampler: from `make_sampler`.
+      recorded: full-precision activations, with errors.
+      fit: the predictor, fitted on `recorded`.
+
+    Returns:
+      A `PolicyFile`.
     """
-    from sixbit_jax.calibration import PolicyFile, find_threshold
+    from sixbit_jax.calibration import PolicyFile
     from sixbit_jax.sampling.api import block_grid
 
     grid = block_grid(model)
     skipping = args.skips > 0 or args.max_drift is not None
     purify = skipping and not args.no_purify
-    start = find_threshold(
-        recording, fit.predictor, grid, target_bits=args.bits, refresh_int8=purify
-    )
-    numbers = {
+    numbers: dict[str, Any] = {
         "predictor": fit.predictor,
-        "threshold": start.threshold,
+        "residual": args.residual,
+        "final_int8": args.final_int8,
         "max_skips": args.max_skips,
         "warmup": args.warmup,
+        "together": args.together,
         "purify": purify,
         "outlier_ratio": args.outlier_ratio,
+        "refresh_int8": not args.no_refresh_int8,
         "tau": None,
     }
+    numbers["threshold"] = _closed_threshold(
+        recorded._replace(traces=[_no_bf16(t) for t in recorded.traces]),
+        numbers,
+        grid,
+        args.bits,
+    )
 
     def sample_now() -> Sampled:
         policy = PolicyFile.for_model(model, **numbers).policy()
@@ -115,7 +130,7 @@ def search(
         if abs(cost["activation_bits"] - args.bits) <= _BITS_TOLERANCE:
             break
         say(f"{cost['activation_bits']:.2f} activation bits: another threshold")
-        numbers["threshold"] = _closed_threshold(args, final, fit, grid, purify)
+        numbers["threshold"] = _closed_threshold(final, numbers, grid, args.bits)
         final = sample_now()
         cost = _cost(final, grid)
         off = abs(cost["skip_fraction"] - args.skips) > 2 * _SKIP_TOLERANCE
@@ -143,6 +158,15 @@ def search(
     return PolicyFile.for_model(model, calibration=notes, **numbers)
 
 
+def _no_bf16(trace: Any) -> Any:
+    """A full-precision trace as one whose routes are still open."""
+    import numpy as np
+
+    from sixbit_jax.routes import Route
+
+    return trace._replace(route=np.full_like(trace.route, Route.INT8))
+
+
 def _cost(sampled: Sampled, grid: Any) -> dict[str, float]:
     from sixbit_jax.policies import activation_bits, skip_fraction
 
@@ -154,28 +178,38 @@ def _cost(sampled: Sampled, grid: Any) -> dict[str, float]:
 
 
 def _closed_threshold(
-    args: argparse.Namespace, sampled: Sampled, fit: Any, grid: Any, purify: bool
+    sampled: Sampled, numbers: dict[str, Any], grid: Any, target_bits: float
 ) -> float:
     """The threshold for the target on runs with skips and refreshes as they were.
 
-    Unlike `find_threshold`, it counts the sites that the outlier rule put into BF16.
+    Unlike `find_threshold`, it knows every option of the policy, and counts the sites
+    that the outlier rule put into BF16.
     """
     import numpy as np
 
-    from sixbit_jax.calibration import Recording, predicted_errors, replay_routes
+    from sixbit_jax.calibration import Recording
     from sixbit_jax.policies import activation_bits
+    from sixbit_jax.report.decisions import decisions
     from sixbit_jax.routes import Route
 
     seen = Recording.from_traces(sampled.traces)
+    values = decisions(
+        seen, numbers["predictor"], grid, residual=numbers["residual"]
+    ).predicted
     purified = _stack(sampled.traces, "route") == Route.BF16
-    predicted = predicted_errors(seen, fit.predictor, grid)
-    levels = np.quantile(predicted[np.isfinite(predicted)], np.linspace(0, 1, 301))
+    wide = np.zeros(values.shape, bool)
+    if numbers["purify"] and numbers["refresh_int8"]:
+        wide |= _stack(sampled.traces, "refresh")[..., None]
+    steps = values.shape[1]
+    wide[:, steps - numbers["final_int8"] :] = True
+    levels = np.quantile(values[np.isfinite(values)], np.linspace(0, 1, 301))
     candidates = np.unique(np.maximum(np.append(levels, 1.01 * levels[-1]), 0.0))
 
     def distance(threshold: float) -> float:
-        route = replay_routes(seen, fit.predictor, threshold, grid, refresh_int8=purify)
+        low = (values <= threshold) & ~wide  # false for NaN
+        route = np.where(low, Route.NVFP4, Route.INT8)
         route = np.where(purified, Route.BF16, route)
-        return abs(activation_bits(route, seen.skip, grid) - args.bits)
+        return abs(activation_bits(route, seen.skip, grid) - target_bits)
 
     return float(min(candidates, key=distance))
 

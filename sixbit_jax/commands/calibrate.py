@@ -89,6 +89,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "exceeds it runs in BF16 (25)",
     )
     method.add_argument(
+        "--no-refresh-int8",
+        action="store_true",
+        help="a block that returns from skipping need not run in INT8",
+    )
+    method.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many neighbouring blocks skip as one (1)",
+    )
+    method.add_argument(
+        "--residual",
+        action="store_true",
+        help="compare errors relative to the residual stream (times gamma)",
+    )
+    method.add_argument(
+        "--final-int8",
+        type=int,
+        default=0,
+        metavar="N",
+        help="run the last N steps in INT8: nothing corrects their errors (0)",
+    )
+    method.add_argument(
         "--cache-format",
         choices=("bf16", "int8", "nvfp4", "float32"),
         default="bf16",
@@ -112,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
     recorded = sampler(chain(), count, record_errors=True)
     recording = Recording.from_traces(recorded.traces)
     fit = fit_predictor(recording, tuple(models.quantized.sites))
-    policy = search(args, models.quantized, sampler, recorded, recording, fit)
+    policy = search(args, models.quantized, sampler, recorded, fit)
     save_policy(policy, args.out)
     if args.plot is not None:
         with replacing(args.plot) as partial:

@@ -162,6 +162,7 @@ def error_curves(
     sites: Sequence[str],
     *,
     title: str = "",
+    ylabel: str = "relative L1 error",
 ) -> Figure:
     """What DMPQ decides by: predicted NVFP4 errors and the threshold, per site.
 
@@ -171,13 +172,14 @@ def error_curves(
       measured: recorded errors, drawn as dots; NaN where they were not recorded.
       sites: names of the panels.
       title: above all panels.
+      ylabel: unit of the values.
     """
     columns = min(2, len(sites))
     rows = -(-len(sites) // columns)
     figure = Figure(
         figsize=(5.4 * columns + 0.7, 2.7 * rows + 0.6), layout="constrained"
     )
-    axes = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     blocks, colours = predicted.shape[1], _block_colours()
     for axis, site, lines, dots in zip(
         axes.flat,
@@ -194,7 +196,7 @@ def error_curves(
         axis.axhline(level, color="#D55E00", linestyle="--", linewidth=1.4)
         axis.set_title(site, fontsize=9, loc="left")
         axis.set_xlabel("step")
-        axis.set_ylabel("relative L1 error")
+        axis.set_ylabel(ylabel)
         _tidy(axis)
     for axis in axes.flat[len(sites) :]:
         axis.set_visible(False)

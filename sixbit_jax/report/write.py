@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sixbit_jax.calibration import Recording, predicted_errors
+from sixbit_jax.calibration import Recording
 from sixbit_jax.report import html, plots, video
 from sixbit_jax.report.comparison import (
     Comparison,
@@ -18,6 +18,7 @@ from sixbit_jax.report.comparison import (
     is_pixels,
     table_rows,
 )
+from sixbit_jax.report.decisions import decisions_of
 from sixbit_jax.report.runs import Run
 
 FPS = 8
@@ -172,16 +173,20 @@ def _wrap(text: str, font: Any, width: int) -> str:
 def _error_figure(run: Run, prompt: str) -> Any:
     """Predicted errors of the first prompt's conditional branch, where DMPQ ran."""
     file = run.configuration.policy_file
-    if file is None or file.predictor is None or file.threshold is None:
+    if file is None or file.threshold is None:
         return None
     recording = Recording.from_traces(run.traces[:1])
-    predicted = predicted_errors(recording, file.predictor, run.grid)
+    values = decisions_of(recording, file, run.grid)
+    if values is None:
+        return None
+    plain = file.importance is None and not file.residual
     return plots.error_curves(
-        predicted[0, :, 0],
+        values.predicted[0, :, 0],
         file.threshold,
-        recording.error[0, :, 0],
+        values.measured[0, :, 0],
         run.grid.sites,
         title=f"{run.name}: {prompt} (conditional branch)",
+        ylabel="relative L1 error" if plain else "weighted error",
     )
 
 
@@ -220,8 +225,9 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
             add(
                 f"errors_{slug(run.name)}.png",
                 figure,
-                "The error that NVFP4 activations would cause, as DMPQ predicts it: a "
-                "site runs in INT8 above the threshold, after a skip, and in step 0",
+                "The error that NVFP4 activations would cause, as DMPQ predicts it. A "
+                "site runs in INT8 above the threshold; in any case in step 0, and "
+                "after a skip or in the last steps if the policy asks for it",
             )
     if is_pixels(comparison.reference.latents) and len(comparison.runs) > 1:
         page.heading("Distance from the reference")

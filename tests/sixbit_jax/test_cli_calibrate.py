@@ -98,23 +98,24 @@ def test_a_drift_below_what_quantization_alone_causes_is_refused(
 
 
 def test_the_closed_threshold_counts_what_the_outlier_rule_put_into_bf16():
-    from argparse import Namespace
-    from types import SimpleNamespace
-
     from sixbit_jax.commands._calibration import Sampled, _closed_threshold
     from sixbit_jax.policies import BlockGrid, ErrorPredictor
     from sixbit_jax.routes import Route
     from tests.sixbit_jax.report.traces import SITES, make_trace
 
     trace = make_trace(steps=41, branches=1, blocks=1, skip_step=None)
-    fit = SimpleNamespace(
-        predictor=ErrorPredictor(SITES, np.ones((1, 4)), np.zeros((1, 4)))
-    )
+    numbers = {
+        "predictor": ErrorPredictor(SITES, np.ones((1, 4)), np.zeros((1, 4))),
+        "residual": False,
+        "final_int8": 0,
+        "purify": True,
+        "refresh_int8": True,
+    }
     grid = BlockGrid(1, SITES, np.ones((1, 4)))
 
-    def share_below(trace):
-        args = Namespace(bits=6.0)
-        threshold = _closed_threshold(args, Sampled(None, [trace]), fit, grid, True)
+    def share_below(trace, **options):
+        sampled = Sampled(None, [trace])
+        threshold = _closed_threshold(sampled, numbers | options, grid, 6.0)
         return np.mean(trace.gamma[:-1] <= threshold)
 
     assert share_below(trace) == pytest.approx(0.5, abs=0.04)
@@ -128,3 +129,5 @@ def test_the_closed_threshold_counts_what_the_outlier_rule_put_into_bf16():
     some[::4, ..., 0] = Route.BF16
     below = share_below(trace._replace(route=some))
     assert below == pytest.approx(2 / 3, abs=0.05)
+    # The last 10 of 41 steps in INT8: 20.5 of the first 31 remain for NVFP4.
+    assert share_below(trace, final_int8=10) == pytest.approx(2 / 3, abs=0.1)

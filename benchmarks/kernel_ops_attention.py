@@ -17,6 +17,7 @@ import json
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +101,7 @@ def median_ms(compiled, operands, calls: int) -> float:
     times = []
     for _ in range(5):
         start = time.perf_counter()
-        for _ in range(calls):
-            out = compiled(*operands)
-        jax.block_until_ready(out)
+        jax.block_until_ready([compiled(*operands) for _ in range(calls)])
         times.append((time.perf_counter() - start) / calls * 1e3)
     return statistics.median(times)
 
@@ -119,7 +118,7 @@ def bench(shape_name: str, only: list[str], seconds: float) -> list[dict]:
     scale = head_dim**-0.5
     start = time.time()
     quantize = jax.jit(functools.partial(quantize_qkv, scale=scale))
-    problems = {}
+    problems: dict[str, dict[str, Any]] = {}
     for kind in ("normal", "realistic"):
         q, k, v = inputs(shape, 7, kind == "realistic")
         expected = jax.jit(
@@ -150,7 +149,7 @@ def bench(shape_name: str, only: list[str], seconds: float) -> list[dict]:
     records = []
     flops = 4 * batch * q_tokens * kv_tokens * heads * head_dim
     for (name, precision, tile), compiled in zip(jobs, built, strict=True):
-        record = {
+        record: dict[str, Any] = {
             "op": "attention",
             "model": shape_name,
             "shape": shape,

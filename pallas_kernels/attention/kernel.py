@@ -7,7 +7,6 @@ costs one multiply-add and one exponential per score.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import jax
@@ -244,6 +243,7 @@ def attend(
                 scores = lax.optimization_barrier(scores)
                 plgpu.barrier_arrive(memory["k_empty"].at[slot])
                 x = exponents(scores, step, masked)
+                alpha = None
                 if tile.online:
                     following = jnp.maximum(reference, x.max(axis=1))
                     alpha = jnp.exp2(reference - following)
@@ -253,7 +253,7 @@ def attend(
                 p, totals = lax.optimization_barrier((p, totals))
                 plgpu.wgmma_wait(0)
                 plgpu.barrier_arrive(memory["v_empty"].at[previous])
-                if tile.online:
+                if alpha is not None:
                     out_ref[...] = out_ref[...] * rows(alpha, head_dim)
                 # Registers that a product in flight reads may not be written, and
                 # the compiler gives all rounded probabilities the same registers.
@@ -296,12 +296,15 @@ def attend(
             plgpu.wait_smem_to_gmem(0)
 
     score_type = jnp.int32 if quantized else jnp.float32
-    operand = functools.partial(
-        plgpu.SMEM, dtype=q.dtype, transforms=_swizzled(head_dim, q.dtype)
-    )
-    wide = functools.partial(
-        plgpu.SMEM, dtype=out_dtype, transforms=_swizzled(head_dim, out_dtype)
-    )
+
+    def operand(shape):
+        transforms = _swizzled(head_dim, q.dtype)
+        return plgpu.SMEM(shape, q.dtype, transforms=transforms)
+
+    def wide(shape):
+        transforms = _swizzled(head_dim, out_dtype)
+        return plgpu.SMEM(shape, out_dtype, transforms=transforms)
+
     scratch = {
         "q": operand((warpgroups, ROWS, head_dim)),
         "k": operand((stages, block_kv, head_dim)),
@@ -318,7 +321,7 @@ def attend(
     if tile.turns:
         scratch["turn"] = plgpu.Barrier(num_barriers=warpgroups)
     inputs = [q, k, v]
-    if quantized:
+    if q_scales is not None and k_scales is not None:
         inputs += [q_scales, k_scales]
         copies = k_scales.shape[-1] // SCALES_PER_COPY
         scratch |= {

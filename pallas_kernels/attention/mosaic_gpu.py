@@ -107,7 +107,9 @@ def quantized_attention(
         missing = -q_tokens % tile.block_rows
         blocks = operands.k_scales.shape[-1]
         return attend(
-            *map(_padded, (operands.q_values, operands.k_values, operands.v)),
+            _padded(operands.q_values),
+            _padded(operands.k_values),
+            _padded(operands.v),
             jnp.pad(operands.q_scales, ((0, 0), (0, 0), (0, missing))),
             jnp.pad(
                 operands.k_scales, ((0, 0), (0, 0), (0, -blocks % SCALES_PER_COPY))

@@ -56,7 +56,7 @@ def choose_tile(head_dim: int, *, quantized: bool, dtype=jnp.bfloat16) -> Tile:
     return dataclasses.replace(tile, online=online)
 
 
-# TFLOP/s on an H200: 576 and 656 at 17,776 tokens, 48 heads of 64; 750 and 898 at
+# TFLOP/s on an H200: 584 and 644 at 17,776 tokens, 48 heads of 64; 775 and 890 at
 # 32,760 tokens, 12 heads of 128. Three warpgroups have 160 registers per thread, which
 # at head dimension 128 leaves room for the scores of 64 keys.
 _BEST = {

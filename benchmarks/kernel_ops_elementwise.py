@@ -40,7 +40,11 @@ RESIDUAL_STREAMS = (3072, 1920)
 TENSOR_SCALE = 2e-3
 INT8_BYTES = 2.0 + 1.0
 NVFP4_BYTES = 2.0 + 0.5 + 1.0 / nvfp4.BLOCK
-CACHE_BYTES = {"bf16": 2.0, "int8": 1.0, "nvfp4": 0.5 + 1.0 / nvfp4.BLOCK}
+CACHE_BYTES: dict[cache.CacheFormat, float] = {
+    "bf16": 2.0,
+    "int8": 1.0,
+    "nvfp4": 0.5 + 1.0 / nvfp4.BLOCK,
+}
 
 
 def site_fields(seed: int, shape: tuple[int, ...], kind: str) -> dict:
@@ -104,10 +108,10 @@ def _int8_error(kind: str, found, inputs) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _nvfp4_error(kind: str, scale: float | None, found, inputs) -> jax.Array:
     expected = _nvfp4(nvfp4_reference, kind, scale, *inputs)
-    decoded = (
-        nvfp4.dequantize(*(part.reshape(-1, part.shape[-1]) for part in r[:2]), r[2])
-        for r in (found, expected)
-    )
+    decoded = []
+    for codes, scales, tensor_scale, _ in (found, expected):
+        rows = codes.reshape(-1, codes.shape[-1]), scales.reshape(-1, scales.shape[-1])
+        decoded.append(nvfp4.dequantize(*rows, tensor_scale))
     return _relative(*decoded)
 
 
@@ -147,18 +151,18 @@ def _quantizations() -> Iterator[Case]:
             yield of_nvfp4(implementation=f"xla, no rotation{name}", function=xla)
 
 
-def _stats_inputs(k: int, cache_format: str, seed: int) -> tuple:
+def _stats_inputs(k: int, cache_format: cache.CacheFormat, seed: int) -> tuple:
     keys = jax.random.split(jax.random.key(seed), 3)
     x, noise, old = (jax.random.normal(z, (TOKENS, k), jnp.bfloat16) for z in keys)
     return x, x + 0.1 * noise, cache.encode(0.1 * old, cache_format)
 
 
-def _stats(module: ModuleType, cache_format: str, x, y, old):
+def _stats(module: ModuleType, cache_format: cache.CacheFormat, x, y, old):
     return module.block_stats(x, y, old, cache_format=cache_format)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _stats_error(cache_format: str, found, inputs) -> jax.Array:
+def _stats_error(cache_format: cache.CacheFormat, found, inputs) -> jax.Array:
     """The largest relative error among gamma, the change and the stored delta."""
     expected = _stats(stats_reference, cache_format, *inputs)
     scalars = [jnp.abs(a / b - 1) for a, b in zip(found[:2], expected[:2], strict=True)]

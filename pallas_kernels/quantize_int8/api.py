@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import jax
 from jaxtyping import Array, Float, Float32, Int8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
@@ -86,5 +85,5 @@ def quantize_int8(
             lambda: reference.quantize_int8(site, with_stats=with_stats),
         ),
     ]
-    result: tuple[jax.Array, ...] = dispatch("quantize_int8", run, implementation)
-    return result[0], result[1], result[2]
+    values, scales, outlier = dispatch("quantize_int8", run, implementation)
+    return values, scales, outlier

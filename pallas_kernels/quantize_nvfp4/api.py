@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, UInt8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
@@ -78,6 +78,8 @@ def quantize_nvfp4(
         activation=activation,
         rotation=rotation,
     )
+    if tensor_scale is not None:
+        tensor_scale = jnp.asarray(tensor_scale, jnp.float32)
     run = [
         Implementation(
             "mosaic_gpu",
@@ -91,5 +93,5 @@ def quantize_nvfp4(
             lambda: reference.quantize_nvfp4(site, tensor_scale, with_stats=with_stats),
         ),
     ]
-    result: tuple[jax.Array, ...] = dispatch("quantize_nvfp4", run, implementation)
-    return result[0], result[1], result[2], result[3]
+    codes, scales, used, outlier = dispatch("quantize_nvfp4", run, implementation)
+    return codes, scales, used, outlier

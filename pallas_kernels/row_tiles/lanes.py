@@ -202,9 +202,7 @@ class Memory:
             return [I32(llvm.load(_i32(), pointer, alignment=4))]
         kind = ir.VectorType.get((words,), _i32())
         vector = llvm.load(kind, pointer, alignment=4 * words)
-        return [
-            I32(llvm.extractelement(vector, utils.c(i, _i32()))) for i in range(words)
-        ]
+        return [I32(llvm.extractelement(vector, I32.of(i).value)) for i in range(words)]
 
     def store(self, offset: I32, words: Sequence[I32], constant: int = 0) -> None:
         """Stores 32-bit words as one access, at offset + constant in bytes."""
@@ -214,7 +212,7 @@ class Memory:
             return
         vector = llvm.mlir_undef(ir.VectorType.get((len(words),), _i32()))
         for i, word in enumerate(words):
-            vector = llvm.insertelement(vector, word.value, utils.c(i, _i32()))
+            vector = llvm.insertelement(vector, word.value, I32.of(i).value)
         llvm.store(vector, pointer, alignment=4 * len(words))
 
 

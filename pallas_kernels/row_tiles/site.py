@@ -114,10 +114,8 @@ class SiteInput:
         factor = full(self.norm_weight, 1.0) * (1.0 + full(scale, 0.0))
         addend = full(self.norm_bias, 0.0) * (1.0 + full(scale, 0.0)) + full(shift, 0.0)
         k = self.x.shape[-1:]
-        return tuple(
-            jnp.broadcast_to(z, jnp.broadcast_shapes(z.shape, k))
-            for z in (factor, addend)
-        )
+        whole = jnp.broadcast_shapes(factor.shape, k)
+        return jnp.broadcast_to(factor, whole), jnp.broadcast_to(addend, whole)
 
     def activation_values(self) -> Float32[Array, "*batch m k"]:
         """y before the rotation: the definition."""

@@ -79,15 +79,18 @@ class Tile:
         """Columns of the output tile of one cluster."""
         return self.block_columns * (2 if self.cluster == "columns" else 1)
 
-    def store_columns(self, n: int) -> int:
-        """Columns per store that divide N: TMA's tiled view needs whole tiles."""
-        return math.gcd(n, self.store)
+    def store_columns(self, n: int, out_bytes: int) -> int:
+        """Columns per store: at most one swizzled row, and a divisor of N.
+
+        TMA's tiled view needs whole tiles.
+        """
+        return math.gcd(n, min(self.store, SWIZZLE_BYTES // out_bytes))
 
     def fitted(
         self, epilogue: Epilogue, n: int, operand_bytes: int, out_bytes: int
     ) -> Tile:
         """The same tile with as many stages as shared memory holds, at most its own."""
-        columns = self.store_columns(n)
+        columns = self.store_columns(n, out_bytes)
         slots = self.slots(self.chunks(columns), epilogue)
         used = COMPUTE_WARPGROUPS * slots * STORE_ROWS * columns * out_bytes
         used += (

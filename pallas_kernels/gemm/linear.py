@@ -12,6 +12,8 @@ from pallas_kernels.gemm.epilogue import EpilogueOperands
 
 _FLOATS = (jnp.bfloat16, jnp.float16, jnp.float32)
 _ROW_MULTIPLE = 8
+# Bytes of the shortest row that TMA stores swizzled.
+_SMALLEST_SWIZZLE = 32
 
 
 def refuse(
@@ -31,8 +33,9 @@ def refuse(
     multiple = operand_depth_multiple(dtype)
     if k % multiple or k == 0:
         reasons.append(f"K must be a positive multiple of {multiple}, found {k}")
-    if n % 8 or n == 0:
-        reasons.append(f"N must be a positive multiple of 8, found {n}")
+    columns = _SMALLEST_SWIZZLE // jnp.dtype(out_dtype).itemsize
+    if n % columns or n == 0:
+        reasons.append(f"N must be a positive multiple of {columns}, found {n}")
     if m == 0 or 0 in shape:
         reasons.append(f"empty batch or M: x has shape {shape}")
     if jnp.dtype(out_dtype) not in map(jnp.dtype, _FLOATS):

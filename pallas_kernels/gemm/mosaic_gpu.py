@@ -48,7 +48,7 @@ def matmul(
     Args:
         a: `[B, M, K]`, int8, bfloat16, float16 or float8; any M (in the interpreter a
             multiple of 8).
-        w: `[N, K]`, the dtype of `a`; N a multiple of 8.
+        w: `[N, K]`, the dtype of `a`; N a multiple of 16 (8 for float32 results).
         tile: how the work is cut.
         epilogue: which of the operands below are used.
         row_scale: `[B * M]` float32.
@@ -68,7 +68,7 @@ def matmul(
     batch, m, k = a.shape
     n = w.shape[0]
     accumulator = jnp.int32 if a.dtype == jnp.int8 else jnp.float32
-    columns_per_store = tile.store_columns(n)
+    columns_per_store = tile.store_columns(n, jnp.dtype(out_dtype).itemsize)
     chunks = tile.chunks(columns_per_store)
     slots = tile.slots(chunks, epilogue)
     k_steps = pl.cdiv(k, tile.depth)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ class Comparison:
         """The run that the others are compared with."""
         return self.runs[0]
 
+    @cached_property
     def records(self) -> list[dict[str, Any]]:
         """One flat record per run, with the field names of DESIGN section 13."""
         rows = []
@@ -124,7 +126,7 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 def table_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Column names and rows: one column per run, one row per figure of merit."""
-    records = comparison.records()
+    records = comparison.records
     rows = []
     for key, name, form in _ROWS:
         cells = [form(r[key]) if key in r else "–" for r in records]

@@ -66,7 +66,7 @@ def write_report(
     report = {
         **facts,
         "prompts": list(comparison.prompts),
-        "records": comparison.records(),
+        "records": comparison.records,
         "files": names,
     }
     text = json.dumps(_json_value(report), indent=1, allow_nan=False)

@@ -67,7 +67,7 @@ def test_latents_that_are_not_pixels_have_drift_only():
 
 
 def test_records_carry_costs_of_the_trace(comparison):
-    full, low = comparison.records()
+    full, low = comparison.records
     assert (full["activation_bits"], full["skip_fraction"]) == (16.0, 0.0)
     assert low["activation_bits"] == 4.0
     # One of 3 blocks in one of 6 steps.

@@ -26,15 +26,10 @@ from flax import nnx
 import sixbit_jax
 from benchmarks import quality_report, records
 from benchmarks.quality_calibrate import Targets, correlations, record
-from benchmarks.quality_methods import (
-    COMPARISONS,
-    ROWS,
-    Calibrated,
-    Method,
-    make_method,
-)
+from benchmarks.quality_methods import Calibrated
 from benchmarks.quality_metrics import Measured, difference, measure, summary
 from benchmarks.quality_policies import Setting
+from benchmarks.quality_rows import COMPARISONS, ROWS, Method, make_method
 from benchmarks.quality_runs import (
     FULL,
     QUANTIZED,
@@ -134,7 +129,13 @@ class Report:
             predictor=tuned.predictor,
             threshold=row["threshold"],
             tau=row["tau"],
+            importance=row["importance"],
+            residual=row["residual"],
+            final_int8=row["final_int8"],
+            together=row["together"],
+            max_skips=row["max_skips"],
             outlier_ratio=row["outlier_ratio"],
+            refresh_int8=row["refresh_int8"],
             calibration={
                 "target_bits": tuned.targets.bits,
                 "target_skip_fraction": tuned.targets.skips,

@@ -164,6 +164,26 @@ def assign(error: np.ndarray, grid: BlockGrid, bits: float) -> np.ndarray:
     return routes.reshape(error.shape)
 
 
+def measure_damage(study: Study, kind: Kind, task: Task) -> np.ndarray:
+    """What NVFP4 at one site alone does to the video: squared latent error, [L, S].
+
+    Every other site runs in INT8; the error is against all sites in INT8.
+    """
+    blocks, sites = study.grid.num_blocks, len(study.grid.sites)
+    settings = [Setting(route=Route.INT8)]
+    for place in range(blocks * sites):
+        route = np.full(blocks * sites, int(Route.INT8))
+        route[place] = int(Route.NVFP4)
+        settings.append(Setting(route=route.reshape(blocks, sites)))
+    pairs = [(s, i) for s in settings for i in range(len(task))]
+    samples = study.run(kind, [s for s, _ in pairs], task.take([i for _, i in pairs]))
+    latents = np.asarray(samples.latents, np.float64)
+    latents = latents.reshape(len(settings), len(task), -1)
+    error = np.square(latents[1:] - latents[:1]).sum(-1)
+    relative = error / np.square(latents[0]).sum(-1)
+    return relative.mean(1).reshape(blocks, sites)
+
+
 def per_site_thresholds(
     recording: Recording, predictor: ErrorPredictor, share: float
 ) -> tuple[float, ...]:

@@ -89,9 +89,9 @@ class Setting:
       random_seed: routes drawn anew at every step, half of the work in INT8.
       predictor: of DMPQ.
       threshold: of DMPQ, one number or one per site.
-      hold_gamma: of DMPQ.
+      importance, residual, final_int8, hold_gamma: of DMPQ.
       step_cache: threshold of the whole-step cache.
-      tau: of the Temporal Delta Cache.
+      tau, max_skips, together, residual_delta: of the Temporal Delta Cache.
       outlier_ratio: rule A of Purified Delta Refresh.
       every_compute: rule A in every computed block.
       refresh_int8: rule B of Purified Delta Refresh.
@@ -102,10 +102,15 @@ class Setting:
     random_seed: int | None = None
     predictor: ErrorPredictor | None = None
     threshold: float | tuple[float, ...] | None = None
+    importance: np.ndarray | None = None
+    residual: bool = False
+    final_int8: int = 0
     hold_gamma: bool = True
     step_cache: float | None = None
     tau: float | None = None
     max_skips: int = 2
+    together: int | None = 1
+    residual_delta: bool = False
     outlier_ratio: float | None = None
     every_compute: bool = False
     refresh_int8: bool = False
@@ -135,10 +140,25 @@ def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
     parts = [
         switched(fixed(skip=skip, route=route), True),
         switched(random_routes(seed or 0, 0.5), seed is not None),
-        switched(dmpq(predictor, thresholds, hold_gamma=setting.hold_gamma), use_dmpq),
+        switched(
+            dmpq(
+                predictor,
+                thresholds,
+                importance=setting.importance,
+                residual=setting.residual,
+                final_int8=setting.final_int8,
+                hold_gamma=setting.hold_gamma,
+            ),
+            use_dmpq,
+        ),
         switched(step_cache(setting.step_cache or 0.0), setting.step_cache is not None),
         switched(
-            tdc(setting.tau or 0.0, max_skips=setting.max_skips),
+            tdc(
+                setting.tau or 0.0,
+                max_skips=setting.max_skips,
+                together=setting.together,
+                residual=setting.residual_delta,
+            ),
             setting.tau is not None,
         ),
         switched(

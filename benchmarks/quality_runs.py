@@ -164,6 +164,8 @@ class Study:
             dtype=jnp.dtype(kind.dtype or self.options.dtype),
             outlier_stats=kind.record,
             record_errors=kind.record,
+            # Under vmap only the plain definitions run.
+            kernels=False,
         )
 
     def compile(self, kinds: Sequence[Kind]) -> None:

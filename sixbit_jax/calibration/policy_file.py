@@ -26,9 +26,10 @@ class PolicyFile:
       config_hash: `config_hash` of its configuration.
       sites, num_blocks: what a plan of this model covers.
       predictor, threshold: of `dmpq`; both None without it.
-      tau, max_skips, warmup, skip_blocks: of `tdc`; tau None without it.
+      importance, residual, final_int8: options of `dmpq`; importance is [L][S].
+      tau, max_skips, warmup, skip_blocks, together: of `tdc`; tau None without it.
       purify: whether `pdr` is in the policy.
-      outlier_ratio, scope: of `pdr`.
+      outlier_ratio, scope, refresh_int8: of `pdr`.
       calibration: how it was made, free JSON (targets, correlations, runs).
     """
 
@@ -38,13 +39,18 @@ class PolicyFile:
     num_blocks: int
     predictor: ErrorPredictor | None = None
     threshold: float | dict[str, float] | None = None
+    importance: list[list[float]] | None = None
+    residual: bool = False
+    final_int8: int = 0
     tau: float | None = None
     max_skips: int = 2
     warmup: int = 2
     skip_blocks: tuple[int, ...] | None = None
+    together: int | None = 1
     purify: bool = True
     outlier_ratio: float | None = 25.0
     scope: str = "post_skip"
+    refresh_int8: bool = True
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -81,7 +87,15 @@ class PolicyFile:
         """chain(dmpq, tdc, pdr), less the absent ones."""
         parts = []
         if self.predictor is not None and self.threshold is not None:
-            parts.append(dmpq(self.predictor, self.threshold))
+            parts.append(
+                dmpq(
+                    self.predictor,
+                    self.threshold,
+                    importance=self.importance,
+                    residual=self.residual,
+                    final_int8=self.final_int8,
+                )
+            )
         if self.tau is not None:
             parts.append(
                 tdc(
@@ -89,10 +103,16 @@ class PolicyFile:
                     max_skips=self.max_skips,
                     warmup=self.warmup,
                     blocks=self.skip_blocks,
+                    together=self.together,
                 )
             )
         if self.purify:
-            parts.append(pdr(self.outlier_ratio, scope=self.scope))  # pyrefly: ignore
+            purified = pdr(
+                self.outlier_ratio,
+                scope=self.scope,  # pyrefly: ignore
+                refresh_int8=self.refresh_int8,
+            )
+            parts.append(purified)
         return chain(*parts)
 
     def check_fits(self, model: Any) -> None:

@@ -99,7 +99,12 @@ class Attention(nnx.Module):
         self.norm_k = LayerNorm(self.head_dim, eps=1e-6)
 
     def mix(
-        self, query: Array, key: Array, value: Array, conditioning: Conditioning
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        conditioning: Conditioning,
+        options: SiteOptions,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
         shape = (*query.shape[:2], -1, self.head_dim)
@@ -109,7 +114,14 @@ class Attention(nnx.Module):
                 apply_rotary(part, conditioning.rotary, num_text=conditioning.num_text)
                 for part in (query, key)
             )
-        return attention(query, key, value.reshape(shape)).reshape(value.shape)
+        mixed = attention(
+            query,
+            key,
+            value.reshape(shape),
+            kernels=options.kernels,
+            precision=options.attention,
+        )
+        return mixed.reshape(value.shape)
 
 
 class FeedForward(nnx.Module):
@@ -161,7 +173,7 @@ class CogVideoXBlock(nnx.Module):
         attn, ff = self.attn1, self.ff
         front, residual = self.norm1(x, conditioning)
         query, key, value = site(0, x, attn.to_q, attn.to_k, attn.to_v, front=front)
-        mixed = attn.mix(query, key, value, conditioning)
+        mixed = attn.mix(query, key, value, conditioning, options)
         (x,) = site(1, mixed, attn.to_out, residual=residual)
         front, residual = self.norm2(x, conditioning)
         (hidden,) = site(2, x, ff.up, front=front)

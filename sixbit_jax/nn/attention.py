@@ -4,19 +4,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.attention import api
+
 
 def attention(
     query: Float[Array, "batch tokens heads head_dim"],
     key: Float[Array, "batch tokens heads head_dim"],
     value: Float[Array, "batch tokens heads head_dim"],
+    *,
+    kernels: bool = False,
+    precision: str = "bf16",
 ) -> Float[Array, "batch tokens heads head_dim"]:
     """softmax(Q K^T / sqrt(head_dim)) V over all tokens.
 
-    On an NVIDIA GPU 16-bit inputs run in cuDNN; everything else runs in XLA.
+    Args:
+      query, key, value: 16-bit on a GPU for speed.
+      kernels: whether our GPU kernels may run; they can be neither differentiated nor
+        vectorized. Otherwise cuDNN (16-bit inputs on a GPU) or XLA.
+      precision: "bf16", or "int8" for quantized scores.
     """
     sixteen_bit = query.dtype in (jnp.bfloat16, jnp.float16)
-    on_gpu = jax.default_backend() == "gpu"
-    implementation = "cudnn" if sixteen_bit and on_gpu else "xla"
+    on_gpu = sixteen_bit and jax.default_backend() == "gpu"
+    if precision != "bf16" or (kernels and on_gpu):
+        chosen = None if kernels else "reference"
+        return api.attention(
+            query, key, value, precision=precision, implementation=chosen
+        )
+    implementation = "cudnn" if on_gpu else "xla"
     return jax.nn.dot_product_attention(
         query, key, value, implementation=implementation
     )

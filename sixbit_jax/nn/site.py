@@ -6,16 +6,21 @@ loops, so that XLA captures them into a CUDA graph.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.formats import Int8Array, NVFP4Array, rotate
-from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
-from sixbit_jax.nn.linear import Linear
+from pallas_kernels.int8_matmul.api import int8_matmul
+from pallas_kernels.nvfp4_expand.api import nvfp4_expand
+from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
+from pallas_kernels.quantize_int8.api import quantize_int8
+from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
+from sixbit_jax.formats import NVFP4Array, rotate
+from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
+from sixbit_jax.nn.linear import Linear, matmul
 from sixbit_jax.routes import Route
 
 
@@ -44,12 +49,18 @@ class SiteOptions:
       outlier_stats: whether max|x| / mean|x| of every activation is measured.
       errors: whether the NVFP4 error of every site is measured (calibration only:
         runs each site's linears two more times).
+      kernels: take the fastest implementation of every op (GPU kernels where they
+        can run); otherwise the plain definitions, which can be differentiated and
+        vectorized.
+      attention: "bf16", or "int8" for quantized scores.
     """
 
     routes: tuple[Route, ...] = (Route.BF16,)
     outlier_rule: bool = False
     outlier_stats: bool = False
     errors: bool = False
+    kernels: bool = False
+    attention: str = "bf16"
 
     @property
     def branches(self) -> tuple[Route, ...]:
@@ -57,55 +68,133 @@ class SiteOptions:
         extra = {Route.BF16} if self.outlier_rule else set()
         return tuple(sorted(set(self.routes) | extra))
 
+    @property
+    def implementation(self) -> str | None:
+        """What the ops are asked for."""
+        return None if self.kernels else "reference"
+
 
 IDENTITY = Identity()
 
 
-def _rotate(x: Array, weight: NVFP4Array) -> Array:
-    return rotate(x, weight.rotation) if weight.rotation else x
+def _front_options(front: Front, weight: NVFP4Array) -> dict:
+    """A front as the quantizing ops take it."""
+    options: dict = {"rotation": weight.rotation}
+    if isinstance(front, Modulate):
+        options |= {
+            "norm": "layer",
+            "norm_weight": front.weight,
+            "norm_bias": front.bias,
+            "eps": front.eps,
+            "shift": front.shift,
+            "scale": front.scale,
+            "text_shift": front.text_shift,
+            "text_scale": front.text_scale,
+            "text_rows": front.num_text,
+        }
+    elif isinstance(front, Gelu):
+        options["activation"] = "gelu_tanh"
+    return options
 
 
-def _apply_bf16(x: Array, linear: Linear) -> Array:
-    return linear(x)
+def _epilogue(linear: Linear, residual: GatedResidual | None, dtype) -> dict:
+    """Bias and gated residual as the matmuls take them."""
+    options = {"bias": linear.bias_array(), "out_dtype": dtype}
+    if residual is not None:
+        options |= {
+            "residual": residual.residual,
+            "gate": residual.gate,
+            "text_gate": residual.text_gate,
+            "text_rows": residual.num_text,
+        }
+    return options
 
 
-def _apply_nvfp4(x: Array, linear: Linear) -> Array:
-    """Both sides NVFP4; the products are exact in bf16 (DESIGN section 5)."""
-    weight: NVFP4Array = linear.weight.get_value()
-    rotated = _rotate(x, weight)
-    quantized = NVFP4Array.quantize(rotated.reshape(-1, x.shape[-1]))
-    x = quantized.dequantize(jnp.float32).reshape(x.shape)
-    return _float_product(x, weight.dequantize(jnp.float32), linear)
+@dataclass(frozen=True)
+class _Work:
+    """What every route computes: linears of one activation, with their surroundings."""
 
+    linears: Sequence[Linear]
+    front: Front
+    residual: GatedResidual | None
+    implementation: str | None
 
-def _apply_int8(x: Array, linear: Linear) -> Array:
-    """Per-token INT8 activation, NVFP4 weight expanded to per-channel INT8."""
-    weight: NVFP4Array = linear.weight.get_value()
-    activation = Int8Array.quantize(_rotate(x, weight))
-    expanded = Int8Array.quantize(weight.dequantize(jnp.float32))
-    y = jnp.einsum(
-        "...k,nk->...n",
-        activation.values.astype(jnp.float32),
-        expanded.values.astype(jnp.float32),
-    )
-    y = y * activation.scales[..., None] * expanded.scales
-    return _add_bias(y, linear)
+    def weights(self) -> list[NVFP4Array]:
+        return [linear.weight.get_value() for linear in self.linears]
 
+    def bf16(self, x: Array) -> tuple[Array, ...]:
+        """No quantization of the activation."""
+        activation = self.front(x)
+        outputs = []
+        for linear in self.linears:
+            weight, inputs = linear.weight.get_value(), activation
+            if isinstance(weight, NVFP4Array):
+                inputs = rotate(activation, weight.rotation)
+                if x.dtype == jnp.bfloat16:
+                    weight = nvfp4_expand(
+                        weight.codes,
+                        weight.block_scales,
+                        weight.tensor_scale,
+                        to="bfloat16",
+                        implementation=self.implementation,
+                    )
+            y = matmul(inputs, weight, linear.bias_array())
+            outputs.append(y if self.residual is None else self.residual(y))
+        return tuple(y.astype(x.dtype) for y in outputs)
 
-def _float_product(x: Array, matrix: Array, linear: Linear) -> Array:
-    return _add_bias(jnp.einsum("...k,nk->...n", x, matrix), linear)
+    def int8(self, x: Array) -> tuple[Array, ...]:
+        """Per-token INT8 activation, NVFP4 weight expanded to per-channel INT8."""
+        values, scales, _ = quantize_int8(
+            x,
+            **_front_options(self.front, self.weights()[0]),
+            implementation=self.implementation,
+        )
+        outputs = []
+        for linear, weight in zip(self.linears, self.weights(), strict=True):
+            expanded = nvfp4_expand(
+                weight.codes,
+                weight.block_scales,
+                weight.tensor_scale,
+                to="int8",
+                implementation=self.implementation,
+            )
+            y = int8_matmul(
+                values,
+                scales,
+                *expanded,
+                **_epilogue(linear, self.residual, x.dtype),
+                implementation=self.implementation,
+            )
+            outputs.append(y)
+        return tuple(outputs)
 
+    def nvfp4(self, x: Array) -> tuple[Array, ...]:
+        """Both sides NVFP4; the products are exact (DESIGN section 5)."""
+        codes, block_scales, tensor_scale, _ = quantize_nvfp4(
+            x,
+            **_front_options(self.front, self.weights()[0]),
+            implementation=self.implementation,
+        )
+        tensor_scale = jnp.broadcast_to(tensor_scale, codes.shape[:-2])
+        return tuple(
+            nvfp4_matmul(
+                codes,
+                block_scales,
+                tensor_scale,
+                weight.codes,
+                weight.block_scales,
+                weight.tensor_scale,
+                **_epilogue(linear, self.residual, x.dtype),
+                implementation=self.implementation,
+            )
+            for linear, weight in zip(self.linears, self.weights(), strict=True)
+        )
 
-def _add_bias(y: Array, linear: Linear) -> Array:
-    bias = linear.bias_array()
-    return y if bias is None else y + bias.astype(jnp.float32)
-
-
-_APPLY = {
-    Route.NVFP4: _apply_nvfp4,
-    Route.INT8: _apply_int8,
-    Route.BF16: _apply_bf16,
-}
+    def route(self, route: Route):
+        """The function of x that takes this route."""
+        return {Route.NVFP4: self.nvfp4, Route.INT8: self.int8, Route.BF16: self.bf16}[
+            route
+        ]
 
 
 def outlier_ratio(x: Float[Array, "*any"]) -> Float[Array, ""]:
@@ -122,10 +211,25 @@ def relative_l1(value: Array, reference: Array) -> Float[Array, ""]:
     )
 
 
-def _nvfp4_error(x: Array, linears: Sequence[Linear]) -> Array:
-    exact = jnp.concatenate([_apply_bf16(x, linear) for linear in linears], -1)
-    low = jnp.concatenate([_apply_nvfp4(x, linear) for linear in linears], -1)
-    return relative_l1(low, exact)
+def _nvfp4_error(work: _Work, x: Array) -> Array:
+    outputs = replace(work, residual=None)
+    exact, low = outputs.bf16(x), outputs.nvfp4(x)
+    return relative_l1(jnp.concatenate(low, -1), jnp.concatenate(exact, -1))
+
+
+def _outlier(x: Array, front: Front, control: SiteControl, options: SiteOptions):
+    """The live statistic, where anybody asks for it."""
+    if options.outlier_stats:
+        return outlier_ratio(front(x))
+    if not options.outlier_rule:
+        return jnp.zeros((), jnp.float32)
+    # The rule holds in few blocks: elsewhere the pass over the activation is saved.
+    return jax.lax.cond(
+        jnp.isfinite(control.outlier_limit),
+        lambda x: outlier_ratio(front(x)),
+        lambda x: jnp.zeros((), jnp.float32),
+        x,
+    )
 
 
 def run_site(
@@ -151,31 +255,19 @@ def run_site(
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
-    zero = jnp.zeros((), jnp.float32)
-    measure = options.outlier_rule or options.outlier_stats
-    outlier = outlier_ratio(front(x)) if measure else zero
-    branches, route = options.branches, jnp.int32(Route.BF16)
+    work = _Work(linears, front, residual, options.implementation)
+    nothing = jnp.full((), jnp.nan, jnp.float32)
     if control is None:
-        branches = (Route.BF16,)
-    else:
-        route = control.route
-        if options.outlier_rule:
-            route = jnp.where(outlier > control.outlier_limit, Route.BF16, route)
-
-    def branch(kind: Route):
-        def run(x):
-            activation = front(x)
-            outputs = [_APPLY[kind](activation, linear) for linear in linears]
-            if residual is not None:
-                outputs = [residual(y) for y in outputs]
-            return tuple(y.astype(x.dtype) for y in outputs)
-
-        return run
-
+        stats = SiteStats(jnp.zeros(()), jnp.int32(Route.BF16), nothing)
+        return work.bf16(x), stats
+    outlier, route = _outlier(x, front, control, options), control.route
+    if options.outlier_rule:
+        route = jnp.where(outlier > control.outlier_limit, Route.BF16, route)
+    branches = [work.route(kind) for kind in options.branches]
     if len(branches) == 1:
-        outputs = branch(branches[0])(x)
+        outputs = branches[0](x)
     else:
-        index = sum(route > kind for kind in branches[:-1])
-        outputs = jax.lax.switch(index, [branch(kind) for kind in branches], x)
-    error = _nvfp4_error(front(x), linears) if options.errors else zero * jnp.nan
-    return outputs, SiteStats(outlier, route, error)
+        index = sum(route > kind for kind in options.branches[:-1])
+        outputs = jax.lax.switch(index, branches, x)
+    error = _nvfp4_error(work, x) if options.errors else nothing
+    return outputs, SiteStats(outlier, route.astype(jnp.int32), error)

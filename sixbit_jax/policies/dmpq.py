@@ -10,20 +10,31 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import ArrayLike
 
-from sixbit_jax.policies._common import checked_number
+from sixbit_jax.policies._common import StaticArray, checked_count, checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
 from sixbit_jax.policies.predictor import ErrorPredictor
 from sixbit_jax.routes import Route
 
 
 class DmpqState(NamedTuple):
-    """Attributes: the predictor, the threshold, the last gamma (NaN: none)."""
+    """Numbers of the rule, and the last gamma (NaN: none).
+
+    Attributes:
+      weight: factor on the predicted error; 1 unless the importance of sites is known.
+      residual: the error is relative to the residual stream (times gamma).
+      final_int8: number of last steps that run in INT8.
+    """
 
     alpha: Float[Array, "blocks sites"]
     beta: Float[Array, "blocks sites"]
     threshold: Float[Array, "sites"]
+    weight: Float[Array, "blocks sites"]
+    residual: Bool[Array, ""]
+    final_int8: Int[Array, ""]
     hold_gamma: Bool[Array, ""]
     gamma: Float[Array, "blocks"]
 
@@ -32,25 +43,38 @@ def dmpq(
     predictor: ErrorPredictor,
     threshold: float | Mapping[str, float],
     *,
+    importance: ArrayLike | None = None,
+    residual: bool = False,
+    final_int8: int = 0,
     hold_gamma: bool = True,
 ) -> Policy:
     """Chooses the route of every site from the change of its block one step earlier.
 
         route = NVFP4 if alpha * gamma[t-1] + beta <= threshold else INT8
 
-    INT8 in the first step and wherever gamma is not finite.
+    INT8 in the first step and wherever gamma is not finite. The paper's rule compares
+    the error relative to a linear's own output. Three options, all off by default,
+    compare what it does to the video instead.
 
     Args:
       predictor: alpha and beta of every block and site.
       threshold: largest predicted E_rel that runs in NVFP4; one number, or one per
         site.
+      importance: factor on the predicted error of each block and site, [L, S]; for
+        example the measured damage of NVFP4 there over its mean E_rel and its share of
+        the work (`calibration`), which makes the threshold a price per bit.
+      residual: multiply by gamma[t-1], which makes the error relative to the residual
+        stream that the block adds to.
+      final_int8: so many last steps run in INT8: nothing corrects their errors.
       hold_gamma: after a skipped step, where gamma[t-1] does not exist, use the gamma
         of the last computed step; if False such a block runs in INT8 (which `pdr`
         asks for in any case).
 
     Raises:
-      ValueError: a threshold is negative or not finite; in `init`: the predictor or
-        the thresholds lack a site of the model, or have another number of blocks.
+      ValueError: importance is not [L, S] or holds values that are negative or not
+        finite; final_int8 is negative; a threshold is negative or not finite; in
+        `init`: the predictor or the thresholds lack a site of the model, or have
+        another number of blocks.
     """
     if isinstance(threshold, Mapping):
         named = tuple(
@@ -59,8 +83,21 @@ def dmpq(
         )
     else:
         named = checked_number("dmpq", "threshold", threshold, finite=True)
+    factors = None if importance is None else StaticArray(importance, np.float32)
+    if factors is not None and not (
+        np.isfinite(factors.values).all() and (factors.values >= 0).all()
+    ):
+        raise ValueError("dmpq: importance must be finite and not negative")
+    init = _Init(
+        predictor=predictor,
+        threshold=named,
+        importance=factors,
+        residual=bool(residual),
+        final_int8=checked_count("dmpq", "final_int8", final_int8, low=0),
+        hold_gamma=bool(hold_gamma),
+    )
     return Policy(
-        init=_Init(predictor, named, bool(hold_gamma)),
+        init=init,
         plan=_plan,
         update=_update,
         routes=(Route.NVFP4, Route.INT8),
@@ -71,6 +108,9 @@ def dmpq(
 class _Init:
     predictor: ErrorPredictor
     threshold: float | tuple[tuple[str, float], ...]
+    importance: StaticArray | None
+    residual: bool
+    final_int8: int
     hold_gamma: bool
 
     def __call__(self, grid: BlockGrid) -> DmpqState:
@@ -85,21 +125,33 @@ class _Init:
             threshold = jnp.array([named[s] for s in grid.sites], jnp.float32)
         else:
             threshold = jnp.full((len(grid.sites),), self.threshold, jnp.float32)
+        weight = np.ones(alpha.shape, np.float32)
+        if self.importance is not None:
+            if self.importance.values.shape != alpha.shape:
+                raise ValueError(
+                    f"dmpq: importance must be [blocks, sites] {alpha.shape}, found "
+                    f"{self.importance.values.shape}"
+                )
+            weight = self.importance.values
         return DmpqState(
             alpha=jnp.asarray(alpha),
             beta=jnp.asarray(beta),
             threshold=threshold,
+            weight=jnp.asarray(weight),
+            residual=jnp.asarray(self.residual),
+            final_int8=jnp.int32(self.final_int8),
             hold_gamma=jnp.asarray(self.hold_gamma),
             gamma=jnp.full((grid.num_blocks,), jnp.nan, jnp.float32),
         )
 
 
 def _plan(state: DmpqState, step: StepIndex, plan: Plan) -> Plan:
-    del step
     gamma = state.gamma[:, None]
-    predicted = state.alpha * gamma + state.beta
+    predicted = state.weight * (state.alpha * gamma + state.beta)
+    predicted = jnp.where(state.residual, predicted * gamma, predicted)
     # alpha may be 0, so that an infinite gamma must be caught by itself
     small = (predicted <= state.threshold) & jnp.isfinite(gamma)
+    small &= step.index < step.count - state.final_int8
     route = jnp.where(small, Route.NVFP4, Route.INT8).astype(jnp.int32)
     return plan._replace(route=route)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sixbit_jax.policies._common import (
@@ -24,6 +25,9 @@ class TdcState(NamedTuple):
     """Numbers of the rule, and what happened to each block so far.
 
     Attributes:
+      together: row-stochastic matrix that averages e over the blocks that decide
+        together.
+      residual: e is relative to the residual stream (times gamma).
       change: e, relative change between the last two computed deltas (NaN: none).
       accumulated: E_acc, sum of e over the skips since the last compute.
       in_a_row: skips since the last compute.
@@ -34,6 +38,8 @@ class TdcState(NamedTuple):
     max_skips: Int[Array, ""]
     warmup: Int[Array, ""]
     may_skip: Bool[Array, "blocks"]
+    together: Float[Array, "blocks blocks"]
+    residual: Bool[Array, ""]
     change: Float[Array, "blocks"]
     accumulated: Float[Array, "blocks"]
     in_a_row: Int[Array, "blocks"]
@@ -46,6 +52,8 @@ def tdc(
     max_skips: int = 2,
     warmup: int = 2,
     blocks: Iterable[int] | None = None,
+    together: int | None = 1,
+    residual: bool = False,
 ) -> Policy:
     """Skips a block while the expected error of its cached delta stays below tau.
 
@@ -62,9 +70,16 @@ def tdc(
       warmup: computed steps before the first skip, at least 2 (e needs two deltas).
       blocks: the blocks that may be skipped; None for all. The cache holds no others.
 
+      together: so many neighbouring blocks decide as one, by their mean e; None for
+        all blocks. The paper's rule is 1. Larger groups skip coherently: a skipped
+        group is the group of an earlier step, not a mixture of steps.
+      residual: use e * gamma, the change relative to the residual stream, so that
+        blocks that add little skip sooner than blocks that add much.
+
     Raises:
-      ValueError: tau negative or not finite, max_skips below 1, warmup below 2,
-        negative or repeated blocks; in `init`: a block that the model does not have.
+      ValueError: together below 1, tau negative or not finite, max_skips below 1,
+        warmup below 2, negative or repeated blocks; in `init`: a block that the model
+        does not have.
     """
     listed = None if blocks is None else tuple(int(b) for b in blocks)
     if listed is not None and (
@@ -78,6 +93,10 @@ def tdc(
         max_skips=checked_count("tdc", "max_skips", max_skips, low=1),
         warmup=checked_count("tdc", "warmup", warmup, low=2),
         blocks=None if listed is None else tuple(sorted(listed)),
+        together=None
+        if together is None
+        else checked_count("tdc", "together", together, low=1),
+        residual=bool(residual),
     )
     return Policy(
         init=init,
@@ -93,14 +112,20 @@ class _Init:
     max_skips: int
     warmup: int
     blocks: tuple[int, ...] | None
+    together: int | None
+    residual: bool
 
     def __call__(self, grid: BlockGrid) -> TdcState:
         length = (grid.num_blocks,)
+        group = np.arange(grid.num_blocks) // (self.together or grid.num_blocks)
+        same = group[:, None] == group[None, :]
         return TdcState(
             tau=jnp.float32(self.tau),
             max_skips=jnp.int32(self.max_skips),
             warmup=jnp.int32(self.warmup),
             may_skip=jnp.asarray(block_mask("tdc", self.blocks, grid.num_blocks)),
+            together=jnp.asarray(same / same.sum(1, keepdims=True), jnp.float32),
+            residual=jnp.asarray(self.residual),
             change=jnp.full(length, jnp.nan, jnp.float32),
             accumulated=jnp.zeros(length, jnp.float32),
             in_a_row=jnp.zeros(length, jnp.int32),
@@ -119,8 +144,13 @@ def _plan(state: TdcState, step: StepIndex, plan: Plan) -> Plan:
 def _update(state: TdcState, plan: Plan, stats: Stats) -> TdcState:
     del plan
     done = stats.computed
+    measured = stats.delta_change
+    measured = jnp.where(state.residual, measured * stats.gamma, measured)
+    # Infinite and NaN entries would spread through the product, as they should inside
+    # a group, and nowhere else.
+    mixed = jnp.where(state.together > 0, state.together * measured, 0.0).sum(-1)
     return state._replace(
-        change=jnp.where(done, stats.delta_change, state.change),
+        change=jnp.where(done, mixed, state.change),
         accumulated=jnp.where(done, 0.0, state.accumulated + state.change),
         in_a_row=jnp.where(done, 0, state.in_a_row + 1),
         computed=state.computed + done.astype(jnp.int32),

@@ -113,6 +113,8 @@ def prepare(
     ofs: float | None = None,
     outlier_stats: bool = False,
     record_errors: bool = False,
+    attention: str = "bf16",
+    kernels: bool = True,
     progress: bool = False,
 ) -> tuple[Program, nnx.GraphDef, nnx.State, Inputs]:
     """The arguments of `run_program`, checked; see `sample` for their meaning.
@@ -128,6 +130,8 @@ def prepare(
         model, text, negative, latent_shape, guidance_scale, num_steps, image_latents
     )
     delta_cache.check_format(cache_format)
+    if attention not in ("bf16", "int8"):
+        raise ValueError(f"attention: expected 'bf16' or 'int8', found {attention!r}")
     policy = chain() if policy is None else policy
     low = sorted({Route(r).name for r in policy.routes} - {"BF16"})
     if (low or record_errors) and not is_quantized(model):
@@ -158,6 +162,8 @@ def prepare(
             outlier_rule=policy.outlier_rule,
             outlier_stats=outlier_stats,
             errors=record_errors,
+            kernels=kernels,
+            attention=attention,
         ),
         layout=CacheLayout(
             model.num_blocks, skippable_blocks(policy, model.num_blocks), cache_format
@@ -209,6 +215,9 @@ def sample(model, scheduler: Scheduler, text_embeds, **options) -> SampleResult:
       ofs: extra scalar of CogVideoX1.5 I2V.
       outlier_stats: measure max|x| / mean|x| of every site.
       record_errors: measure the NVFP4 error of every site (calibration).
+      attention: "bf16", or "int8" for scores of quantized queries and keys.
+      kernels: let the GPU kernels run where they can; False takes the plain
+        definitions everywhere, which also run under `vmap`.
       progress: draw a progress bar from inside the program.
 
     Returns:

@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.block_stats.api import block_stats
 from sixbit_jax.models.blocks import BlockControl, BlockStats
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies.base import Plan, Stats
@@ -86,17 +87,33 @@ def scan_blocks(
     may_skip = jnp.asarray(np.isin(np.arange(layout.num_blocks), layout.blocks))
     skips = plan.skip & may_skip
 
-    def compute(x, stored, params, route, limit):
-        control = BlockControl(route, limit)
-        y, sites = nnx.merge(graph, params)(x, conditioning, control, options)
+    def measure(x, y, stored):
+        """gamma, the change of the delta, and the delta as it is stored."""
+        if stored is not None and layout.cache_format != "float32":
+            # One row per token of the whole batch: its videos share the plan.
+            flat = jax.tree.map(
+                lambda part: part.reshape(-1, *part.shape[2:]), (x, y, stored)
+            )
+            found = block_stats(
+                *flat,
+                cache_format=layout.cache_format,
+                implementation=options.implementation,
+            )
+            delta = jax.tree.map(
+                lambda new, old: new.reshape(old.shape), found.delta, stored
+            )
+            return found.gamma, found.delta_change, delta
         before = x.astype(jnp.float32)
         delta = y.astype(jnp.float32) - before
         gamma = _relative(_l1(delta), _l1(before))
-        change = jnp.float32(jnp.inf)
-        if stored is not None:
-            old = delta_cache.decode(stored)
-            change = _relative(_l1(delta - old), _l1(old))
-            stored = delta_cache.encode(delta, layout.cache_format)
+        if stored is None:
+            return gamma, jnp.float32(jnp.inf), None
+        return gamma, _relative(_l1(delta - stored), _l1(stored)), delta
+
+    def compute(x, stored, params, route, limit):
+        control = BlockControl(route, limit)
+        y, sites = nnx.merge(graph, params)(x, conditioning, control, options)
+        gamma, change, stored = measure(x, y, stored)
         return y, stored, (gamma, change, sites)
 
     def reuse(x, stored, params, route, limit):

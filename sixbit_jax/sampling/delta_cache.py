@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.formats import Int8Array, NVFP4Array
+from pallas_kernels.block_stats import cache
 
-CACHE_FORMATS = ("bf16", "int8", "nvfp4", "float32")
+CACHE_FORMATS = (*cache.CACHE_FORMATS, "float32")
 
 DeltaCache = Any
 """A pytree whose leaves have a leading slot axis."""
@@ -28,18 +28,16 @@ def check_format(cache_format: str) -> None:
 
 def encode(delta: Float[Array, "batch tokens D"], cache_format: str) -> DeltaCache:
     """One delta as it is stored (without the slot axis)."""
-    if cache_format == "int8":
-        return Int8Array.quantize(delta)
-    if cache_format == "nvfp4":
-        return NVFP4Array.quantize(delta)
-    return delta.astype(jnp.bfloat16 if cache_format == "bf16" else jnp.float32)
+    if cache_format == "float32":
+        return delta.astype(jnp.float32)
+    return cache.encode(delta, cache_format)
 
 
 def decode(stored: DeltaCache) -> Float[Array, "batch tokens D"]:
     """The delta of one slot in float32."""
-    if isinstance(stored, Int8Array | NVFP4Array):
-        return stored.dequantize(jnp.float32)
-    return stored.astype(jnp.float32)
+    if isinstance(stored, cache.CachedDelta):
+        return cache.decode(stored)
+    return stored
 
 
 def init(num_slots: int, shape: tuple[int, ...], cache_format: str) -> DeltaCache:
@@ -48,22 +46,22 @@ def init(num_slots: int, shape: tuple[int, ...], cache_format: str) -> DeltaCach
     return jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape), x.dtype), one)
 
 
-def read(cache: DeltaCache, slot: Int[Array, ""]) -> DeltaCache:
+def read(deltas: DeltaCache, slot: Int[Array, ""]) -> DeltaCache:
     """What is stored in `slot`, in the cache's format; see `decode`."""
     return jax.tree.map(
-        lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), cache
+        lambda x: jax.lax.dynamic_index_in_dim(x, slot, keepdims=False), deltas
     )
 
 
-def write(cache: DeltaCache, slot: Int[Array, ""], stored: DeltaCache) -> DeltaCache:
+def write(deltas: DeltaCache, slot: Int[Array, ""], stored: DeltaCache) -> DeltaCache:
     """The cache with an encoded delta in `slot`."""
     return jax.tree.map(
         lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, slot, 0),
-        cache,
+        deltas,
         stored,
     )
 
 
-def nbytes(cache: DeltaCache) -> int:
+def nbytes(deltas: DeltaCache) -> int:
     """Bytes of all leaves."""
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(deltas))

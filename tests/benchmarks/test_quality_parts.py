@@ -5,8 +5,8 @@ import pytest
 
 from benchmarks import quality
 from benchmarks.quality_calibrate import Recording, assign, correlations, span_of
-from benchmarks.quality_methods import COMPARISONS, ROWS
 from benchmarks.quality_policies import Setting, policy_of
+from benchmarks.quality_rows import COMPARISONS, ROWS
 from sixbit_jax.demo.evaluate import evaluation_attributes
 from sixbit_jax.policies import BlockGrid, activation_bits
 

@@ -268,7 +268,7 @@ class CogVideoXTransformer(nnx.Module):
         }
         embedding = sinusoidal_embedding(timestep, config.dim, **angles)
         temb = self.time_embedding(embedding.astype(dtype))
-        if self.ofs_embedding is not None:
+        if self.ofs_embedding is not None and config.ofs_embed_dim is not None:
             if ofs is None:
                 raise ValueError(
                     "this model needs `ofs` (2.0 in the published sampler)"

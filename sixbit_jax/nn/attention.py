@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels.attention import api
+from pallas_kernels.attention.api import Precision
 
 
 def attention(
@@ -13,7 +14,7 @@ def attention(
     value: Float[Array, "batch tokens heads head_dim"],
     *,
     kernels: bool = False,
-    precision: str = "bf16",
+    precision: Precision = "bf16",
 ) -> Float[Array, "batch tokens heads head_dim"]:
     """softmax(Q K^T / sqrt(head_dim)) V over all tokens.
 

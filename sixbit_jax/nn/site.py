@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.attention.api import Precision
 from pallas_kernels.int8_matmul.api import int8_matmul
 from pallas_kernels.nvfp4_expand.api import nvfp4_expand
 from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
@@ -60,7 +61,7 @@ class SiteOptions:
     outlier_stats: bool = False
     errors: bool = False
     kernels: bool = False
-    attention: str = "bf16"
+    attention: Precision = "bf16"
 
     @property
     def branches(self) -> tuple[Route, ...]:
@@ -120,7 +121,16 @@ class _Work:
     implementation: str | None
 
     def weights(self) -> list[NVFP4Array]:
-        return [linear.weight.get_value() for linear in self.linears]
+        weights: list[NVFP4Array] = []
+        for linear in self.linears:
+            weight = linear.weight.get_value()
+            if not isinstance(weight, NVFP4Array):
+                raise TypeError(
+                    "a route other than BF16 needs NVFP4 weights, found an array of "
+                    f"shape {weight.shape}"
+                )
+            weights.append(weight)
+        return weights
 
     def bf16(self, x: Array) -> tuple[Array, ...]:
         """No quantization of the activation."""
@@ -138,7 +148,7 @@ class _Work:
                         to="bfloat16",
                         implementation=self.implementation,
                     )
-            y = matmul(inputs, weight, linear.bias_array())
+            y = matmul(inputs, weight, linear.bias_array())  # pyrefly: ignore
             outputs.append(y if self.residual is None else self.residual(y))
         return tuple(y.astype(x.dtype) for y in outputs)
 

@@ -62,7 +62,7 @@ def quantize(model: nnx.Module, recipe: NVFP4Recipe | None = None) -> nnx.Module
     for path, variable in flat.items():
         name = ".".join(map(str, path))
         weight = variable.get_value()
-        role = type(model).weight_role(name)
+        role = model.weight_role(name)  # pyrefly: ignore[missing-attribute]
         rotation = recipe.rotation_of(role, weight.shape[-1]) if role else None
         if rotation is not None:
             compress = jax.jit(NVFP4Array.quantize, static_argnames="rotation")

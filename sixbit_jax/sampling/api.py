@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pallas_kernels.attention.api import Precision
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import BlockGrid, Policy, PolicyState, chain
@@ -113,7 +114,7 @@ def prepare(
     ofs: float | None = None,
     outlier_stats: bool = False,
     record_errors: bool = False,
-    attention: str = "bf16",
+    attention: Precision = "bf16",
     kernels: bool = True,
     progress: bool = False,
 ) -> tuple[Program, nnx.GraphDef, nnx.State, Inputs]:
@@ -129,7 +130,7 @@ def prepare(
     _check(
         model, text, negative, latent_shape, guidance_scale, num_steps, image_latents
     )
-    delta_cache.check_format(cache_format)
+    stored = delta_cache.checked_format(cache_format)
     if attention not in ("bf16", "int8"):
         raise ValueError(f"attention: expected 'bf16' or 'int8', found {attention!r}")
     policy = chain() if policy is None else policy
@@ -146,7 +147,7 @@ def prepare(
     if noise is None:
         noise_key, key = jax.random.split(key)
         noise = jax.random.normal(noise_key, (text.shape[0], *latent_shape))
-    if guided:
+    if guided and negative is not None:
         text = jnp.concatenate([text, negative])
     scale = jnp.full((num_steps,), guidance_scale, jnp.float32)
     timesteps = scheduler.timesteps(num_steps)
@@ -166,7 +167,7 @@ def prepare(
             attention=attention,
         ),
         layout=CacheLayout(
-            model.num_blocks, skippable_blocks(policy, model.num_blocks), cache_format
+            model.num_blocks, skippable_blocks(policy, model.num_blocks), stored
         ),
         branches=branches,
         guided=guided,

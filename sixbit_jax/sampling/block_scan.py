@@ -27,7 +27,7 @@ class CacheLayout:
 
     num_blocks: int
     blocks: tuple[int, ...]
-    cache_format: str
+    cache_format: delta_cache.Format
 
     @property
     def num_slots(self) -> int:

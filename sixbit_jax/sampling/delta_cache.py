@@ -3,7 +3,7 @@
 It is part of the scan carry and updated in place, so that one copy exists.
 """
 
-from typing import Any
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -11,22 +11,24 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.block_stats import cache
 
+Format = Literal["bf16", "int8", "nvfp4", "float32"]
 CACHE_FORMATS = (*cache.CACHE_FORMATS, "float32")
 
 DeltaCache = Any
 """A pytree whose leaves have a leading slot axis."""
 
 
-def check_format(cache_format: str) -> None:
-    """Raises ValueError for a name that is not a cache format."""
+def checked_format(cache_format: str) -> Format:
+    """The name of a cache format; raises ValueError for any other."""
     if cache_format not in CACHE_FORMATS:
         raise ValueError(
             f"cache_format: expected one of {', '.join(CACHE_FORMATS)}; "
             f"found {cache_format!r}"
         )
+    return cast(Format, cache_format)
 
 
-def encode(delta: Float[Array, "batch tokens D"], cache_format: str) -> DeltaCache:
+def encode(delta: Float[Array, "batch tokens D"], cache_format: Format) -> DeltaCache:
     """One delta as it is stored (without the slot axis)."""
     if cache_format == "float32":
         return delta.astype(jnp.float32)
@@ -40,7 +42,7 @@ def decode(stored: DeltaCache) -> Float[Array, "batch tokens D"]:
     return stored
 
 
-def init(num_slots: int, shape: tuple[int, ...], cache_format: str) -> DeltaCache:
+def init(num_slots: int, shape: tuple[int, ...], cache_format: Format) -> DeltaCache:
     """An empty cache of `num_slots` deltas of `shape`: decodes to zeros."""
     one = jax.eval_shape(lambda: encode(jnp.zeros(shape, jnp.float32), cache_format))
     return jax.tree.map(lambda x: jnp.zeros((num_slots, *x.shape), x.dtype), one)

@@ -78,7 +78,7 @@ def test_config_refuses_learned_positions_without_rotary():
 
 
 def test_latents_that_do_not_fit_the_patches_are_refused():
-    with pytest.raises(ValueError, match="3 frames of 7x8.*multiples of 1.*2"):
+    with pytest.raises(ValueError, match=r"3 frames of 7x8.*multiples of 1.*2"):
         small_config().token_grid(3, 7, 8)
 
 

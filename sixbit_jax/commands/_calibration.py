@@ -129,8 +129,11 @@ def search(
     for _ in range(_ROUNDS):
         if abs(cost["activation_bits"] - args.bits) <= _BITS_TOLERANCE:
             break
-        say(f"{cost['activation_bits']:.2f} activation bits: another threshold")
-        numbers["threshold"] = _closed_threshold(final, numbers, grid, args.bits)
+        threshold = _closed_threshold(final, numbers, grid, args.bits)
+        if threshold == numbers["threshold"]:
+            break
+        say(f"{cost['activation_bits']:.2f} activation bits: threshold {threshold:.5g}")
+        numbers["threshold"] = threshold
         final = sample_now()
         cost = _cost(final, grid)
         off = abs(cost["skip_fraction"] - args.skips) > 2 * _SKIP_TOLERANCE
@@ -141,7 +144,7 @@ def search(
         say(
             f"warning: {args.bits} activation bits were not reached, the nearest are "
             f"{cost['activation_bits']:.2f}: blocks that return from skipping run in "
-            "INT8 or BF16 (fewer --skips, or --no-purify)"
+            "INT8 or BF16 (fewer --skips, a larger --outlier-ratio, --no-refresh-int8)"
         )
     notes = {
         "target_bits": args.bits,

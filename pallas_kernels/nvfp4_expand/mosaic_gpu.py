@@ -40,14 +40,6 @@ def _i32() -> ir.Type:
     return ir.IntegerType.get_signless(32)
 
 
-def _permute(low: I32, high: I32 | int, selector: I32 | int) -> I32:
-    """Four bytes of the eight in (low, high), chosen by the selector's nibbles."""
-    operands = [I32.of(v).value for v in (low, high, selector)]
-    return I32(
-        utils.inline_ptx("prmt.b32 $0, $1, $2, $3;", *operands, result_types=_i32())
-    )
-
-
 def _load_byte(memory: Memory, offset: I32) -> I32:
     i8 = ir.IntegerType.get_signless(8)
     wide = arith.extui(ir.IntegerType.get_signless(64), offset.value)
@@ -55,19 +47,18 @@ def _load_byte(memory: Memory, offset: I32) -> I32:
     return I32(arith.extui(_i32(), llvm.load(i8, pointer, alignment=1)))
 
 
-def _decode_e4m3(code: I32) -> F32:
-    """The float32 of an E4M3 byte, subnormals and NaN included."""
-    return F32(
-        utils.inline_ptx(
-            "{ .reg .b16 code, l, h; .reg .b32 pair;"
-            " cvt.u16.u32 code, $1;"
-            " cvt.rn.f16x2.e4m3x2 pair, code;"
-            " mov.b32 {l, h}, pair;"
-            " cvt.f32.f16 $0, l; }",
-            code.value,
-            result_types=ir.F32Type.get(),
-        )
-    )
+def _highest_bit(word: I32) -> I32:
+    """Index of the highest bit that is set; there is one."""
+    return I32(utils.inline_ptx("bfind.u32 $0, $1;", word.value, result_types=_i32()))
+
+
+def _to_float(number: I32) -> F32:
+    return F32(arith.uitofp(ir.F32Type.get(), number.value))
+
+
+def _pick(table: Sequence[I32 | int], codes: I32) -> I32:
+    """The bytes of an eight-byte table that four nibbles choose."""
+    return lanes.permute_bytes(I32.of(table[0]), I32.of(table[1]), codes)
 
 
 def _twice_largest_magnitude(words: Sequence[I32]) -> F32:
@@ -78,14 +69,13 @@ def _twice_largest_magnitude(words: Sequence[I32]) -> F32:
     """
     halves = [half for word in words for half in (word, word >> 16)]
     union = lanes.tree(
-        [_permute(I32.of(0x08040201), 0x80402010, half & 0x7777) for half in halves],
+        [_pick((0x08040201, 0x80402010), half & 0x7777) for half in halves],
         I32.__or__,
     )
     union = union | (union >> 16)
     union = (union | (union >> 8)) & 0xFF
-    code = I32(utils.inline_ptx("bfind.u32 $0, $1;", union.value, result_types=_i32()))
-    doubled = _permute(I32.of(0x03020100), 0x0C080604, code) & 0xFF
-    return F32(arith.uitofp(ir.F32Type.get(), doubled.value))
+    doubled = _pick((0x03020100, 0x0C080604), _highest_bit(union)) & 0xFF
+    return _to_float(doubled)
 
 
 def _expand_int8(
@@ -124,8 +114,8 @@ def _expand_int8(
         for shift in (0, 16):
             # A selector with its top bit set replicates the sign of the byte, which is
             # 0 here: so the sign bit of a code switches its byte off.
-            plus = _permute(table[0], table[1], word >> shift if shift else word)
-            minus = _permute(table[0], table[1], flipped >> shift if shift else flipped)
+            plus = _pick(table, word >> shift if shift else word)
+            minus = _pick(table, flipped >> shift if shift else flipped)
             # Four subtractions at once: 128 keeps every byte from borrowing.
             out.append((plus + 0x80808080 - minus) ^ 0x80808080)
     return out
@@ -138,17 +128,17 @@ def _expand_bfloat16(words: Sequence[I32], step: F32) -> list[I32]:
         lanes.pack_bf16(low, high)
         for low, high in zip(values[0::2], values[1::2], strict=True)
     ]
-    low = [_permute(pairs[i], pairs[i + 1], 0x6420) for i in (0, 2)]
-    high = [_permute(pairs[i], pairs[i + 1], 0x7531) for i in (0, 2)]
+    low = [lanes.permute_bytes(pairs[i], pairs[i + 1], 0x6420) for i in (0, 2)]
+    high = [lanes.permute_bytes(pairs[i], pairs[i + 1], 0x7531) for i in (0, 2)]
     out = []
     for word in words:
         for half in (word, word >> 16):
-            low_bytes = _permute(low[0], low[1], half & 0x7777)
-            high_bytes = _permute(high[0], high[1], half & 0x7777)
-            signs = _permute(I32.of(0x8000), 0, (half >> 3) & 0x1111)
+            low_bytes = _pick(low, half & 0x7777)
+            high_bytes = _pick(high, half & 0x7777)
+            signs = _pick((0x8000, 0), (half >> 3) & 0x1111)
             high_bytes = high_bytes | signs
-            out.append(_permute(low_bytes, high_bytes, 0x5140))
-            out.append(_permute(low_bytes, high_bytes, 0x7362))
+            out.append(lanes.permute_bytes(low_bytes, high_bytes, 0x5140))
+            out.append(lanes.permute_bytes(low_bytes, high_bytes, 0x7362))
     return out
 
 
@@ -234,7 +224,7 @@ def _work(
     if layout.rows_per_entry < layout.rows:
         entry = row // layout.rows_per_entry
     tensor = tensor_scale.load(entry * 4, 1)[0].as_float()
-    scales = [_decode_e4m3(scale) for *_, scale in loaded]
+    scales = [lanes.decode_e4m3(scale)[0] for *_, scale in loaded]
     inverse = None
     if given is not None:
         inverse = lanes.ptx_f32("rcp.rz.f32", given.load(row * 4, 1)[0].as_float())

@@ -1,5 +1,6 @@
 """Fast, small video diffusion transformers in JAX."""
 
+from sixbit_jax.calibration.policy_file import policy_from_file
 from sixbit_jax.checkpoint import load, save
 from sixbit_jax.formats import Int8Array, NVFP4Array
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
@@ -29,6 +30,7 @@ __all__ = [
     "fixed",
     "load",
     "pdr",
+    "policy_from_file",
     "prepare",
     "quantize",
     "run_program",

@@ -7,7 +7,6 @@ from pathlib import Path
 from sixbit_jax.commands import _bundled, _inputs, _shared
 from sixbit_jax.commands._configurations import (
     BUNDLED_CHECKPOINT,
-    BUNDLED_POLICY,
     DEFAULT_CAPTIONS,
     RECOMMENDED,
     configuration_for,
@@ -62,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         metavar="FILE.json|NAME|none",
-        default=RECOMMENDED if BUNDLED_POLICY.is_file() else "none",
+        default=RECOMMENDED,
         help="what to put beside full precision: a name of `sixbit compare`, a file of "
         "`sixbit calibrate`, or none (default: the bundled policy, 6bit)",
     )

@@ -127,3 +127,21 @@ def test_compare_of_embeddings_needs_a_model(tmp_path, capsys):
     argv = ["compare", "full", "w4a4", "--prompt-embeds=p", f"--out={tmp_path / 'o'}"]
     assert cli.main(argv) == cli.USER_ERROR
     assert "expected --model" in capsys.readouterr().err
+
+
+def test_the_recommended_policy_belongs_to_the_bundled_checkpoint(tmp_path):
+    from convert import convert
+    from sixbit_jax import load
+    from sixbit_jax.commands._configurations import (
+        BUNDLED_CHECKPOINT,
+        RECOMMENDED,
+        configuration_for,
+    )
+
+    convert(BUNDLED_CHECKPOINT, tmp_path / "model", weights="nvfp4")
+    model, _ = load(tmp_path / "model")
+    chosen = configuration_for(RECOMMENDED, plain=None, quantized=model, steps=50)
+    assert chosen.name == "6-bit"
+    assert chosen.policy.skips
+    assert chosen.policy_file is not None
+    assert chosen.policy_file.calibration

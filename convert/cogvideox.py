@@ -13,16 +13,21 @@ TABLE = RuleTable(
     stacks=("transformer_blocks",),
     rules=(
         Rule("patch_embed.proj.{leaf}", "patch_embed.proj.{leaf}"),
-        Rule("patch_embed.text_proj.{leaf}", "patch_embed.text_proj.{leaf}"),
+        Rule(
+            "patch_embed.text_proj.{leaf}",
+            "patch_embed.text_proj.{leaf}",
+            Role.SMALL_BATCH,
+        ),
         Rule("patch_embed.pos_embedding", "patch_embed.pos_embedding"),
         Rule(
             "{module:time_embedding|ofs_embedding}.{linear:linear_1|linear_2}.{leaf}",
             "{module}.{linear}.{leaf}",
+            Role.SMALL_BATCH,
         ),
         Rule(
             _BLOCK + "{norm:norm1|norm2}.linear.{leaf}",
             _BLOCK + "{norm}.linear.{leaf}",
-            Role.MODULATION,
+            Role.SMALL_BATCH,
         ),
         Rule(
             _BLOCK + "{norm:norm1|norm2}.norm.{leaf}",
@@ -45,7 +50,7 @@ TABLE = RuleTable(
         Rule(_BLOCK + "ff.net.0.proj.{leaf}", _BLOCK + "ff.up.{leaf}", Role.SITE),
         Rule(_BLOCK + "ff.net.2.{leaf}", _BLOCK + "ff.down.{leaf}", Role.SITE),
         Rule("norm_final.{leaf}", "norm_final.{leaf}"),
-        Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}", Role.MODULATION),
+        Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}", Role.SMALL_BATCH),
         Rule("norm_out.norm.{leaf}", "norm_out.norm.{leaf}"),
         Rule("proj_out.{leaf}", "proj_out.{leaf}"),
     ),

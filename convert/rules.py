@@ -36,8 +36,8 @@ class Role(Enum):
     """What a weight does, which decides how it may be quantized."""
 
     SITE = "site"  # linear of a block that a site feeds: quantized and rotated
-    MODULATION = "modulation"  # linear of a conditioning vector: quantized only
-    OTHER = "other"  # embeddings, norms, output: never quantized
+    SMALL_BATCH = "small_batch"  # linear that runs on few rows: quantized only
+    OTHER = "other"  # norms, patch embedding, output: never quantized
 
 
 class Transform(NamedTuple):

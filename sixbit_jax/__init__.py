@@ -5,7 +5,16 @@ from sixbit_jax.checkpoint import load, save
 from sixbit_jax.formats import Int8Array, NVFP4Array
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
-from sixbit_jax.policies import Policy, chain, dmpq, fixed, pdr, step_cache, tdc
+from sixbit_jax.policies import (
+    Policy,
+    chain,
+    delta_gbs,
+    dmpq,
+    fixed,
+    pdr,
+    step_cache,
+    tdc,
+)
 from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, sample
@@ -26,6 +35,7 @@ __all__ = [
     "SampleResult",
     "Trace",
     "chain",
+    "delta_gbs",
     "dmpq",
     "fixed",
     "load",

@@ -18,6 +18,7 @@ from sixbit_jax.policies.bits import (
     skip_fraction,
 )
 from sixbit_jax.policies.chain import chain
+from sixbit_jax.policies.delta_gbs import delta_gbs
 from sixbit_jax.policies.dmpq import dmpq
 from sixbit_jax.policies.fixed import fixed, static_routes
 from sixbit_jax.policies.pdr import pdr
@@ -36,6 +37,7 @@ __all__ = [
     "activation_bits",
     "alternate",
     "chain",
+    "delta_gbs",
     "dmpq",
     "effective_bits",
     "empty_stats",

@@ -1,0 +1,345 @@
+"""Times the sampler at real size, with random weights, against the bf16 program.
+
+    python -m benchmarks.sampling --model 5b --out FILE [--minutes 8]
+    python -m benchmarks.sampling --model 2b --frames 13 --height 60 --width 90 --out FILE
+
+Every program compiles in a process of its own, side by side; then they run one after
+the other, so that each has the device to itself, its own peak of memory, and a crash of
+one leaves the others. Skips and routes are replayed plans (or `--trace`): random
+weights have no meaningful deltas. The results file is rewritten after every record.
+"""
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks import records
+
+PARTS, TORCH = "parts", "torch"
+PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch", "diffusers")
+# Of the time, what compilation may take before the programs that are ready run.
+_COMPILE_SHARE = 0.5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options, which `sixbit bench` shares."""
+    parser.add_argument(
+        "--model", default="5b", help="5b, 2b, 1.5 or a diffusers config.json (5b)"
+    )
+    for name in ("frames", "height", "width"):
+        parser.add_argument(
+            f"--{name}", type=int, help="of the latents (the model's default video)"
+        )
+    parser.add_argument("--out", type=Path, required=True, help="results file (JSON)")
+    parser.add_argument(
+        "--trace",
+        type=Path,
+        help=".npz with skip and route of a real run: replayed as one more program",
+    )
+    parser.add_argument("--steps", type=int, default=6, help="steps of a run (6)")
+    parser.add_argument("--repeats", type=int, default=2, help="runs per plan (2)")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="nothing new starts after (8)"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="programs to run, by name; also parts, torch; repeatable (all)",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=16, help="processes that compile at a time (16)"
+    )
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    parser.add_argument("--commit", help="for machines without the repository")
+
+
+def words(args: argparse.Namespace) -> list[str]:
+    """The options as a command line, which the processes of the jobs get."""
+    found = ["--model", args.model]
+    for name in ("frames", "height", "width", "trace", "commit"):
+        if (value := getattr(args, name)) is not None:
+            found += [f"--{name}", str(value)]
+    for name in ("out", "steps", "repeats", "minutes", "jobs"):
+        found += [f"--{name}", str(getattr(args, name))]
+    return [*found, *(word for name in args.only for word in ("--only", name))]
+
+
+def job_names(args: argparse.Namespace) -> list[str]:
+    """Programs and measurements to run, most important first.
+
+    Raises:
+      ValueError: `--only` names something else.
+    """
+    from benchmarks.sampling_programs import SPECS
+
+    programs = [spec.name for spec in SPECS]
+    names = [*programs[:5], PARTS, *programs[5:], TORCH]
+    if args.trace is not None:
+        names.insert(5, "trace")
+    if unknown := set(args.only) - set(names):
+        raise ValueError(f"--only: expected some of {names}, found {sorted(unknown)}")
+    return [name for name in names if not args.only or name in args.only]
+
+
+def run_job(args: argparse.Namespace, name: str, ready=lambda: None) -> Iterator[dict]:
+    """Compiles, calls `ready`, which returns when the device is free, and measures.
+
+    Yields:
+      Flat records.
+    """
+    from benchmarks import sampling_model
+
+    subject = sampling_model.subject(
+        args.model, frames=args.frames, height=args.height, width=args.width
+    )
+    if name == TORCH:
+        from benchmarks.sampling_torch import prepare_peers
+
+        run = prepare_peers(subject)
+    elif name == PARTS:
+        from benchmarks.sampling_parts import compile_parts
+
+        run = compile_parts(subject)
+    else:
+        from benchmarks.sampling_programs import compile_program
+
+        run = compile_program(
+            subject, name, steps=args.steps, repeats=args.repeats, trace=args.trace
+        )
+    ready()
+    yield from run()
+
+
+def _work(args: argparse.Namespace) -> None:
+    """The process of one job: a line when it is ready, then one per record."""
+
+    def ready() -> None:
+        print(json.dumps({"ready": records.machine()}), flush=True)
+        sys.stdin.readline()
+
+    for record in run_job(args, args.job, ready):
+        print(json.dumps(record), flush=True)
+
+
+class Worker:
+    """A job in its own process; its lines and its end arrive in a queue."""
+
+    def __init__(self, name: str, argv: Sequence[str], lines: queue.Queue):
+        self.name = name
+        self.errors: IO[str] = tempfile.TemporaryFile("w+")
+        # Without this every process would reserve most of the device's memory.
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.sampling", *argv, "--job", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
+        self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
+        self._reader.start()
+
+    def _read(self, lines: queue.Queue) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                lines.put((self.name, json.loads(line)))
+        self.process.wait()
+        lines.put((self.name, None))
+
+    def go(self) -> None:
+        """Lets it use the device."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return  # It ended; its end is in the queue.
+
+    def stop(self) -> None:
+        """Ends it."""
+        self.process.kill()
+        self.process.wait()
+
+    def failure(self) -> str:
+        """The last line that it wrote on standard error."""
+        self.errors.seek(0)
+        lines = [line.strip() for line in self.errors if line.strip()]
+        return f"exit {self.process.poll()}: {lines[-1][-400:] if lines else ''}"
+
+
+class Driver:
+    """Compiles side by side, runs in turn, and keeps the results file current."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.argv = args, words(args)
+        self.started = time.monotonic()
+        self.records: list[dict[str, Any]] = []
+        self.machine = "unknown"
+        self.lines: queue.Queue = queue.Queue()
+
+    def say(self, text: str) -> None:
+        """A line with the time since the start."""
+        seconds = time.monotonic() - self.started
+        print(f"{seconds:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def left(self, share: float = 1.0) -> float:
+        """Seconds until a share of the time is over."""
+        return share * 60 * self.args.minutes - (time.monotonic() - self.started)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Takes a record and writes the file."""
+        self.records.append(record)
+        finish(self.records)
+        head = records.header(
+            ["python", "-m", "benchmarks.sampling", *self.argv],
+            machine_name=self.machine,
+            commit_id=self.args.commit,
+            packages=PACKAGES,
+        )
+        records.write(self.args.out, head, self.records)
+        self.say(shown(record))
+
+    def run(self) -> None:
+        """All jobs; returns when they ran or the time is over."""
+        names = job_names(self.args)
+        for first in range(0, len(names), max(self.args.jobs, 1)):
+            self._batch(names[first : first + max(self.args.jobs, 1)])
+
+    def _batch(self, names: Sequence[str]) -> None:
+        if self.left() < 30:
+            self.say(f"no time left for {', '.join(names)}")
+            return
+        workers = {name: Worker(name, self.argv, self.lines) for name in names}
+        try:
+            ready = self._wait_ready(workers)
+            for name in names:
+                if name in ready:
+                    self._measure(workers[name])
+        finally:
+            for worker in workers.values():
+                worker.stop()
+
+    def _wait_ready(self, workers: dict[str, Worker]) -> set[str]:
+        """The workers that compiled; the others are stopped and recorded."""
+        waiting, ready = set(workers), set()
+        while waiting:
+            limit = max(self.left(_COMPILE_SHARE), 20 if not ready else 0)
+            try:
+                name, line = self.lines.get(timeout=max(limit, 0.01))
+            except queue.Empty:
+                break
+            waiting.discard(name)
+            if line is None:
+                self.add({"program": name, "failure": workers[name].failure()})
+                continue
+            ready.add(name)
+            self.machine = line["ready"]
+            self.say(f"{name}: compiled")
+        for name in waiting:
+            workers[name].stop()
+            self.add({"program": name, "failure": "not compiled in time"})
+        return ready
+
+    def _measure(self, worker: Worker) -> None:
+        if self.left() < 5:
+            self.say(f"{worker.name}: no time left")
+            return
+        worker.go()
+        while True:
+            try:
+                name, line = self.lines.get(timeout=max(self.left(), 1))
+            except queue.Empty:
+                worker.stop()
+                self.add({"program": worker.name, "failure": "no time left"})
+                return
+            if name != worker.name:
+                continue  # The end of a worker that was stopped.
+            if line is not None:
+                self.add(line)
+                continue
+            if worker.process.returncode:
+                self.add({"program": name, "failure": worker.failure()})
+            return
+
+
+def finish(found: list[dict[str, Any]]) -> None:
+    """Adds what needs several records: factors over the baseline, and breakdowns."""
+    from benchmarks.sampling_parts import breakdown
+    from benchmarks.sampling_programs import BASELINE
+
+    base = next((r for r in found if r.get("program") == BASELINE), {})
+    parts = [record for record in found if "part" in record]
+    for record in found:
+        if "total_ms" not in record:
+            continue
+        if "step_ms" in base:
+            record["speedup"] = base["step_ms"] / record["step_ms"]
+            record["weights_smaller"] = base["weight_bytes"] / record["weight_bytes"]
+            record["peak_smaller"] = base["peak_bytes"] / record["peak_bytes"]
+        if parts:
+            record["part_ms"] = breakdown(record, parts)
+
+
+def shown(record: dict[str, Any]) -> str:
+    """One line for the terminal."""
+    if "failure" in record:
+        return f"{record.get('program', record.get('op'))}: {record['failure']}"
+    if "part" in record:
+        where = f"{record['part']:13} {record['op']:28} {record['variant']:10}"
+        return f"{where} {record['op_ms']:9.3f} ms {record['step_ms']:8.1f} ms/step"
+    line = f"{record['program']:46} skip {record.get('skip_fraction', 0):4.2f} "
+    line += f"{record['step_ms']:9.1f} ms/step"
+    if "peak_bytes" in record:
+        line += (
+            f" {record['tflops']:6.0f} TFLOP/s, peak {record['peak_bytes'] / 1e9:.2f} GB"
+            f" (weights {record['weight_bytes'] / 1e9:.2f}, cache "
+            f"{record['cache_bytes'] / 1e9:.2f}), x{record.get('speedup', 1):.2f}"
+        )
+    return line
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the benchmark, or one job of it."""
+    from benchmarks import sampling_model
+
+    if args.job:
+        _work(args)
+        return 0
+    if args.steps < 3:
+        raise ValueError(f"--steps: expected at least 3, found {args.steps}")
+    sampling_model.subject(
+        args.model, frames=args.frames, height=args.height, width=args.width
+    )
+    driver = Driver(args)
+    driver.run()
+    measured = [r for r in driver.records if "failure" not in r]
+    driver.say(f"{len(measured)} records in {args.out}")
+    return 0 if measured else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -94,7 +94,10 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plot(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
-    """Quality over bits and over skips, with 95% intervals; needs matplotlib.
+    """PSNR of every row with its 95% interval, one file per kind of weights.
+
+    One line per method, so that names do not cover each other; quantized and plain
+    weights apart, because their PSNR differ by 20 dB. Needs matplotlib.
 
     Returns:
       The files.
@@ -105,33 +108,42 @@ def plot(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     shown = [r for r in rows if r["kind"] == "quality" and r["psnr_db"] is not None]
     made = []
-    for x, label in (
-        ("activation_bits", "activation bits of executed linears"),
-        ("effective_bits", "activation bits, skipped blocks counted as 0"),
-        ("skip_fraction", "skipped blocks"),
+    for name, title, quantized in (
+        ("psnr_quantized", "NVFP4 weights", True),
+        ("psnr_full_precision", "weights as they are", False),
     ):
-        figure = Figure(figsize=(8, 5), layout="constrained")
+        chosen = [r for r in shown if (r["weight_bits"] < 8) == quantized]
+        if not chosen:
+            continue
+        chosen.sort(key=lambda r: r["psnr_db"])
+        figure = Figure(figsize=(8, 1.2 + 0.28 * len(chosen)), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for r in shown:
+        for place, r in enumerate(chosen):
             low, high = r["psnr_ci95"] or (r["psnr_db"], r["psnr_db"])
-            half = (high - low) / 2
-            skipping = r["skip_fraction"] > 0
-            axes.errorbar(
-                r[x], r["psnr_db"], half, fmt="s" if skipping else "o", capsize=3
+            axes.plot([low, high], [place, place], color="0.6", lw=2)
+            points = axes.scatter(
+                r["psnr_db"],
+                place,
+                c=r["effective_bits"],
+                cmap="viridis",
+                vmin=4,
+                vmax=16,
+                marker="s" if r["skip_fraction"] > 0 else "o",
+                zorder=3,
             )
-            axes.annotate(
-                r["method"],
-                (r[x], r["psnr_db"]),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=7,
-            )
-        axes.set_xlabel(label)
-        axes.set_ylabel("PSNR against full precision, dB (95% interval)")
-        axes.grid(alpha=0.3)
-        path = directory / f"psnr_over_{x}.png"
-        figure.savefig(path, dpi=150)
+        axes.set_yticks(
+            range(len(chosen)),
+            [f"{r['method']}  {r['activation_bits']:.1f} bits" for r in chosen],
+        )
+        axes.set_xlabel(
+            "PSNR against full precision, dB (95% interval); squares skip blocks"
+        )
+        axes.set_title(title, loc="left")
+        axes.grid(axis="x", alpha=0.3)
+        figure.colorbar(points, label="effective bits")
+        path = directory / f"{name}.png"
+        figure.savefig(path, dpi=120)
         made.append(path)
     return made
 

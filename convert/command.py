@@ -45,6 +45,12 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         help="with nvfp4: width of the block Hadamard folded into the blocks' linears",
     )
     parser.add_argument(
+        "--refine",
+        action="store_true",
+        help="with nvfp4: block scales of least squared error (DVD-Quant's grid "
+        "refinement) instead of rounding to nearest",
+    )
+    parser.add_argument(
         "--to-diffusers",
         action="store_true",
         help="the other direction: write SRC as a diffusers directory DST",
@@ -59,9 +65,15 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         if args.to_diffusers:
-            if args.weights != "keep":
-                raise ConversionError("--to-diffusers: expected no --weights")
+            if args.weights != "keep" or args.refine:
+                raise ConversionError(
+                    "--to-diffusers: expected no --weights and no --refine"
+                )
             print(to_diffusers(args.source, args.destination, dtype=args.dtype))
+        elif args.refine and args.weights != "nvfp4":
+            raise ConversionError(
+                f"--refine: expected --weights nvfp4, found --weights {args.weights}"
+            )
         else:
             report = convert(
                 args.source,
@@ -69,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
                 dtype=args.dtype,
                 weights=args.weights,
                 rotation=args.rotation,
+                refine=args.refine,
             )
             print(report)
     except (ConversionError, CheckpointError, OSError) as error:

@@ -1,6 +1,5 @@
 """What happens to one tensor: checked for NaN and Inf, cast or quantized."""
 
-from functools import cache, partial
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 
 from convert.errors import ConversionError
 from sixbit_jax.checkpoint import ParameterSpec
-from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.quantizers.rtn import NVFP4Recipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,
 # for float64, rounded once.
@@ -77,18 +76,16 @@ def cast(array: np.ndarray, dtype: str, where: str) -> np.ndarray:
     return result
 
 
-@cache
-def _quantizer(rotation: int) -> Any:
-    return jax.jit(partial(NVFP4Array.quantize, rotation=rotation))
-
-
-def store(array: np.ndarray, spec: ParameterSpec, where: str) -> Any:
-    """The stored form of a tensor: cast, or quantized to the nearest NVFP4 values.
+def store(
+    array: np.ndarray, spec: ParameterSpec, where: str, *, refine: bool = False
+) -> Any:
+    """The stored form of a tensor: cast, or quantized to NVFP4.
 
     Args:
       array: the tensor, floating point, in our layout.
       spec: how it is to be stored.
       where: the tensor's name, for errors.
+      refine: NVFP4 block scales of least squared error instead of amax / 6.
 
     Raises:
       ConversionError: for NaN, Inf and overflow.
@@ -98,5 +95,5 @@ def store(array: np.ndarray, spec: ParameterSpec, where: str) -> Any:
         return cast(array, spec.dtype, where)
     # float64 has to be narrowed before JAX sees it; nothing else changes value here.
     array = cast(array, "float32", where)
-    quantized = _quantizer(spec.rotation)(array)
-    return jax.tree.map(np.asarray, quantized)
+    compress = NVFP4Recipe(refine=refine).compress
+    return jax.tree.map(np.asarray, compress(array, rotation=spec.rotation))

@@ -1,11 +1,15 @@
-"""Round-to-nearest NVFP4 weights: which parameters, and a model in memory."""
+"""NVFP4 weights, to nearest or refined: which parameters, and a model in memory."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 from flax import nnx
 
 from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.quantizers.bgr_nvfp4 import refine_nvfp4
+
+_to_nearest = jax.jit(NVFP4Array.quantize, static_argnames="rotation")
 
 
 @dataclass(frozen=True)
@@ -16,10 +20,18 @@ class NVFP4Recipe:
       rotation: width of the block Hadamard folded into the weights of sites; 0: none.
       small_batch: also the weights of linears that run on few rows (modulation, time
         and text embedding), which are never rotated.
+      refine: block scales of least squared error (`refine_nvfp4`, DVD-Quant's BGR)
+        instead of amax / 6.
     """
 
     rotation: int = 128
     small_batch: bool = True
+    refine: bool = False
+
+    @property
+    def compress(self) -> Callable[..., NVFP4Array]:
+        """The compiled function (weight, *, rotation) -> NVFP4Array."""
+        return refine_nvfp4 if self.refine else _to_nearest
 
     def rotation_of(self, role: str | None, in_features: int) -> int | None:
         """Rotation of a weight, or None if it stays as it is.
@@ -44,14 +56,15 @@ class NVFP4Recipe:
 
 
 def quantize(model: nnx.Module, recipe: NVFP4Recipe | None = None) -> nnx.Module:
-    """A copy of a model in memory with its weights rounded to NVFP4.
+    """A copy of a model in memory with its weights in NVFP4.
 
-    `convert --weights nvfp4` gives the same weights without holding the model twice.
+    `convert --weights nvfp4` (with `--refine` for a recipe that refines) gives the same
+    weights without holding the model twice.
 
     Args:
       model: a ported transformer with plain weights.
-      recipe: which weights; the default is every site (rotated by 128) and every
-        small-batch linear.
+      recipe: which weights and how; the default is every site (rotated by 128) and
+        every small-batch linear, rounded to nearest.
 
     Returns:
       A new model; parameters that stay as they are are shared with the old one.
@@ -65,8 +78,7 @@ def quantize(model: nnx.Module, recipe: NVFP4Recipe | None = None) -> nnx.Module
         role = model.weight_role(name)  # pyrefly: ignore[missing-attribute]
         rotation = recipe.rotation_of(role, weight.shape[-1]) if role else None
         if rotation is not None:
-            compress = jax.jit(NVFP4Array.quantize, static_argnames="rotation")
-            flat[path] = variable.replace(compress(weight, rotation=rotation))
+            flat[path] = variable.replace(recipe.compress(weight, rotation=rotation))
     return nnx.merge(graph, nnx.from_flat_state(flat))
 
 

@@ -2,11 +2,14 @@ import argparse
 import subprocess
 import sys
 
+import jax
+import numpy as np
 import pytest
+from flax import nnx
 
 import convert
 from convert.command import main
-from sixbit_jax import checkpoint
+from sixbit_jax import NVFP4Recipe, checkpoint, quantize
 from tests.convert.checkpoints import golden, write_golden
 
 
@@ -14,10 +17,35 @@ def test_converting_and_the_way_back(tmp_path, capsys):
     source = write_golden(tmp_path / "src", golden())
     ours, back = str(tmp_path / "ours"), str(tmp_path / "back")
     assert main([str(source), ours, "--weights", "nvfp4", "--dtype", "bfloat16"]) == 0
-    assert "17 now NVFP4" in capsys.readouterr().out
+    assert "20 now NVFP4" in capsys.readouterr().out
     assert checkpoint.read_header(ours).quantization["weights"] == "nvfp4"
     assert main([ours, back, "--to-diffusers"]) == 0
     assert (tmp_path / "back" / "config.json").is_file()
+
+
+def test_refined_weights_are_those_of_the_recipe_in_memory(tmp_path):
+    case = golden()
+    source = str(write_golden(tmp_path / "src", case))
+    kept, ours = str(tmp_path / "kept"), str(tmp_path / "ours")
+    assert main([source, kept]) == 0
+    assert main([source, ours, "--weights", "nvfp4", "--refine"]) == 0
+    assert checkpoint.read_header(ours).quantization["method"] == "grid refinement"
+    model, _ = checkpoint.load(kept)
+    expected = nnx.state(quantize(model, NVFP4Recipe(refine=True)))
+    found = nnx.state(checkpoint.load(ours)[0])
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_refinement_without_nvfp4_is_refused(tmp_path, capsys):
+    source = str(write_golden(tmp_path / "src", golden()))
+    assert main([source, str(tmp_path / "out"), "--refine"]) == 1
+    assert "expected --weights nvfp4, found --weights keep" in capsys.readouterr().err
+    assert main([source, str(tmp_path / "out"), "--to-diffusers", "--refine"]) == 1
+    assert "no --refine" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="refine: expected weights='nvfp4'"):
+        convert.convert(source, tmp_path / "out", refine=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_error_is_one_message_and_status_1(tmp_path, capsys):

@@ -125,7 +125,7 @@ def test_nvfp4_quantizes_linears_and_folds_the_rotation_in(tmp_path, rotation):
     assert block.norm1.linear.weight.get_value().rotation == 0
     assert isinstance(model.norm_out.linear.weight.get_value(), NVFP4Array)
     assert not isinstance(model.proj_out.weight.get_value(), NVFP4Array)
-    assert report.keys_quantized == 8 * layers + 1
+    assert report.keys_quantized == 8 * layers + 4
     assert header.quantization["rotation"] == rotation
     assert 0.001 < _relative(_forward(model, case), case.output) < 0.2
 

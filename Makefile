@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import benchmarks
-from benchmarks import gemm_tune, harness, records
+from benchmarks import gemm_tune, harness, kernel_peers_torch, records
+from pallas_kernels import shapes
 
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch")
 
@@ -47,8 +49,10 @@ def main() -> None:
     if rest:
         parser.error(f"unknown arguments {rest}")
     wanted = {name for name in known.only.split(",") if name}
+    # Where the file was put says nothing about the measurement.
+    shown = [Path(a).name if a == str(known.out) else a for a in sys.argv[1:]]
     head = records.header(
-        ["python", "-m", "benchmarks.kernels", *sys.argv[1:]], packages=PACKAGES
+        ["python", "-m", "benchmarks.kernels", *shown], packages=PACKAGES
     )
     chosen = [
         case
@@ -56,8 +60,14 @@ def main() -> None:
         if (not wanted or case.op in wanted)
         and known.implementation in case.implementation
     ]
+    peers: Iterator[dict] = iter(())
+    if known.implementation in "torch" and (not wanted or "int8_matmul" in wanted):
+        if kernel_peers_torch.available():
+            peers = kernel_peers_torch.run(shapes.HEADLINE)
+        else:
+            print("PyTorch is not importable or sees no GPU: its peers are left out")
     found = []
-    for record in harness.run_all(chosen):
+    for record in itertools.chain(peers, harness.run_all(chosen)):
         found.append(record)
         print(harness.show(record), flush=True)
         records.write(known.out, head, found)

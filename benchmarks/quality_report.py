@@ -103,11 +103,13 @@ def plot(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
       The files.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     directory.mkdir(parents=True, exist_ok=True)
     shown = [r for r in rows if r["kind"] == "quality" and r["psnr_db"] is not None]
-    made = []
+    made, colours = [], Normalize(4, 16)
     for name, title, quantized in (
         ("psnr_quantized", "NVFP4 weights", True),
         ("psnr_full_precision", "weights as they are", False),
@@ -122,14 +124,16 @@ def plot(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
         for place, r in enumerate(chosen):
             low, high = r["psnr_ci95"] or (r["psnr_db"], r["psnr_db"])
             axes.plot([low, high], [place, place], color="0.6", lw=2)
-            points = axes.scatter(
-                r["psnr_db"],
-                place,
-                c=r["effective_bits"],
-                cmap="viridis",
-                vmin=4,
-                vmax=16,
-                marker="s" if r["skip_fraction"] > 0 else "o",
+        for marker, skipping in (("o", False), ("s", True)):
+            places = [
+                i for i, r in enumerate(chosen) if (r["skip_fraction"] > 0) == skipping
+            ]
+            axes.scatter(
+                [chosen[i]["psnr_db"] for i in places],
+                places,
+                c=[chosen[i]["effective_bits"] for i in places],
+                norm=colours,
+                marker=marker,
                 zorder=3,
             )
         axes.set_yticks(
@@ -141,7 +145,7 @@ def plot(rows: Sequence[dict[str, Any]], directory: Path) -> list[Path]:
         )
         axes.set_title(title, loc="left")
         axes.grid(axis="x", alpha=0.3)
-        figure.colorbar(points, label="effective bits")
+        figure.colorbar(ScalarMappable(colours), ax=axes, label="effective bits")
         path = directory / f"{name}.png"
         figure.savefig(path, dpi=120)
         made.append(path)

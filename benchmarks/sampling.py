@@ -1,7 +1,7 @@
 """Times the sampler at real size, with random weights, against the bf16 program.
 
     python -m benchmarks.sampling --model 5b --out FILE [--minutes 8]
-    python -m benchmarks.sampling --model 2b --frames 13 --height 60 --width 90 --out FILE
+    python -m benchmarks.sampling --model 2b --frames 7 --height 60 --width 90 --out F
 
 Every program compiles in a process of its own, side by side; then they run one after
 the other, so that each has the device to itself, its own peak of memory, and a crash of
@@ -137,7 +137,7 @@ class Worker:
 
     def __init__(self, name: str, argv: Sequence[str], lines: queue.Queue):
         self.name = name
-        self.errors: IO[str] = tempfile.TemporaryFile("w+")
+        self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
         # Without this every process would reserve most of the device's memory.
         environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
@@ -171,9 +171,13 @@ class Worker:
             return  # It ended; its end is in the queue.
 
     def stop(self) -> None:
-        """Ends it."""
+        """Ends it, if it has not ended."""
         self.process.kill()
         self.process.wait()
+        self._reader.join()
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            if stream is not None:
+                stream.close()
 
     def failure(self) -> str:
         """The last line that it wrote on standard error."""
@@ -237,12 +241,14 @@ class Driver:
     def _wait_ready(self, workers: dict[str, Worker]) -> set[str]:
         """The workers that compiled; the others are stopped and recorded."""
         waiting, ready = set(workers), set()
+        end = time.monotonic() + _COMPILE_SHARE * self.left()
         while waiting:
-            limit = max(self.left(_COMPILE_SHARE), 20 if not ready else 0)
             try:
-                name, line = self.lines.get(timeout=max(limit, 0.01))
+                name, line = self.lines.get(timeout=max(end - time.monotonic(), 0.01))
             except queue.Empty:
                 break
+            if name not in waiting:
+                continue  # The end of a worker of an earlier batch.
             waiting.discard(name)
             if line is None:
                 self.add({"program": name, "failure": workers[name].failure()})
@@ -268,12 +274,13 @@ class Driver:
                 self.add({"program": worker.name, "failure": "no time left"})
                 return
             if name != worker.name:
-                continue  # The end of a worker that was stopped.
+                continue  # The end of another that was stopped or failed.
             if line is not None:
                 self.add(line)
                 continue
             if worker.process.returncode:
                 self.add({"program": name, "failure": worker.failure()})
+            worker.stop()
             return
 
 
@@ -306,8 +313,9 @@ def shown(record: dict[str, Any]) -> str:
     line += f"{record['step_ms']:9.1f} ms/step"
     if "peak_bytes" in record:
         line += (
-            f" {record['tflops']:6.0f} TFLOP/s, peak {record['peak_bytes'] / 1e9:.2f} GB"
-            f" (weights {record['weight_bytes'] / 1e9:.2f}, cache "
+            f" {record['tflops']:6.0f} TFLOP/s, "
+            f"peak {record['peak_bytes'] / 1e9:.2f} GB "
+            f"(weights {record['weight_bytes'] / 1e9:.2f}, cache "
             f"{record['cache_bytes'] / 1e9:.2f}), x{record.get('speedup', 1):.2f}"
         )
     return line

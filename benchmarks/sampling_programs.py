@@ -1,4 +1,4 @@
-"""The sampling programs that are compared: compiled once each, run with several plans."""
+"""The sampling programs that are compared, each compiled once for several plans."""
 
 import dataclasses
 import math

@@ -1,13 +1,11 @@
-"""The whole sampler lowers for Hopper at real shapes, with our kernels at every site."""
+"""The whole sampler lowers for Hopper at real shapes, our kernels at every site."""
 
-import collections
 import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
 from benchmarks import sampling_model
 from pallas_kernels import dispatch
@@ -50,17 +48,13 @@ def hopper(monkeypatch):
         monkeypatch.setattr(module, name, refused)
 
 
-def kernels(model: str, policy, *, size=None, **options) -> collections.Counter:
-    """Names of the custom calls in the lowered sampler of one layer, with counts."""
+def traced(model: str, policy, **options):
+    """The sampler of one layer of a model at its default video size, traced."""
     subject = sampling_model.subject(model, frames=None, height=None, width=None)
-    if size is not None:
-        subject = subject._replace(size=size)
     config = dataclasses.replace(subject.config, num_layers=1)
-    network = sampling_model.random_model(config, quantized=True, abstract=True)
-    assert isinstance(network, nnx.Module)
     text = jnp.zeros((1, config.max_text_seq_length, config.text_embed_dim))
-    program = prepare(
-        network,
+    arguments = prepare(
+        sampling_model.random_model(config, quantized=True, abstract=True),
         sampling_model.scheduler_of(model),
         text.astype(jnp.bfloat16),
         latent_shape=subject.latent_shape,
@@ -69,9 +63,29 @@ def kernels(model: str, policy, *, size=None, **options) -> collections.Counter:
         policy=policy,
         **options,
     )
-    traced = jax.jit(run_program, static_argnums=(0, 1)).trace(*program)
-    text = traced.lower(lowering_platforms=("cuda",)).as_text()
-    return collections.Counter(re.findall(r"custom_call @(mosaic_gpu\w*)", text))
+    return jax.jit(run_program, static_argnums=(0, 1)).trace(*arguments)
+
+
+def kernels(jaxpr) -> int:
+    """Kernels in a traced program: the primitive that `plgpu.kernel` binds."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "mpmd_map":
+            total += 1
+            continue
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += kernels(inner)
+    return total
+
+
+def lowered_kernels(program) -> int:
+    """Kernels in the same program as Mosaic made them for a Hopper GPU."""
+    text = program.lower(lowering_platforms=("cuda",)).as_text()
+    return len(re.findall(r"custom_call @mosaic_gpu\w*", text))
 
 
 def every_route(**changes):
@@ -79,36 +93,49 @@ def every_route(**changes):
     return fixed(route=Route.INT8)._replace(skips=True, routes=tuple(Route), **changes)
 
 
+def int8_routes():
+    """A policy with INT8 everywhere and skips."""
+    return fixed(route=Route.INT8)._replace(skips=True)
+
+
+# Products and expansions of six linears, quantizations of four sites, attention,
+# statistics. The routes NVFP4 and BF16 add products, quantizations and expansions.
+INT8_KERNELS = 2 * LINEARS + 4 + 2
+ALL_KERNELS = INT8_KERNELS + LINEARS + 4 + LINEARS
+
+
+@pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])
+def test_every_operation_of_int8_routes_is_a_kernel_at_five_b(cache_format):
+    program = traced("5b", int8_routes(), attention="int8", cache_format=cache_format)
+    assert kernels(program.jaxpr) >= INT8_KERNELS
+
+
+@pytest.mark.parametrize("model", ["2b", "5b", "1.5"])
+def test_every_operation_of_all_routes_is_a_kernel(model):
+    policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
+    program = traced(model, policy, attention="int8", cache_format="nvfp4")
+    assert kernels(program.jaxpr) >= ALL_KERNELS
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])
 @pytest.mark.parametrize("attention", ["bf16", "int8"])
 def test_int8_routes_lower_at_five_b(attention, cache_format):
-    found = kernels(
-        "5b",
-        fixed(route=Route.INT8)._replace(skips=True),
-        attention=attention,
-        cache_format=cache_format,
+    program = traced(
+        "5b", int8_routes(), attention=attention, cache_format=cache_format
     )
-    # Products, expansions, four quantizations, attention, statistics.
-    assert found.total() >= 2 * LINEARS + 4 + 1 + 1
-
-
-def test_all_routes_rule_and_skips_lower_in_one_program_at_five_b():
-    policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
-    found = kernels("5b", policy, attention="int8", cache_format="nvfp4")
-    # INT8, NVFP4 and BF16 branches: 16 + 10 + 6 kernels, attention, statistics.
-    assert found.total() >= 34
+    assert lowered_kernels(program) >= INT8_KERNELS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["2b", "1.5"])
-def test_other_models_lower(model):
-    policy = every_route(outlier_rule=True)
-    found = kernels(model, policy, attention="int8", cache_format="int8")
-    assert found.total() >= 34
+@pytest.mark.parametrize("model", ["2b", "5b", "1.5"])
+def test_all_routes_rule_and_skips_lower_in_one_program(model):
+    policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
+    program = traced(model, policy, attention="int8", cache_format="nvfp4")
+    assert lowered_kernels(program) >= ALL_KERNELS
 
 
 @pytest.mark.slow
 def test_batched_guidance_lowers_at_five_b():
-    found = kernels("5b", every_route(), batched_guidance=True, cache_format="int8")
-    assert found.total() >= 34
+    program = traced("5b", every_route(), batched_guidance=True, cache_format="int8")
+    assert lowered_kernels(program) >= ALL_KERNELS

@@ -205,6 +205,7 @@ class CogVideoXTransformer(nnx.Module):
     class_name = "CogVideoXTransformer3DModel"
     config_class = CogVideoXConfig
     sites = SITES
+    stacks = ("transformer_blocks",)
 
     def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -246,6 +247,11 @@ class CogVideoXTransformer(nnx.Module):
     def num_blocks(self) -> int:
         """Number of transformer blocks, L."""
         return self.config.num_layers
+
+    @property
+    def block_stack(self) -> nnx.Module:
+        """The blocks, with a leading layer axis on every parameter."""
+        return self.transformer_blocks
 
     def site_macs(self) -> np.ndarray:
         """Multiply-accumulates per token of each site, [L, S]."""

@@ -1,8 +1,9 @@
 """Networks by the class name that diffusers writes into config.json."""
 
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
+from sixbit_jax.models.wan import WanTransformer
 
-_MODELS = {CogVideoXTransformer.class_name: CogVideoXTransformer}
+_MODELS = {model.class_name: model for model in (CogVideoXTransformer, WanTransformer)}
 
 
 def get(class_name: str) -> tuple[type, type]:

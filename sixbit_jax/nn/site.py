@@ -105,9 +105,12 @@ def _epilogue(linear: Linear, residual: GatedResidual | None, dtype) -> dict:
         options |= {
             "residual": residual.residual,
             "gate": residual.gate,
-            "text_gate": residual.text_gate,
-            "text_rows": residual.num_text,
         }
+        if residual.num_text:
+            options |= {
+                "text_gate": residual.text_gate,
+                "text_rows": residual.num_text,
+            }
     return options
 
 

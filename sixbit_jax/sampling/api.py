@@ -45,7 +45,7 @@ def skippable_blocks(policy: Policy, num_blocks: int) -> tuple[int, ...]:
 def is_quantized(model) -> bool:
     """Whether every site's weights are stored in NVFP4."""
     leaves = jax.tree.leaves(
-        nnx.state(model.transformer_blocks, nnx.Param),
+        nnx.state(model.block_stack, nnx.Param),
         is_leaf=lambda leaf: isinstance(leaf, NVFP4Array),
     )
     return any(isinstance(leaf, NVFP4Array) for leaf in leaves)

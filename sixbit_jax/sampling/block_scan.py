@@ -71,7 +71,8 @@ def scan_blocks(
     Args:
       blocks: block module with a leading layer axis on every parameter.
       x: residual stream before the first block.
-      conditioning: what every block reads.
+      conditioning: what every block reads. A field `per_layer`, if there is one, has
+        a leading layer axis; each block is given its slice.
       plan: the decisions of this step and branch.
       cache: the delta cache, or None if nothing may be skipped.
       first_slot: first slot of this guidance branch.
@@ -110,14 +111,19 @@ def scan_blocks(
             return gamma, jnp.float32(jnp.inf), None
         return gamma, _relative(_l1(delta - stored), _l1(stored)), delta
 
-    def compute(x, stored, params, route, limit):
+    per_layer = getattr(conditioning, "per_layer", None)
+
+    def compute(x, stored, params, context, route, limit):
         control = BlockControl(route, limit)
-        y, sites = nnx.merge(graph, params)(x, conditioning, control, options)
+        given = conditioning
+        if context is not None:
+            given = conditioning._replace(per_layer=context)
+        y, sites = nnx.merge(graph, params)(x, given, control, options)
         gamma, change, stored = measure(x, y, stored)
         return y, stored, (gamma, change, sites)
 
-    def reuse(x, stored, params, route, limit):
-        del params, limit
+    def reuse(x, stored, params, context, route, limit):
+        del params, context, limit
         y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
         zero = jnp.zeros((), jnp.float32)
         nothing = jnp.zeros((num_sites,), jnp.float32)
@@ -125,20 +131,21 @@ def scan_blocks(
 
     def body(carry, layer):
         x, cache = carry
-        params, skip, route, limit, slot = layer
+        params, context, skip, route, limit, slot = layer
         if cache is None:
-            x, _, stats = compute(x, None, params, route, limit)
+            x, _, stats = compute(x, None, params, context, route, limit)
             return (x, cache), stats
         # Only this block's delta goes through the conditional: with the whole cache
         # as an operand, XLA's CPU backend copies it in every block.
         stored = delta_cache.read(cache, slot)
         x, stored, stats = jax.lax.cond(
-            skip, reuse, compute, x, stored, params, route, limit
+            skip, reuse, compute, x, stored, params, context, route, limit
         )
         return (x, delta_cache.write(cache, slot, stored)), stats
 
     layers = (
         params,
+        per_layer,
         skips,
         plan.route,
         plan.outlier_limit,

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+_NORMS = ("norm", "norm_final", "norm_q", "norm_k", "norm_added_k", "norm1", "norm2")
+
 
 def random_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Uniform noise of zero mean and unit variance that depends on name and shape.
@@ -29,7 +31,7 @@ def random_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def _is_norm(key: str) -> bool:
     module = key.split(".")[-2]
-    return module in ("norm", "norm_final", "norm_q", "norm_k")
+    return module in _NORMS
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:

@@ -6,6 +6,10 @@ from typing import Any
 from sixbit_jax.sampling.schedulers.base import Scheduler, SchedulerState
 from sixbit_jax.sampling.schedulers.cogvideox_ddim import CogVideoXDDIM
 from sixbit_jax.sampling.schedulers.cogvideox_dpm import CogVideoXDPM
+from sixbit_jax.sampling.schedulers.flow_match_euler import FlowMatchEuler
+from sixbit_jax.sampling.schedulers.unipc import UniPC
+
+_CLASSES = (CogVideoXDDIM, CogVideoXDPM, FlowMatchEuler, UniPC)
 
 
 def from_config(config: Mapping[str, Any]) -> Scheduler:
@@ -18,7 +22,7 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
       ValueError: if `_class_name` is missing or not supported, or the class refuses
         an option.
     """
-    classes = {cls.class_name: cls for cls in (CogVideoXDDIM, CogVideoXDPM)}
+    classes = {cls.class_name: cls for cls in _CLASSES}
     found = config.get("_class_name")
     if found not in classes:
         raise ValueError(
@@ -31,7 +35,9 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
 __all__ = [
     "CogVideoXDDIM",
     "CogVideoXDPM",
+    "FlowMatchEuler",
     "Scheduler",
     "SchedulerState",
+    "UniPC",
     "from_config",
 ]

@@ -1,0 +1,142 @@
+"""Euler steps along the flow (diffusers' `FlowMatchEulerDiscreteScheduler`)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from sixbit_jax.sampling.schedulers.base import options_from_config
+from sixbit_jax.sampling.schedulers.flow import FlowSchedule, shifted
+
+_SUPPORTED = {
+    "use_dynamic_shifting": False,
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "stochastic_sampling": False,
+}
+# Read by diffusers only where dynamic shifting is on.
+_WITHOUT_EFFECT = {
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "time_shift_type": "exponential",
+}
+
+
+class FlowMatchEulerState(NamedTuple):
+    """How far each step goes in sigma, float32 [num_steps]; never changes."""
+
+    change: Float[Array, "steps"]
+
+
+@dataclass(frozen=True)
+class FlowMatchEuler(FlowSchedule):
+    """x' = x + (sigma' - sigma) v (arXiv 2210.02747 with a shifted schedule).
+
+    Attributes:
+      shift: of the sigmas; 3.0 or 5.0 for Wan, 7.0 for HunyuanVideo.
+    """
+
+    shift: float = 1.0
+
+    class_name: ClassVar[str] = "FlowMatchEulerDiscreteScheduler"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.shift > 0:
+            raise ValueError(
+                f"FlowMatchEuler: shift: expected a positive number, found {self.shift}"
+            )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "FlowMatchEuler":
+        """Read a diffusers `scheduler_config.json`.
+
+        Args:
+          config: the parsed file.
+
+        Raises:
+          ValueError: for another class, unknown options or unsupported values.
+        """
+        options = options_from_config(
+            config,
+            class_name=cls.class_name,
+            defaults={"num_train_timesteps": 1000, "shift": 1.0} | _SUPPORTED,
+            without_effect=_WITHOUT_EFFECT,
+        )
+        for key, supported in _SUPPORTED.items():
+            value = options.pop(key)
+            if value != supported:
+                raise ValueError(
+                    f"scheduler config of {cls.class_name}: {key}: expected "
+                    f"{supported!r}, found {value!r}"
+                )
+        return cls(**options)
+
+    def sigmas(self, num_steps: int) -> np.ndarray:
+        """Noise level before each step, and 0 after the last; float32 [num_steps + 1].
+
+        diffusers shifts the lowest level twice: once in its table of all training
+        timesteps, whose end it takes, and once in the schedule made from it.
+        """
+        self._check_steps(num_steps)
+        total = self.num_train_timesteps
+        lowest = shifted(np.float32(1) / np.float32(total), np.float32(self.shift))
+        times = np.linspace(float(total), float(lowest) * total, num_steps)
+        levels = shifted(times / total, self.shift).astype(np.float32)
+        return np.append(levels, np.float32(0))
+
+    def timesteps(self, num_steps: int) -> np.ndarray:
+        """The model's timesteps in the order they run, float32 [num_steps].
+
+        Raises:
+          ValueError: for a number of steps outside of 1 to num_train_timesteps.
+        """
+        return self.sigmas(num_steps)[:-1] * np.float32(self.num_train_timesteps)
+
+    def init(
+        self, num_steps: int, sample_shape: tuple[int, ...]
+    ) -> FlowMatchEulerState:
+        """Step lengths of all steps.
+
+        Args:
+          num_steps: number of denoising steps.
+          sample_shape: unused, Euler has no history.
+        """
+        del sample_shape
+        return FlowMatchEulerState(jnp.asarray(np.diff(self.sigmas(num_steps))))
+
+    def step(
+        self,
+        state: FlowMatchEulerState,
+        index: Int[Array, ""] | int,
+        model_output: Float[Array, "*sample"],
+        sample: Float[Array, "*sample"],
+        noise: Float[Array, "*sample"] | None = None,
+    ) -> tuple[Float[Array, "*sample"], FlowMatchEulerState]:
+        """One denoising step.
+
+        Args:
+          state: from `init`.
+          index: which step, 0 to num_steps - 1; may be traced.
+          model_output: the (guided) velocity.
+          sample: the current sample.
+          noise: ignored.
+
+        Returns:
+          The next sample, computed in float32, in the dtype of `sample`; the state.
+        """
+        del noise
+        x = sample.astype(jnp.float32)
+        after = x + state.change[index] * model_output.astype(jnp.float32)
+        return after.astype(sample.dtype), state
+
+
+__all__ = ["FlowMatchEuler", "FlowMatchEulerState"]

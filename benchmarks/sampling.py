@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help=".npz with skip and route of a real run: replayed as one more program",
     )
-    parser.add_argument("--steps", type=int, default=6, help="steps of a run (6)")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a run (4)")
     parser.add_argument("--repeats", type=int, default=2, help="runs per plan (2)")
     parser.add_argument(
         "--minutes", type=float, default=8.0, help="nothing new starts after (8)"

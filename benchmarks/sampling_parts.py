@@ -118,12 +118,12 @@ def _linear_parts(subject: Subject) -> Iterator[Part]:
             return x, weight.dequantize(jnp.bfloat16)
 
         def int8(values, scales, weight, column, residual, n=n):
-            epilogue = {} if residual is None else gate | {"residual": residual}
+            epilogue: Any = {} if residual is None else gate | {"residual": residual}
             bias = jnp.zeros((n,), jnp.bfloat16)
             return int8_matmul(values, scales, weight, column, bias=bias, **epilogue)
 
         def nvfp4(codes, scales, tensor, weight, residual, n=n):
-            epilogue = {} if residual is None else gate | {"residual": residual}
+            epilogue: Any = {} if residual is None else gate | {"residual": residual}
             bias = jnp.zeros((n,), jnp.bfloat16)
             parts = (weight.codes, weight.block_scales, weight.tensor_scale)
             return nvfp4_matmul(codes, scales, tensor, *parts, bias=bias, **epilogue)
@@ -155,7 +155,7 @@ def _row_parts(subject: Subject) -> Iterator[Part]:
     )
     for name, width, times, front in fronts:
         rotation = 128 if width % 128 == 0 else 0
-        options = front | {"rotation": rotation}
+        options: Any = front | {"rotation": rotation}
 
         def operands(key, width=width):
             return _normal(key, (1, tokens, width))
@@ -214,12 +214,12 @@ def _cache_parts(subject: Subject) -> Iterator[Part]:
     shape = (1, subject.tokens, subject.config.dim)
     for stored in ("bf16", "int8", "nvfp4"):
 
-        def operands(key, stored=stored):
+        def operands(key, stored: Any = stored):
             x, y, delta = _normal(key, shape, shape, shape)
             encoded = delta_cache.encode(delta.astype(jnp.float32), stored)
             return x, y, encoded
 
-        def measure(x, y, delta, stored=stored):
+        def measure(x, y, delta, stored: Any = stored):
             flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), (x, y, delta))
             return block_stats(*flat, cache_format=stored)
 
@@ -261,19 +261,18 @@ def compile_parts(
       What times them and yields a record each: `op_ms`, and `step_ms` if every block
       of a step with both guidance branches runs it.
     """
-    ready: list[tuple[Part, Any, str]] = []
+    ready: list[tuple[Part, Any, Any]] = []
     key = jax.random.key(0)
     for part in all_parts(subject) if parts is None else parts:
         try:
-            shapes = jax.eval_shape(part.operands, key)
-            ready.append(
-                (part, jax.jit(part.function).lower(*_args(shapes)).compile(), "")
-            )
+            make = jax.jit(part.operands).lower(key).compile()
+            shapes = _args(jax.eval_shape(part.operands, key))
+            ready.append((part, make, jax.jit(part.function).lower(*shapes).compile()))
         except (ValueError, NotImplementedError, RuntimeError) as error:
-            ready.append((part, None, f"{type(error).__name__}: {str(error)[:300]}"))
+            ready.append((part, None, error))
 
     def run() -> Iterator[dict[str, Any]]:
-        for part, call, failure in ready:
+        for part, make, call in ready:
             record: dict[str, Any] = {
                 "model": subject.name,
                 "tokens": subject.tokens,
@@ -282,11 +281,14 @@ def compile_parts(
                 "variant": part.variant,
                 "per_block": part.per_block,
             }
-            if failure:
+            try:
+                if make is None:
+                    raise call
+                seconds = _time(call, _args(make(key)))
+            except (ValueError, NotImplementedError, RuntimeError) as error:
+                failure = f"{type(error).__name__}: {str(error)[:300]}"
                 yield record | {"failure": failure}
                 continue
-            operands = _args(jax.jit(part.operands)(key))
-            seconds = _time(call, operands)
             calls = 2 * part.per_block * subject.config.num_layers
             yield record | {"op_ms": seconds * 1e3, "step_ms": calls * seconds * 1e3}
 

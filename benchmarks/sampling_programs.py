@@ -218,6 +218,13 @@ class Sampling:
         self.compiled = self.lowered.lower().compile()
         self.compile_seconds = time.perf_counter() - started
 
+    def build(self) -> None:
+        """Makes the weights on the device."""
+        model = sampling_model.random_model(
+            self.subject.config, quantized=self.spec.quantized
+        )
+        self.params = nnx.split(model)[1]
+
     def inputs_for(self, found: list[Policy]) -> Any:
         """The program's inputs with the plans of another policy of the program."""
         states = [
@@ -245,7 +252,7 @@ class Sampling:
 
     def memory(self) -> dict[str, int]:
         """What the compiler planned, and what the device saw at most."""
-        plan = self.compiled.memory_analysis()
+        plan: Any = self.compiled.memory_analysis()
         planned = (
             plan.argument_size_in_bytes
             + plan.output_size_in_bytes
@@ -263,19 +270,14 @@ class Sampling:
         }
 
     def measure(self, repeats: int) -> Iterator[dict[str, Any]]:
-        """Times every plan; one record each. The model is built here."""
-        started = time.perf_counter()
-        model = sampling_model.random_model(
-            self.subject.config, quantized=self.spec.quantized
-        )
-        params = nnx.split(model)[1]
-        del model
-        build_seconds = time.perf_counter() - started
+        """Times every plan, one record each; after `compile` and `build`."""
         full: float | None = None
         for fraction, found in self.policies.items():
             inputs = self.inputs_for(found)
             times, finite = time_calls(
-                lambda i=inputs: self.compiled(params, i), repeats
+                lambda i=inputs: self.compiled(self.params, i),
+                repeats,
+                warm=full is not None,
             )
             seconds = statistics.median(times)
             if fraction == 0:
@@ -284,10 +286,7 @@ class Sampling:
             step = seconds / self.steps
             if fraction and full is not None:
                 step = (seconds - full) / (self.steps - 1)
-            yield self._record(fraction, step, seconds, times) | {
-                "finite": finite,
-                "build_seconds": build_seconds,
-            }
+            yield self._record(fraction, step, seconds, times) | {"finite": finite}
 
     def _record(self, fraction, step, seconds, times) -> dict[str, Any]:
         frames, height, width = self.subject.size
@@ -319,20 +318,23 @@ class Sampling:
         }
 
 
-def time_calls(call: Callable[[], Any], repeats: int) -> tuple[list[float], bool]:
-    """Wall times of `repeats` calls after one that is not counted.
+def time_calls(
+    call: Callable[[], Any], repeats: int, *, warm: bool
+) -> tuple[list[float], bool]:
+    """Wall times of `repeats` calls, after one that is not counted unless `warm`.
 
     Returns:
-      The times, and whether the first result's latents are finite.
+      The times, and whether the latents are finite.
     """
-    result = jax.block_until_ready(call())
-    finite = bool(np.isfinite(np.asarray(result.latents)).all())
-    times = []
+    if not warm:
+        jax.block_until_ready(call())
+    times, result = [], None
     for _ in range(repeats):
         started = time.perf_counter()
-        jax.block_until_ready(call())
+        result = jax.block_until_ready(call())
         times.append(time.perf_counter() - started)
-    return times, finite
+    finite = result is not None and np.isfinite(np.asarray(result.latents)).all()
+    return times, bool(finite)
 
 
 def compile_program(
@@ -357,18 +359,19 @@ def compile_program(
     work = Sampling(subject, chosen[0], steps=steps, trace=trace)
     print(f"{name}: traced in {work.trace_seconds:.0f} s", file=sys.stderr, flush=True)
     work.compile()
-    overhead = name == BASELINE and steps > 2
+    work.build()
+    short = None
+    if name == BASELINE and steps > 2:
+        short = Sampling(subject, chosen[0], steps=2, trace=None)
+        short.compile()
+        short.params = work.params
 
     def run() -> Iterator[dict[str, Any]]:
         for record in work.measure(repeats):
-            yield record | (
-                {"call_overhead_ms": _overhead(short, record)} if short else {}
-            )
+            if short is not None:
+                record["call_overhead_ms"] = _overhead(short, record)
+            yield record
 
-    short = None
-    if overhead:
-        short = Sampling(subject, chosen[0], steps=2, trace=None)
-        short.compile()
     return run
 
 

@@ -22,7 +22,7 @@ def prepare_peers(subject: Subject) -> Callable[[], Iterator[dict[str, Any]]]:
     """
     if importlib.util.find_spec("torch") is None:
         return lambda: iter(())
-    import torch
+    import torch  # pyrefly: ignore[missing-import]
 
     if not torch.cuda.is_available():
         return lambda: iter(())
@@ -63,7 +63,9 @@ def _time(torch, call: Callable) -> float:
 
 
 def _diffusers(torch, subject: Subject, layers: int) -> Callable:
-    from diffusers import CogVideoXTransformer3DModel
+    from diffusers import (  # pyrefly: ignore[missing-import]
+        CogVideoXTransformer3DModel,
+    )
 
     config = subject.config.to_dict() | {"num_layers": layers}
     with torch.device("cuda"):
@@ -92,10 +94,10 @@ def _diffusers(torch, subject: Subject, layers: int) -> Callable:
 
 def _blocks(torch, subject: Subject, layers: int) -> Callable:
     """CogVideoX blocks in plain PyTorch."""
-    from torch.nn import functional as F
+    from torch.nn import functional as F  # pyrefly: ignore[missing-import]
 
     config = subject.config
-    dim, heads, head_dim = config.dim, config.num_attention_heads, 64
+    dim, heads = config.dim, config.num_attention_heads
     head_dim = config.attention_head_dim
     tokens, text = subject.tokens, config.max_text_seq_length
     options = {"device": "cuda", "dtype": torch.bfloat16}

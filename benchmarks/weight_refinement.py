@@ -1,0 +1,172 @@
+"""What grid refinement (BGR) saves of the quantization error of weights, and its time.
+
+    python -m benchmarks.weight_refinement
+
+Errors: squared error with refined block scales / squared error of round-to-nearest
+NVFP4, for every linear of the bundled model as it is stored (rotated or not) and the
+other way round, and for synthetic weights; for the latter also uniform 2- to 8-bit
+grids against MinMax. Time: the linears of one block of CogVideoX-5b with random
+weights, from host memory to host memory, multiplied by its number of blocks; the first
+call of each shape, which compiles, is counted once. Reading and writing files is not
+in it (`benchmarks.convert` measures them).
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from flax import nnx
+
+import sixbit_jax
+from benchmarks import records
+from convert import convert
+from pallas_kernels.numerics import hadamard
+from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.quantizers.dvd_quant import (
+    UniformGrid,
+    decode_uniform,
+    encode_uniform,
+    minmax_grid,
+    refine_nvfp4,
+    refined_grid,
+)
+
+BUNDLED = Path(sixbit_jax.__file__).parent / "demo" / "checkpoint"
+RESULTS = Path(__file__).parent / "results" / "cpu" / "weight_refinement.json"
+ROTATION = 128
+# CogVideoX-5b: shapes of one block and how often each occurs in it; blocks.
+BLOCK = {(3072, 3072): 4, (12288, 3072): 1, (3072, 12288): 1, (18432, 512): 2}
+BLOCKS = 42
+
+
+def _squared(difference: np.ndarray) -> np.ndarray:
+    return (np.asarray(difference, np.float64) ** 2).sum((-2, -1))
+
+
+def nvfp4_errors(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors of each matrix, to nearest and refined."""
+    plain, refined = jax.jit(NVFP4Array.quantize)(w), refine_nvfp4(w)
+    return _squared(plain.dequantize() - w), _squared(refined.dequantize() - w)
+
+
+def uniform_errors(w: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared errors of each matrix, MinMax and refined grid."""
+
+    def error(grid: UniformGrid) -> np.ndarray:
+        return _squared(decode_uniform(encode_uniform(w, grid, bits), grid) - w)
+
+    return error(minmax_grid(w, bits)), error(refined_grid(w, bits))
+
+
+def record(
+    name: str, grid: str, rotation: int, w: np.ndarray, errors: tuple
+) -> dict[str, Any]:
+    """One line: relative errors of all matrices together, and the range of cuts."""
+    plain, refined = (np.atleast_1d(error) for error in errors)
+    size = np.atleast_1d(_squared(w))
+    return {
+        "kind": "error",
+        "weights": name,
+        "grid": grid,
+        "rotation": rotation,
+        "matrices": plain.size,
+        "error_before": float(plain.sum() / size.sum()),
+        "error_after": float(refined.sum() / size.sum()),
+        "ratio": float(refined.sum() / plain.sum()),
+        "lowest_ratio": float((refined / plain).min()),
+        "highest_ratio": float((refined / plain).max()),
+    }
+
+
+def bundled() -> Iterator[tuple[str, np.ndarray]]:
+    """The linears of the bundled model that NVFP4 stores, layers stacked."""
+    with tempfile.TemporaryDirectory() as scratch:
+        convert(BUNDLED, Path(scratch) / "model", dtype="float32")
+        model, _ = sixbit_jax.load(Path(scratch) / "model")
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        name = ".".join(map(str, path))
+        if model.weight_role(name):
+            yield name, np.asarray(leaf.get_value(), np.float32)
+
+
+def synthetic(shape: tuple[int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Normal, with 0.3% of the weights 4 to 8 times larger, and Student's t."""
+    random = np.random.default_rng(0)
+    normal = random.standard_normal(shape)
+    large = np.where(random.random(shape) < 0.003, random.uniform(4, 8, shape), 1.0)
+    yield "normal", normal.astype(np.float32)
+    yield "normal, 0.3% outliers", (normal * large).astype(np.float32)
+    yield "Student's t, 3 degrees", random.standard_t(3, shape).astype(np.float32)
+
+
+def rotated(w: np.ndarray) -> np.ndarray:
+    """W H."""
+    return np.asarray(hadamard.block_hadamard(jnp.asarray(w), ROTATION))
+
+
+def timing() -> Iterator[dict[str, Any]]:
+    """Seconds of one block's linears and, from them, of all blocks."""
+    random = np.random.default_rng(0)
+    for name, compress in (
+        ("round-to-nearest", jax.jit(NVFP4Array.quantize, static_argnames="rotation")),
+        ("grid refinement", refine_nvfp4),
+    ):
+        first = later = 0.0
+        for shape, count in BLOCK.items():
+            w = random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
+            rotation = ROTATION if shape[1] > 512 else 0
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                jax.tree.map(
+                    np.asarray, compress(w.astype(np.float32), rotation=rotation)
+                )
+                seconds.append(time.perf_counter() - began)
+            first += seconds[0] - min(seconds[1:])
+            later += count * min(seconds[1:])
+        yield {
+            "kind": "time",
+            "method": name,
+            "weights": "CogVideoX-5b, one block",
+            "compile_seconds": first,
+            "block_seconds": later,
+            "model_seconds": first + BLOCKS * later,
+            "cores": len(os.sched_getaffinity(0)),
+        }
+
+
+def main() -> None:
+    """Measures everything and writes the results file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    rows = []
+    for name, w in bundled():
+        for rotation in (0, ROTATION):
+            x = rotated(w) if rotation else w
+            rows.append(record(name, "nvfp4", rotation, x, nvfp4_errors(x)))
+    for name, w in synthetic((256, 3072)):
+        for rotation in (0, ROTATION):
+            x = rotated(w) if rotation else w
+            rows.append(record(name, "nvfp4", rotation, x, nvfp4_errors(x)))
+            for bits in (2, 3, 4, 6, 8):
+                errors = uniform_errors(x, bits)
+                rows.append(record(name, f"uniform {bits}", rotation, x, errors))
+    rows.extend(timing())
+    command = ["python", "-m", "benchmarks.weight_refinement", *sys.argv[1:]]
+    records.write(args.output, records.header(command), rows)
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

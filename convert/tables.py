@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from convert import cogvideox
+from convert import cogvideox, wan
 from convert.errors import ConversionError
 from convert.rules import RuleTable
 
-_TABLES = {table.model_class: table for table in (cogvideox.TABLE,)}
+_TABLES = {table.model_class: table for table in (cogvideox.TABLE, wan.TABLE)}
 
 
 def table_for(config: Mapping[str, Any]) -> RuleTable:

@@ -23,8 +23,6 @@ from sixbit_jax.checkpoint.items import (
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.models import registry
 
-STACKS = ("transformer_blocks",)
-
 
 def parameter_shapes(
     model_class: str, config: Mapping[str, Any]
@@ -163,7 +161,7 @@ def save(
     scheduler: Mapping[str, Any] | None = None,
     quantization: Mapping[str, Any] | None = None,
     source: Mapping[str, Any] | None = None,
-    stacks: Sequence[str] = STACKS,
+    stacks: Sequence[str] | None = None,
 ) -> Header:
     """Writes a model that is in memory as a checkpoint directory.
 
@@ -173,7 +171,8 @@ def save(
       scheduler: configuration of its scheduler.
       quantization: the recipe that made the weights.
       source: where the parameters came from.
-      stacks: names of the submodules whose leaves have a leading layer axis.
+      stacks: names of the submodules whose leaves have a leading layer axis; None
+        takes those that the model names.
 
     Returns:
       The header that was written.
@@ -188,7 +187,7 @@ def save(
             for name in sorted(values)
             if name.startswith(f"{stack}.")
         }
-        for stack in stacks
+        for stack in (type(model).stacks if stacks is None else stacks)
     }
     header = Header(
         model_class=type(model).class_name,

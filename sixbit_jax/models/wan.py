@@ -32,6 +32,7 @@ _ROLES = (
     ("blocks.attn2.to_", "small_batch"),
     ("blocks.attn2.add_", "small_batch"),
     ("condition_embedder.time_proj.", "small_batch"),
+    ("condition_embedder.text_embedder.", "small_batch"),
 )
 
 
@@ -66,7 +67,7 @@ class WanTransformer(nnx.Module):
 
         Returns:
           "site" for the weights of quantized linears, "small_batch" for those of
-          linears that run on few rows (modulation, keys and values of the prompt;
+          linears that run on few rows (modulation, everything about the prompt;
           weights only), None for everything that stays as it is.
         """
         if not name.endswith(".weight") or ".norm" in name:

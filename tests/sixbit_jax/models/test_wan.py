@@ -115,6 +115,8 @@ def test_site_macs_count_the_weights_of_the_sites():
     assert small == {
         "blocks.attn2.to_k.weight",
         "blocks.attn2.to_v.weight",
+        "condition_embedder.text_embedder.linear_1.weight",
+        "condition_embedder.text_embedder.linear_2.weight",
         "condition_embedder.time_proj.weight",
     }
 

@@ -48,7 +48,7 @@ BLOCK = {(3072, 3072): 4, (12288, 3072): 1, (3072, 12288): 1, (18432, 512): 2}
 BLOCKS = 42
 
 
-def _squared(difference: np.ndarray) -> np.ndarray:
+def _squared(difference: jax.Array | np.ndarray) -> np.ndarray:
     return (np.asarray(difference, np.float64) ** 2).sum((-2, -1))
 
 
@@ -94,7 +94,7 @@ def bundled() -> Iterator[tuple[str, np.ndarray]]:
         model, _ = sixbit_jax.load(Path(scratch) / "model")
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
         name = ".".join(map(str, path))
-        if model.weight_role(name):
+        if model.weight_role(name):  # pyrefly: ignore[missing-attribute]
             yield name, np.asarray(leaf.get_value(), np.float32)
 
 

@@ -113,7 +113,7 @@ def _best_scales(
 
 
 def _round_e2m1(y: jax.Array) -> jax.Array:
-    """Nearest E2M1 value of y >= 0; three times faster than comparing to boundaries.
+    """Nearest E2M1 value of y >= 0, by rounding instead of seven comparisons.
 
     The reciprocal in y may put a value that lies on a boundary on either side of it,
     where both neighbours have the same error.

@@ -107,7 +107,8 @@ def test_static_facts_and_equality():
     assert policy == delta_gbs(0.1)
     assert hash(policy) == hash(delta_gbs(0.1))
     assert policy != delta_gbs(0.2)
-    assert policy._replace(init=None) == delta_gbs(0.2)._replace(init=None)
+    # other numbers share the compiled functions
+    assert policy[1:] == delta_gbs(0.2)[1:]
 
 
 def test_a_scan_gives_the_plans_of_the_step_by_step_run():

@@ -12,6 +12,10 @@ from sixbit_jax.quantizers.dvd_quant import refine_nvfp4
 from tests.sixbit_jax.quantizers.weights import heavy_tailed, matrices, rotated
 
 
+def to_nearest(w: np.ndarray, rotation: int = 0) -> NVFP4Array:
+    return NVFP4Array.quantize(jnp.asarray(w), rotation=rotation)
+
+
 def errors(w: np.ndarray, stored: NVFP4Array) -> np.ndarray:
     """Squared error of each block of 16, summed in float64."""
     difference = np.asarray(stored.dequantize(), np.float64) - w
@@ -21,7 +25,7 @@ def errors(w: np.ndarray, stored: NVFP4Array) -> np.ndarray:
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(matrices((2, 3, 64)))
 def test_no_block_is_worse_than_rounding_to_nearest(w):
-    plain = errors(w, NVFP4Array.quantize(w))
+    plain = errors(w, to_nearest(w))
     refined = errors(w, refine_nvfp4(w))
     size = (w.astype(np.float64).reshape(2, 3, 4, 16) ** 2).sum(-1)
     assert (refined <= plain * (1 + 1e-5) + 1e-12 * size).all()
@@ -37,7 +41,7 @@ def test_no_block_is_worse_than_rounding_to_nearest(w):
 )
 def test_a_quarter_of_the_error_goes(shape, make, limit):
     w = make(shape)
-    total = errors(w, refine_nvfp4(w)).sum() / errors(w, NVFP4Array.quantize(w)).sum()
+    total = errors(w, refine_nvfp4(w)).sum() / errors(w, to_nearest(w)).sum()
     assert total < limit
 
 
@@ -56,18 +60,18 @@ def test_no_e4m3_scale_of_all_is_better():
 def test_the_tensor_scale_is_doubled_where_that_is_exact():
     w = heavy_tailed((4, 64))
     w[0, :16] = 0.0
-    plain = NVFP4Array.quantize(w)
+    plain = to_nearest(w)
     assert refine_nvfp4(w).tensor_scale == 2 * plain.tensor_scale
     # A scale of 3 * 2^-9 is subnormal, and half of it is not an E4M3 number.
     w[0, 0] = 6 * 3 * 2.0**-9 * np.float32(plain.tensor_scale)
-    tiny = NVFP4Array.quantize(w)
+    tiny = to_nearest(w)
     assert int(tiny.block_scales.view(jnp.uint8)[0, 0]) == 3
     assert refine_nvfp4(w).tensor_scale == tiny.tensor_scale
 
 
 def test_it_is_an_ordinary_array():
     w = heavy_tailed((2, 8, 256))
-    plain, refined = NVFP4Array.quantize(w, rotation=128), refine_nvfp4(w, rotation=128)
+    plain, refined = to_nearest(w, 128), refine_nvfp4(w, rotation=128)
     assert jax.tree.structure(plain) == jax.tree.structure(refined)
     for one, other in zip(
         jax.tree.leaves(plain), jax.tree.leaves(refined), strict=True
@@ -82,7 +86,7 @@ def test_it_is_an_ordinary_array():
 
 
 def test_values_that_fit_stay_as_they_are():
-    w = np.asarray(NVFP4Array.quantize(heavy_tailed((4, 64))).dequantize())
+    w = np.asarray(to_nearest(heavy_tailed((4, 64))).dequantize())
     np.testing.assert_array_equal(refine_nvfp4(w).dequantize(), w)
     zero = refine_nvfp4(np.zeros((2, 32), np.float32))
     np.testing.assert_array_equal(zero.dequantize(), np.zeros((2, 32)))

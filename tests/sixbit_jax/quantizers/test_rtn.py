@@ -1,5 +1,7 @@
 """`quantize`: which weights of a model become NVFP4, and how."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from sixbit_jax.formats import rotate
 from tests.sixbit_jax.models.small import small_model
 
 
-def weights(model: nnx.Module) -> dict[str, object]:
+def weights(model: nnx.Module) -> dict[str, Any]:
     flat = nnx.to_flat_state(nnx.state(model))
     return {".".join(map(str, path)): leaf.get_value() for path, leaf in flat}
 

@@ -114,9 +114,11 @@ class WanBlock(nnx.Module):
             clean = table + clean.astype(jnp.float32)
         return [
             _Modulation(
-                *(values[..., i, :] for i in range(start, start + 3)),
-                None if clean is None else clean[:, start : start + 3],
-                conditioning.num_clean,
+                shift=values[..., start, :],
+                scale=values[..., start + 1, :],
+                gate=values[..., start + 2, :],
+                clean=None if clean is None else clean[:, start : start + 3],
+                num_clean=conditioning.num_clean,
             )
             for start in (0, 3)
         ]
@@ -124,8 +126,8 @@ class WanBlock(nnx.Module):
     def _cross_front(self, x: Array) -> Front:
         if self.norm2 is None:
             return Identity()
-        nothing = jnp.zeros((x.shape[0], x.shape[2]), jnp.float32)
-        return Modulate(*self.norm2.affine(), self.eps, *[nothing] * 4, 0)
+        zero = jnp.zeros((x.shape[0], x.shape[2]), jnp.float32)
+        return Modulate(*self.norm2.affine(), self.eps, zero, zero, zero, zero, 0)
 
     def __call__(
         self,

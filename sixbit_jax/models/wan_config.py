@@ -120,7 +120,7 @@ class WanConfig:
         """
         known = {f.name for f in fields(cls)}
         problems = []
-        chosen = {}
+        chosen: dict[str, Any] = {}
         for key, value in values.items():
             if key.startswith("_") or key in _IGNORED:
                 continue

@@ -184,7 +184,10 @@ def prepare(
         image_latents=image_latents,
         ofs=None if ofs is None else jnp.float32(ofs),
         scheduler_state=scheduler.init(num_steps, noise.shape),
-        timesteps=jnp.asarray(timesteps, jnp.int32),
+        # Flow matching may have timesteps between the integers.
+        timesteps=jnp.asarray(
+            timesteps, jnp.int32 if timesteps.dtype.kind == "i" else jnp.float32
+        ),
     )
     return program, graph, params, inputs
 

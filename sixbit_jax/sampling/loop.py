@@ -80,7 +80,7 @@ class Inputs(NamedTuple):
     image_latents: Float[Array, "batch F C2 H W"] | None
     ofs: Float[Array, ""] | None
     scheduler_state: Any
-    timesteps: Int[Array, "steps"]
+    timesteps: Int[Array, "steps"] | Float[Array, "steps"]
 
 
 class _Carry(NamedTuple):
@@ -110,19 +110,20 @@ def run_program(
     model = nnx.merge(graph, params)
     batch = inputs.noise.shape[0]
     num_blocks, num_sites = model.num_blocks, len(model.sites)
-    timesteps = inputs.timesteps
+    timesteps, rows = inputs.timesteps, inputs.text.shape[1]
+    # Given only where there is one: not every network has it.
+    extra = {} if inputs.ofs is None else {"ofs": jnp.full((rows,), inputs.ofs)}
+    prompts = _prompts(model, inputs.text, program.dtype)
 
     def forward(latents, text, timestep, plan, cache, branch):
-        rows = text.shape[0]
         x = latents.astype(program.dtype)
         if inputs.image_latents is not None:
             x = jnp.concatenate([x, inputs.image_latents.astype(program.dtype)], 2)
         x = jnp.concatenate([x] * (rows // batch))
-        ofs = None if inputs.ofs is None else jnp.full((rows,), inputs.ofs)
         time = jnp.full((rows,), timestep, jnp.float32)
-        tokens, conditioning = model.embed(x, text, time, ofs)
+        tokens, conditioning = model.embed(x, text, time, **extra)
         tokens, cache, stats = scan_blocks(
-            model.transformer_blocks,
+            model.block_stack,
             tokens,
             conditioning,
             plan,
@@ -149,7 +150,7 @@ def run_program(
         cache, (outputs, plans, stats) = jax.lax.scan(
             branch,
             carry.cache,
-            (jnp.arange(program.branches), inputs.text, carry.policy_state),
+            (jnp.arange(program.branches), prompts, carry.policy_state),
         )
         output = _combine(program, inputs.guidance_scale[index], outputs)
         change = jnp.where(index > 0, relative_l1(output, carry.output), jnp.inf)
@@ -185,8 +186,8 @@ def run_program(
             lambda: model.embed(
                 jnp.zeros(_model_input(inputs, program), program.dtype),
                 inputs.text[0],
-                jnp.zeros((inputs.text.shape[1],)),
-                None if inputs.ofs is None else jnp.zeros((inputs.text.shape[1],)),
+                jnp.zeros((rows,)),
+                **extra,
             )[0]
         ).shape
         slots = program.branches * program.layout.num_slots
@@ -214,6 +215,18 @@ def run_program(
         output_change=change,
     )
     return SampleResult(carry.latents, trace)
+
+
+def _prompts(model, text: Array, dtype) -> Any:
+    """What `model.embed` takes as a prompt, with a leading branch axis.
+
+    Where the network reads the text by cross-attention, keys and values are made here,
+    once for all steps.
+    """
+    if not hasattr(model, "text_keys_values"):
+        return text
+    made = [model.text_keys_values(branch, dtype=dtype) for branch in text]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
 
 
 def _model_input(inputs: Inputs, program: Program) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ class Trace(NamedTuple):
       output_change: relative L1 change of the guided output, per step.
     """
 
-    timestep: Int[Array, "steps"]
+    timestep: Int[Array, "steps"] | Float[Array, "steps"]
     skip: Bool[Array, "steps branches blocks"]
     refresh: Bool[Array, "steps branches blocks"]
     route: Int[Array, "steps branches blocks sites"]

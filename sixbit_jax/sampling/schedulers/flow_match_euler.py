@@ -88,8 +88,8 @@ class FlowMatchEuler(FlowSchedule):
         """
         self._check_steps(num_steps)
         total = self.num_train_timesteps
-        lowest = shifted(np.float32(1) / np.float32(total), np.float32(self.shift))
-        times = np.linspace(float(total), float(lowest) * total, num_steps)
+        lowest = shifted(np.array([1 / total], np.float32), self.shift)
+        times = np.linspace(float(total), float(lowest[0]) * total, num_steps)
         levels = shifted(times / total, self.shift).astype(np.float32)
         return np.append(levels, np.float32(0))
 

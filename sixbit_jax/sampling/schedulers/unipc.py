@@ -291,7 +291,10 @@ def _weights(
 
 def _combine(weights: Array, samples: Array) -> Array:
     """The weighted sum over the leading axis; exact products, unlike a GPU's matmul."""
-    return sum(weights[k] * samples[k] for k in range(samples.shape[0]))
+    total = weights[0] * samples[0]
+    for k in range(1, samples.shape[0]):
+        total += weights[k] * samples[k]
+    return total
 
 
 __all__ = ["UniPC", "UniPCState"]

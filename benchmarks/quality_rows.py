@@ -9,7 +9,14 @@ import numpy as np
 from benchmarks.quality_calibrate import assign
 from benchmarks.quality_methods import Calibrated
 from benchmarks.quality_policies import Setting, num_steps
-from benchmarks.quality_runs import FLOAT32, FULL, QUANTIZED, UNROTATED, Kind
+from benchmarks.quality_runs import (
+    FLOAT32,
+    FULL,
+    QUANTIZED,
+    REFINED,
+    UNROTATED,
+    Kind,
+)
 from sixbit_jax.calibration import best_static_routes
 from sixbit_jax.policies import uniform_skips
 from sixbit_jax.routes import Route
@@ -246,6 +253,9 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
         _default,
     ),
     "uniform_skips": ("every n-th step skipped, full precision", FULL, _skip_uniformly),
+    "w4a8_refined": ("W4A8, refined weights (BGR)", REFINED, _route(Route.INT8)),
+    "w4a4_refined": ("W4A4, refined weights (BGR)", REFINED, _route(Route.NVFP4)),
+    "sixbit_refined": ("the default, refined weights (BGR)", REFINED, _default),
     "w4a4_unrotated": ("W4A4 without Hadamard", UNROTATED, _route(Route.NVFP4)),
     "w4a8_unrotated": ("W4A8 without Hadamard", UNROTATED, _route(Route.INT8)),
     "full_precision_float32": (
@@ -280,6 +290,9 @@ COMPARISONS = (
     ("tdc_together", "step_cache", "psnr_db"),
     ("tdc_together", "tdc", "psnr_db"),
     ("sixbit", "dmpq_damage_final", "psnr_db"),
+    ("w4a8_refined", "w4a8", "psnr_db"),
+    ("w4a4_refined", "w4a4", "psnr_db"),
+    ("sixbit_refined", "sixbit", "psnr_db"),
     ("sixbit", "sixbit_paper", "psnr_db"),
     ("sixbit", "sixbit_alone", "psnr_db"),
     ("w4a8", "dmpq", "psnr_db"),

@@ -41,7 +41,7 @@ class Kind:
     """What distinguishes compiled programs; settings share them.
 
     Attributes:
-      weights: "full", "nvfp4" or "nvfp4_unrotated".
+      weights: "full", "nvfp4", "nvfp4_unrotated" or "nvfp4_refined".
       cache_format: of the delta cache.
       dtype: compute dtype; None for that of the study.
       record: measure errors and outliers under INT8 (calibration).
@@ -62,6 +62,7 @@ FULL = Kind("full")
 FLOAT32 = Kind("full", dtype="float32")
 QUANTIZED = Kind()
 UNROTATED = Kind("nvfp4_unrotated")
+REFINED = Kind("nvfp4_refined")
 RECORD = Kind(record=True)
 
 
@@ -136,8 +137,11 @@ class Study:
     def model(self, kind: Kind) -> Any:
         """The network with the weights of a kind of program."""
         if kind.weights not in self._models:
-            rotation = {"nvfp4": self.rotation, "nvfp4_unrotated": 0}[kind.weights]
-            recipe = NVFP4Recipe(rotation=rotation)
+            recipe = {
+                "nvfp4": NVFP4Recipe(rotation=self.rotation),
+                "nvfp4_unrotated": NVFP4Recipe(rotation=0),
+                "nvfp4_refined": NVFP4Recipe(rotation=self.rotation, refine=True),
+            }[kind.weights]
             self._models[kind.weights] = quantize(self._models["full"], recipe)
         return self._models[kind.weights]
 

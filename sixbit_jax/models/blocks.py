@@ -2,7 +2,11 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
 
 
 class BlockControl(NamedTuple):
@@ -18,3 +22,29 @@ class BlockStats(NamedTuple):
     outlier: Float[Array, "sites"]
     route: Int[Array, "sites"]
     error: Float[Array, "sites"]
+
+
+class SiteRunner:
+    """Runs the sites of one block by its plan, in order, and keeps what they measured.
+
+    Lives for one trace of a block's forward pass.
+    """
+
+    def __init__(self, control: BlockControl | None, options: SiteOptions):
+        self._control, self._options = control, options
+        self._measured: list[SiteStats] = []
+
+    def __call__(self, x: Array, *linears: Linear, **fused) -> tuple[Array, ...]:
+        """The next site; `fused` are the keyword arguments of `run_site`."""
+        chosen = None
+        if self._control is not None:
+            route = self._control.route[len(self._measured)]
+            chosen = SiteControl(route, self._control.outlier_limit)
+        outputs, measured = run_site(x, linears, chosen, self._options, **fused)
+        self._measured.append(measured)
+        return outputs
+
+    def stats(self) -> BlockStats:
+        """The stats of all sites."""
+        columns = zip(*self._measured, strict=True)
+        return BlockStats(*(jnp.stack(column) for column in columns))

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 from sixbit_jax.models.cogvideox_embed import PatchEmbed
 from sixbit_jax.nn.attention import attention
@@ -24,7 +24,7 @@ from sixbit_jax.nn.fusion import GatedResidual, Gelu, Modulate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm
 from sixbit_jax.nn.rope import RotaryTable, apply_rotary, rotary_3d
-from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
+from sixbit_jax.nn.site import SiteOptions
 
 SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
 
@@ -159,26 +159,16 @@ class CogVideoXBlock(nnx.Module):
         Returns:
           The new residual stream and the stats of the four sites.
         """
-
-        stats: list[SiteStats] = []
-
-        def site(index: int, x: Array, *linears: Linear, **fused):
-            chosen = None
-            if control is not None:
-                chosen = SiteControl(control.route[index], control.outlier_limit)
-            outputs, measured = run_site(x, linears, chosen, options, **fused)
-            stats.append(measured)
-            return outputs
-
+        site = SiteRunner(control, options)
         attn, ff = self.attn1, self.ff
         front, residual = self.norm1(x, conditioning)
-        query, key, value = site(0, x, attn.to_q, attn.to_k, attn.to_v, front=front)
+        query, key, value = site(x, attn.to_q, attn.to_k, attn.to_v, front=front)
         mixed = attn.mix(query, key, value, conditioning, options)
-        (x,) = site(1, mixed, attn.to_out, residual=residual)
+        (x,) = site(mixed, attn.to_out, residual=residual)
         front, residual = self.norm2(x, conditioning)
-        (hidden,) = site(2, x, ff.up, front=front)
-        (x,) = site(3, hidden, ff.down, front=Gelu(), residual=residual)
-        return x, BlockStats(*(jnp.stack(field) for field in zip(*stats, strict=True)))
+        (hidden,) = site(x, ff.up, front=front)
+        (x,) = site(hidden, ff.down, front=Gelu(), residual=residual)
+        return x, site.stats()
 
 
 class OutputNorm(nnx.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.wan_attention import (
     CrossAttention,
     SelfAttention,
@@ -20,7 +20,7 @@ from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm
 from sixbit_jax.nn.rope import RotaryTable
-from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
+from sixbit_jax.nn.site import SiteOptions
 
 SITES = ("attn_in", "attn_out", "cross_in", "cross_out", "ff_in", "ff_mid")
 
@@ -148,38 +148,26 @@ class WanBlock(nnx.Module):
         Returns:
           The new residual stream and the stats of the six sites.
         """
-
-        stats: list[SiteStats] = []
-
-        def site(index: int, x: Array, *linears: Linear, **fused):
-            chosen = None
-            if control is not None:
-                chosen = SiteControl(control.route[index], control.outlier_limit)
-            outputs, measured = run_site(x, linears, chosen, options, **fused)
-            stats.append(measured)
-            return outputs
-
+        site = SiteRunner(control, options)
         attn, cross, ffn = self.attn1, self.attn2, self.ffn
         attn_modulation, ffn_modulation = self._modulations(conditioning)
 
         y, front = attn_modulation.front(x, self.eps)
-        query, key, value = site(0, y, attn.to_q, attn.to_k, attn.to_v, front=front)
+        query, key, value = site(y, attn.to_q, attn.to_k, attn.to_v, front=front)
         mixed = attn.mix(query, key, value, conditioning.rotary, options)
         x = attn_modulation.add(
-            x, lambda residual: site(1, mixed, attn.to_out, residual=residual)[0]
+            x, lambda residual: site(mixed, attn.to_out, residual=residual)[0]
         )
 
-        (query,) = site(2, x, cross.to_q, front=self._cross_front(x))
+        (query,) = site(x, cross.to_q, front=self._cross_front(x))
         mixed = cross.mix(query, conditioning.per_layer, options)
         one = jnp.ones((x.shape[0], x.shape[2]), jnp.float32)
-        (x,) = site(3, mixed, cross.to_out, residual=GatedResidual(x, one, one, 0))
+        (x,) = site(mixed, cross.to_out, residual=GatedResidual(x, one, one, 0))
 
         y, front = ffn_modulation.front(x, self.eps)
-        (hidden,) = site(4, y, ffn.up, front=front)
+        (hidden,) = site(y, ffn.up, front=front)
         x = ffn_modulation.add(
             x,
-            lambda residual: site(5, hidden, ffn.down, front=Gelu(), residual=residual)[
-                0
-            ],
+            lambda residual: site(hidden, ffn.down, front=Gelu(), residual=residual)[0],
         )
-        return x, BlockStats(*(jnp.stack(field) for field in zip(*stats, strict=True)))
+        return x, site.stats()

@@ -206,7 +206,7 @@ def test_an_offset_past_the_schedule_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "UniPCMultistepScheduler"}, "'UniPCMultistepScheduler'"),
+        ({"_class_name": "PNDMScheduler"}, "'PNDMScheduler'"),
         ({"_class_name": None}, "found None"),
         ({"prediction_type": "flow"}, r"prediction_type: expected .* found 'flow'"),
         ({"timestep_spacing": "karras"}, r"timestep_spacing: .* found 'karras'"),

@@ -167,10 +167,9 @@ def _arrays(reader: CheckpointReader, table: Any) -> Any:
         stored = reader.read(item)
         for name, spec in item.parameters.items():
             key, rule = table.source_of(item.path(name))
-            array = stored[name].get("value")
-            if spec.dtype == "nvfp4":
-                quantized = value_of(stored[name], spec.rotation)
-                array = np.asarray(_dequantize(quantized))
+            array = value_of(stored[name], spec)
+            if spec.compressed:
+                array = np.asarray(_dequantize(array))
             yield key, rule.transform.backward(array)
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sixbit_jax.checkpoint.directory import CheckpointError
+from sixbit_jax.formats import stored_layout
 
 FORMAT_VERSION = 1
 HEADER_NAME = "sixbit.json"
-NVFP4 = "nvfp4"
 # A block larger than this is written as several items, so that the memory a
 # conversion needs is bounded by this and not by the size of a model's blocks.
 _ITEM_BYTES = 512 * 2**20
@@ -28,7 +28,8 @@ class ParameterSpec:
 
     Attributes:
       shape: logical shape; of one layer, for a parameter of a stack.
-      dtype: "float32", "float16", "bfloat16" or "nvfp4".
+      dtype: "float32", "float16", "bfloat16", or the name of a compressed format
+        (`StoredWeight.format_name`): "nvfp4", "uniform4", ...
       rotation: block Hadamard folded in along the last axis; 0 for none.
     """
 
@@ -37,16 +38,22 @@ class ParameterSpec:
     rotation: int = 0
 
     def __post_init__(self):
-        if self.dtype not in (*_DENSE, NVFP4):
+        if not self.compressed:
+            return
+        try:
+            found = stored_layout(self.dtype, self.shape)
+        except ValueError as error:
+            raise CheckpointError(f"a {self.dtype} parameter: {error}") from error
+        if found is None:
             raise CheckpointError(
-                f"parameter dtype: expected one of {(*_DENSE, NVFP4)}, found "
-                f"{self.dtype!r}"
+                f"parameter dtype: expected one of {_DENSE} or the name of a stored "
+                f"format, found {self.dtype!r}"
             )
-        if self.dtype == NVFP4 and (len(self.shape) != 2 or self.shape[1] % 16):
-            raise CheckpointError(
-                f"an nvfp4 parameter: expected [N, K] with K a multiple of 16, found "
-                f"{list(self.shape)}"
-            )
+
+    @property
+    def compressed(self) -> bool:
+        """Whether it is a `StoredWeight`, of several arrays."""
+        return self.dtype not in _DENSE
 
     @property
     def size(self) -> int:
@@ -56,14 +63,11 @@ class ParameterSpec:
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shape and dtype of each stored array, by name."""
-        if self.dtype != NVFP4:
+        if not self.compressed:
             return {"value": (self.shape, jnp.dtype(self.dtype))}
-        rows, columns = self.shape
-        return {
-            "codes": ((rows, columns // 2), np.dtype(np.uint8)),
-            "block_scales": ((rows, columns // 16), jnp.dtype(jnp.float8_e4m3fn)),
-            "tensor_scale": ((), np.dtype(np.float32)),
-        }
+        found = stored_layout(self.dtype, self.shape)
+        assert found is not None  # checked above
+        return found[1]
 
     @property
     def nbytes(self) -> int:

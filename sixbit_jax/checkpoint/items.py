@@ -1,7 +1,7 @@
 """Orbax items: nested dictionaries of arrays, one directory each.
 
-A parameter `attn1.to_q.weight` is the leaf `["attn1"]["to_q"]["weight"]`; an NVFP4
-parameter is a dictionary of its three arrays in that place. Plain Orbax reads them.
+A parameter `attn1.to_q.weight` is the leaf `["attn1"]["to_q"]["weight"]`; one in a
+compressed format is a dictionary of its arrays in that place. Plain Orbax reads them.
 """
 
 import os
@@ -24,15 +24,14 @@ from sixbit_jax.checkpoint.directory import (
 )
 from sixbit_jax.checkpoint.header import (
     HEADER_NAME,
-    NVFP4,
     Header,
     Item,
     ParameterSpec,
     read_header,
 )
-from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.formats import StoredWeight, stored_layout
 
-Value = np.ndarray | jax.Array | NVFP4Array
+Value = np.ndarray | jax.Array | StoredWeight
 Arrays = dict[str, Any]
 
 _SETTLE_SECONDS = 0.5
@@ -63,26 +62,22 @@ def _lookup(tree: Mapping[str, Any], path: str) -> Any:
 
 def arrays_of(value: Value) -> Arrays:
     """The stored arrays of a parameter, named as in `ParameterSpec.arrays`."""
-    if isinstance(value, NVFP4Array):
-        return {
-            "codes": value.codes,
-            "block_scales": value.block_scales,
-            "tensor_scale": value.tensor_scale,
-        }
-    return {"value": value}
+    return value.arrays() if isinstance(value, StoredWeight) else {"value": value}
 
 
-def value_of(arrays: Arrays, rotation: int) -> Any:
-    """The inverse of `arrays_of`."""
-    if "codes" in arrays:
-        return NVFP4Array(**arrays, rotation=rotation)
-    return arrays["value"]
+def value_of(arrays: Arrays, spec: ParameterSpec) -> Any:
+    """The inverse of `arrays_of`, given how it is stored."""
+    if not spec.compressed:
+        return arrays["value"]
+    found = stored_layout(spec.dtype, spec.shape)
+    assert found is not None  # the spec has checked it
+    return found[0].from_arrays(spec.dtype, arrays, spec.rotation)
 
 
 def spec_of(value: Value) -> ParameterSpec:
     """How `value` would be stored."""
-    if isinstance(value, NVFP4Array):
-        return ParameterSpec(tuple(value.shape), NVFP4, value.rotation)
+    if isinstance(value, StoredWeight):
+        return ParameterSpec(tuple(value.shape), value.format_name, value.rotation)
     return ParameterSpec(tuple(value.shape), jnp.dtype(value.dtype).name)
 
 
@@ -243,7 +238,7 @@ class CheckpointReader:
         """
         numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         wanted = {
-            path: numpy if spec.dtype != NVFP4 else dict.fromkeys(spec.arrays, numpy)
+            path: dict.fromkeys(spec.arrays, numpy) if spec.compressed else numpy
             for path, spec in item.parameters.items()
         }
         try:
@@ -258,7 +253,7 @@ class CheckpointReader:
         arrays = {}
         for path, spec in item.parameters.items():
             leaf = _lookup(tree, path)
-            arrays[path] = leaf if spec.dtype == NVFP4 else {"value": leaf}
+            arrays[path] = leaf if spec.compressed else {"value": leaf}
         if problems := _mismatches(item, arrays):
             raise CheckpointError(
                 "\n  ".join([f"{self.path}: item {item.name}:", *problems])

@@ -11,16 +11,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sixbit_jax.checkpoint.directory import CheckpointError
-from sixbit_jax.checkpoint.header import NVFP4, Header, ParameterSpec, Stack
+from sixbit_jax.checkpoint.header import Header, ParameterSpec, Stack
 from sixbit_jax.checkpoint.items import (
     Arrays,
     CheckpointReader,
     CheckpointWriter,
-    arrays_of,
     spec_of,
     value_of,
 )
-from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.models import registry
 
 
@@ -91,7 +89,7 @@ def _insert(stacked: Any, layer: Any, index: jax.Array) -> Any:
 
 
 def _dtype(spec: ParameterSpec, stored: Any, dtype: Any) -> Any:
-    return stored if dtype is None or spec.dtype == NVFP4 else dtype
+    return stored if dtype is None or spec.compressed else dtype
 
 
 def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Header]:
@@ -101,11 +99,11 @@ def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Hea
 
     Args:
       path: directory that `sixbit convert` or `save` made.
-      dtype: floating dtype of the parameters that are not NVFP4; None keeps the
+      dtype: floating dtype of the parameters that are not compressed; None keeps the
         stored ones.
 
     Returns:
-      The model, with `NVFP4Array` weights where the file has them, and the header.
+      The model, with a `StoredWeight` where the file has them, and the header.
 
     Raises:
       CheckpointError: if the directory is not a complete checkpoint of its config.
@@ -133,10 +131,10 @@ def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Hea
                     k: jnp.asarray(a, _dtype(spec, a.dtype, dtype))
                     for k, a in arrays[name].items()
                 }
-                values[name] = value_of(parts, spec.rotation)
+                values[name] = value_of(parts, spec)
     for name, stack in header.stacks.items():
         for leaf, spec in stack.parameters.items():
-            values[f"{name}.{leaf}"] = value_of(stacks[name][leaf], spec.rotation)
+            values[f"{name}.{leaf}"] = value_of(stacks[name][leaf], spec)
     flat = {
         keys: leaf.replace(values[".".join(map(str, keys))])
         for keys, leaf in nnx.to_flat_state(state)
@@ -166,7 +164,7 @@ def save(
     """Writes a model that is in memory as a checkpoint directory.
 
     Args:
-      model: a model of `sixbit_jax.models`; weights may be `NVFP4Array`.
+      model: a model of `sixbit_jax.models`; weights may be a `StoredWeight`.
       path: the directory to make.
       scheduler: configuration of its scheduler.
       quantization: the recipe that made the weights.
@@ -216,7 +214,4 @@ def save(
 
 
 def _layer(value: Any, index: int) -> Any:
-    if not isinstance(value, NVFP4Array):
-        return value[index]
-    arrays = {k: a[index] for k, a in arrays_of(value).items()}
-    return value_of(arrays, value.rotation)
+    return jax.tree.map(lambda array: array[index], value)

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sixbit_jax.checkpoint.header import NVFP4, Header, read_header
+from sixbit_jax.checkpoint.header import Header, read_header
 from sixbit_jax.checkpoint.items import directory_bytes
 from sixbit_jax.models import registry
 
@@ -16,7 +16,7 @@ class Summary:
     Attributes:
       header: the directory's header.
       num_parameters: number of logical values.
-      values_by_dtype, bytes_by_dtype: by "nvfp4", "bfloat16", ...
+      values_by_dtype, bytes_by_dtype: by "nvfp4", "uniform4", "bfloat16", ...
       memory_bytes: bytes of the parameters once loaded.
       disk_bytes: bytes of all files of the directory.
       bf16_bytes: bytes of the same parameters in bf16.
@@ -52,7 +52,7 @@ class Summary:
     def __str__(self) -> str:
         scheduler = (self.header.scheduler or {}).get("_class_name", "none")
         recipe = self.header.quantization
-        rotations = {s.rotation for s, _ in self.header.specs() if s.dtype == NVFP4}
+        rotations = {s.rotation for s, _ in self.header.specs() if s.compressed}
         lines = [
             f"model        {self.header.model_class}",
             f"parameters   {self.num_parameters:,}",

@@ -3,5 +3,37 @@
 from sixbit_jax.formats.int8 import Int8Array
 from sixbit_jax.formats.nvfp4 import NVFP4Array
 from sixbit_jax.formats.rotation import rotate
+from sixbit_jax.formats.stored import ArrayLayout, StoredWeight
+from sixbit_jax.formats.uniform import UniformArray
 
-__all__ = ["Int8Array", "NVFP4Array", "rotate"]
+FORMATS: tuple[type[StoredWeight], ...] = (NVFP4Array, UniformArray)
+"""Every format in which a weight can be stored."""
+
+
+def stored_layout(
+    format_name: str, shape: tuple[int, ...]
+) -> tuple[type[StoredWeight], ArrayLayout] | None:
+    """The format of a name and the arrays of one matrix in it; None: no such format.
+
+    Args:
+      format_name: `StoredWeight.format_name`.
+      shape: logical shape [N, K].
+
+    Raises:
+      ValueError: the shape cannot be stored in this format.
+    """
+    for kind in FORMATS:
+        if (layout := kind.layout(format_name, shape)) is not None:
+            return kind, layout
+    return None
+
+
+__all__ = [
+    "FORMATS",
+    "Int8Array",
+    "NVFP4Array",
+    "StoredWeight",
+    "UniformArray",
+    "rotate",
+    "stored_layout",
+]

@@ -1,19 +1,22 @@
 """`NVFP4Array`: 4.5 bits per value and 4 bytes per tensor, as a pytree."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int8
 
 from pallas_kernels.numerics import hadamard, nvfp4
-from sixbit_jax.formats._checks import described, stored_bytes
+from pallas_kernels.nvfp4_expand.api import nvfp4_expand
+from sixbit_jax.formats._checks import described
+from sixbit_jax.formats.stored import ArrayLayout, StoredWeight, check_rotation
 
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, eq=False)
-class NVFP4Array:
+class NVFP4Array(StoredWeight):
     """A matrix [..., N, K] in NVFP4, blocks of 16 along K.
 
     value = E2M1 * block_scale * tensor_scale, rotated along K if `rotation` is set.
@@ -26,13 +29,15 @@ class NVFP4Array:
         values are then those of W H, and activations must be rotated the same way.
     """
 
+    array_names: ClassVar[tuple[str, ...]] = ("codes", "block_scales", "tensor_scale")
+
     codes: Array
     block_scales: Array
     tensor_scale: Array
     rotation: int = 0
 
     def __post_init__(self) -> None:
-        _check_rotation(self.rotation, None)
+        check_rotation(self.rotation, None)
         leaves = (self.codes, self.block_scales, self.tensor_scale)
         if not all(described(leaf) for leaf in leaves):
             return
@@ -59,7 +64,7 @@ class NVFP4Array:
                 f"NVFP4Array.tensor_scale must have the leading axes of codes "
                 f"{codes}, which are {codes[:-2]}, found {tensor}"
             )
-        _check_rotation(self.rotation, self.shape)
+        check_rotation(self.rotation, self.shape)
 
     @classmethod
     def quantize(cls, w: Float[Array, "*batch n k"], *, rotation: int = 0) -> Self:
@@ -72,7 +77,7 @@ class NVFP4Array:
         Raises:
           ValueError: K does not fit blocks of 16 or the rotation.
         """
-        _check_rotation(rotation, w.shape)
+        check_rotation(rotation, w.shape)
         if rotation:
             w = hadamard.block_hadamard(w.astype(jnp.float32), rotation)
         return cls(*nvfp4.quantize(w), rotation=rotation)
@@ -82,21 +87,6 @@ class NVFP4Array:
         """Logical shape [..., N, K]."""
         return (*self.codes.shape[:-1], 2 * self.codes.shape[-1])
 
-    @property
-    def ndim(self) -> int:
-        """Number of logical axes."""
-        return len(self.codes.shape)
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Logical dtype, float32."""
-        return jnp.dtype(jnp.float32)
-
-    @property
-    def nbytes(self) -> int:
-        """Stored bytes: 4.5 bits per value and 4 bytes per tensor scale."""
-        return stored_bytes(self.codes, self.block_scales, self.tensor_scale)
-
     def dequantize(
         self, dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Float[Array, "*batch n k"]:
@@ -105,31 +95,55 @@ class NVFP4Array:
             self.codes, self.block_scales, self.tensor_scale, dtype=dtype
         )
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], int]:
-        """Children with their attribute names; the rotation is static."""
-        names = ("codes", "block_scales", "tensor_scale")
-        return (
-            tuple((jax.tree_util.GetAttrKey(n), getattr(self, n)) for n in names),
-            self.rotation,
+    def expand_int8(
+        self, *, implementation: str | None = None
+    ) -> tuple[Int8[Array, "*batch n k"], Float[Array, "*batch n"]]:
+        """Rounded to 127 steps of each row's largest magnitude, by `nvfp4_expand`."""
+        values, scales = nvfp4_expand(
+            *self.arrays().values(), to="int8", implementation=implementation
         )
+        return values, scales
+
+    def expand_bfloat16(
+        self, *, implementation: str | None = None
+    ) -> Float[Array, "*batch n k"]:
+        """`dequantize(bfloat16)`, by `nvfp4_expand`."""
+        expanded = nvfp4_expand(
+            *self.arrays().values(), to="bfloat16", implementation=implementation
+        )
+        return expanded  # pyrefly: ignore[bad-return]
+
+    @property
+    def format_name(self) -> str:
+        """ "nvfp4"."""
+        return "nvfp4"
 
     @classmethod
-    def tree_unflatten(cls, rotation: int, children: tuple[Any, ...]) -> Self:
-        """Rebuilds without validation: vmap and scan pass slices and placeholders."""
-        self = object.__new__(cls)
-        for name, child in zip(
-            ("codes", "block_scales", "tensor_scale"), children, strict=True
-        ):
-            object.__setattr__(self, name, child)
-        object.__setattr__(self, "rotation", rotation)
-        return self
+    def layout(cls, format_name: str, shape: tuple[int, ...]) -> ArrayLayout | None:
+        """The arrays of one matrix [N, K], or None if the name is another format's.
 
+        Raises:
+          ValueError: the shape cannot be stored in this format.
+        """
+        if format_name != "nvfp4":
+            return None
+        if len(shape) != 2 or shape[1] % nvfp4.BLOCK:
+            raise ValueError(
+                f"expected [N, K] with K a multiple of {nvfp4.BLOCK}, found "
+                f"{list(shape)}"
+            )
+        rows, columns = shape
+        scales = (rows, columns // nvfp4.BLOCK)
+        return {
+            "codes": ((rows, columns // 2), np.dtype(np.uint8)),
+            "block_scales": (scales, jnp.dtype(jnp.float8_e4m3fn)),
+            "tensor_scale": ((), np.dtype(np.float32)),
+        }
 
-def _check_rotation(rotation: int, shape: tuple[int, ...] | None) -> None:
-    if not isinstance(rotation, int) or rotation < 0 or rotation & (rotation - 1):
-        raise ValueError(f"rotation must be 0 or a power of two, found {rotation!r}")
-    if shape is not None and rotation and shape[-1] % rotation:
-        raise ValueError(
-            f"rotation {rotation} must divide the last axis of an array of shape "
-            f"{tuple(shape)}"
-        )
+    @classmethod
+    def from_arrays(
+        cls, format_name: str, arrays: dict[str, Any], rotation: int
+    ) -> Self:
+        """The weight whose `arrays()`, `format_name` and `rotation` these are."""
+        del format_name
+        return cls(**arrays, rotation=rotation)

@@ -1,4 +1,8 @@
-"""A linear layer whose weight is an array or an NVFP4Array."""
+"""A linear layer whose weight is an array or stored in a compressed format.
+
+What a format offers to run here, in every site, in the sampler and in checkpoints is
+`sixbit_jax.formats.StoredWeight`, whose module says who asks for what.
+"""
 
 import math
 
@@ -7,14 +11,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.formats import NVFP4Array, rotate
+from sixbit_jax.formats import StoredWeight, rotate
+from sixbit_jax.nn.applied_weight import AppliedWeight
 
-Weight = jax.Array | NVFP4Array
+Weight = jax.Array | StoredWeight | AppliedWeight
 
 
 def weight_matrix(weight: Weight, dtype: jnp.dtype) -> Float[Array, "N K"]:
-    """The weight as a plain matrix of `dtype`; NVFP4 is dequantized."""
-    if isinstance(weight, NVFP4Array):
+    """The weight as a plain matrix of `dtype`; stored ones are dequantized."""
+    if isinstance(weight, StoredWeight):
         return weight.dequantize(dtype)
     return weight.astype(dtype)
 
@@ -28,15 +33,19 @@ def matmul(
     """
     # No preferred_element_type: XLA accumulates 16-bit products in float32 in any
     # case, and a float32 output would make both GEMMs of the backward pass float32.
-    y = jnp.einsum("...k,nk->...n", x, weight_matrix(weight, x.dtype))
+    if isinstance(weight, AppliedWeight):
+        y = weight.apply(x)
+    else:
+        y = jnp.einsum("...k,nk->...n", x, weight_matrix(weight, x.dtype))
     return y if bias is None else y + bias.astype(x.dtype)
 
 
 class Linear(nnx.Module):
     """y = x W^T + b with W `[out, in]` as PyTorch stores it.
 
-    The weight may be replaced by an `NVFP4Array`. Called directly, the layer never
-    quantizes its activation: this is how modulation and embedding linears run.
+    The weight may be replaced by a `StoredWeight` (NVFP4Array, UniformArray, ...).
+    Called directly, the layer never quantizes its activation: this is how modulation
+    and embedding linears run.
     """
 
     def __init__(
@@ -61,6 +70,6 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         weight = self.weight.get_value()
-        if isinstance(weight, NVFP4Array) and weight.rotation:
+        if isinstance(weight, StoredWeight) and weight.rotation:
             x = rotate(x, weight.rotation)
         return matmul(x, weight, self.bias_array())

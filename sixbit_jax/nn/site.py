@@ -1,7 +1,7 @@
 """A site: one activation tensor, the linears it feeds, and the route they take.
 
 The route is a traced value; `lax.switch` picks among the routes that the policy may
-use, all from the one stored NVFP4 weight (DESIGN section 5). The branches hold no
+use, all from the one stored weight (DESIGN section 5). The branches hold no
 loops, so that XLA captures them into a CUDA graph.
 """
 
@@ -14,14 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.attention.api import Precision
-from pallas_kernels.int8_matmul.api import int8_matmul
-from pallas_kernels.nvfp4_expand.api import nvfp4_expand
-from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
-from pallas_kernels.quantize_int8.api import quantize_int8
-from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
-from sixbit_jax.formats import NVFP4Array, rotate
-from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
-from sixbit_jax.nn.linear import Linear, matmul
+from sixbit_jax.nn.arithmetic import Work
+from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
+from sixbit_jax.nn.linear import Linear
 from sixbit_jax.routes import Route
 
 
@@ -78,138 +73,6 @@ class SiteOptions:
 IDENTITY = Identity()
 
 
-def _front_options(front: Front, weight: NVFP4Array) -> dict:
-    """A front as the quantizing ops take it."""
-    options: dict = {"rotation": weight.rotation}
-    if isinstance(front, Modulate):
-        options |= {
-            "norm": "layer",
-            "norm_weight": front.weight,
-            "norm_bias": front.bias,
-            "eps": front.eps,
-            "shift": front.shift,
-            "scale": front.scale,
-            "text_shift": front.text_shift,
-            "text_scale": front.text_scale,
-            "text_rows": front.num_text,
-        }
-    elif isinstance(front, Gelu):
-        options["activation"] = "gelu_tanh"
-    return options
-
-
-def _epilogue(linear: Linear, residual: GatedResidual | None, dtype) -> dict:
-    """Bias and gated residual as the matmuls take them."""
-    options = {"bias": linear.bias_array(), "out_dtype": dtype}
-    if residual is not None:
-        options |= {
-            "residual": residual.residual,
-            "gate": residual.gate,
-        }
-        if residual.num_text:
-            options |= {
-                "text_gate": residual.text_gate,
-                "text_rows": residual.num_text,
-            }
-    return options
-
-
-@dataclass(frozen=True)
-class _Work:
-    """What every route computes: linears of one activation, with their surroundings."""
-
-    linears: Sequence[Linear]
-    front: Front
-    residual: GatedResidual | None
-    implementation: str | None
-
-    def weights(self) -> list[NVFP4Array]:
-        weights: list[NVFP4Array] = []
-        for linear in self.linears:
-            weight = linear.weight.get_value()
-            if not isinstance(weight, NVFP4Array):
-                raise TypeError(
-                    "a route other than BF16 needs NVFP4 weights, found an array of "
-                    f"shape {weight.shape}"
-                )
-            weights.append(weight)
-        return weights
-
-    def bf16(self, x: Array) -> tuple[Array, ...]:
-        """No quantization of the activation."""
-        activation = self.front(x)
-        outputs = []
-        for linear in self.linears:
-            weight, inputs = linear.weight.get_value(), activation
-            if isinstance(weight, NVFP4Array):
-                inputs = rotate(activation, weight.rotation)
-                if x.dtype == jnp.bfloat16:
-                    weight = nvfp4_expand(
-                        weight.codes,
-                        weight.block_scales,
-                        weight.tensor_scale,
-                        to="bfloat16",
-                        implementation=self.implementation,
-                    )
-            y = matmul(inputs, weight, linear.bias_array())  # pyrefly: ignore
-            outputs.append(y if self.residual is None else self.residual(y))
-        return tuple(y.astype(x.dtype) for y in outputs)
-
-    def int8(self, x: Array) -> tuple[Array, ...]:
-        """Per-token INT8 activation, NVFP4 weight expanded to per-channel INT8."""
-        values, scales, _ = quantize_int8(
-            x,
-            **_front_options(self.front, self.weights()[0]),
-            implementation=self.implementation,
-        )
-        outputs = []
-        for linear, weight in zip(self.linears, self.weights(), strict=True):
-            expanded = nvfp4_expand(
-                weight.codes,
-                weight.block_scales,
-                weight.tensor_scale,
-                to="int8",
-                implementation=self.implementation,
-            )
-            y = int8_matmul(
-                values,
-                scales,
-                *expanded,
-                **_epilogue(linear, self.residual, x.dtype),
-                implementation=self.implementation,
-            )
-            outputs.append(y)
-        return tuple(outputs)
-
-    def nvfp4(self, x: Array) -> tuple[Array, ...]:
-        """Both sides NVFP4; the products are exact (DESIGN section 5)."""
-        codes, block_scales, tensor_scale, _ = quantize_nvfp4(
-            x,
-            **_front_options(self.front, self.weights()[0]),
-            implementation=self.implementation,
-        )
-        tensor_scale = jnp.broadcast_to(tensor_scale, codes.shape[:-2])
-        return tuple(
-            nvfp4_matmul(
-                codes,
-                block_scales,
-                tensor_scale,
-                weight.codes,
-                weight.block_scales,
-                weight.tensor_scale,
-                **_epilogue(linear, self.residual, x.dtype),
-                implementation=self.implementation,
-            )
-            for linear, weight in zip(self.linears, self.weights(), strict=True)
-        )
-
-    def route(self, route: Route):
-        """The function of x that takes this route."""
-        return {Route.NVFP4: self.nvfp4, Route.INT8: self.int8, Route.BF16: self.bf16}[
-            route
-        ]
-
-
 def outlier_ratio(x: Float[Array, "*any"]) -> Float[Array, ""]:
     """max|x| / mean|x|, the signal of Purified Delta Refresh."""
     magnitude = jnp.abs(x.astype(jnp.float32))
@@ -224,7 +87,7 @@ def relative_l1(value: Array, reference: Array) -> Float[Array, ""]:
     )
 
 
-def _nvfp4_error(work: _Work, x: Array) -> Array:
+def _nvfp4_error(work: Work, x: Array) -> Array:
     outputs = replace(work, residual=None)
     exact, low = outputs.bf16(x), outputs.nvfp4(x)
     return relative_l1(jnp.concatenate(low, -1), jnp.concatenate(exact, -1))
@@ -258,8 +121,8 @@ def run_site(
 
     Args:
       x: what the front reads: the residual stream, or the site's activation itself.
-      linears: the layers that read the activation; all weights NVFP4 where a route
-        other than BF16 can be taken.
+      linears: the layers that read the activation; all weights stored (`StoredWeight`)
+        where a route other than BF16 can be taken.
       control: the plan of this site, or None for BF16.
       options: which branches the program contains.
       front: makes the live activation, before rotation and quantization.
@@ -268,7 +131,7 @@ def run_site(
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
-    work = _Work(linears, front, residual, options.implementation)
+    work = Work(linears, front, residual, options.implementation)
     nothing = jnp.full((), jnp.nan, jnp.float32)
     if control is None:
         stats = SiteStats(jnp.zeros(()), jnp.int32(Route.BF16), nothing)

@@ -9,75 +9,25 @@ Uniform asymmetric grids, one per row of a matrix [..., N, K]:
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float
 
+from sixbit_jax.formats.uniform_grid import (
+    UniformGrid,
+    checked_rows,
+    decode_uniform,
+    encode_uniform,
+    grid_of_range,
+    minmax_grid,
+    nearest_levels,
+)
 from sixbit_jax.quantizers.bgr_nvfp4 import refine_nvfp4
-
-MIN_BITS, MAX_BITS = 2, 8
-
-
-class UniformGrid(NamedTuple):
-    """The grid of each row.
-
-    Attributes:
-      scale: s, positive.
-      zero_point: z, a whole number within 0 .. 2^b - 1.
-    """
-
-    scale: Float32[Array, "*batch n"]
-    zero_point: Float32[Array, "*batch n"]
-
-
-def _checked(w: jax.Array, bits: int) -> jax.Array:
-    if isinstance(bits, bool) or not isinstance(bits, int):
-        raise ValueError(f"a uniform grid needs whole bits, found {bits!r}")
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise ValueError(
-            f"a uniform grid has {MIN_BITS} to {MAX_BITS} bits, found {bits}"
-        )
-    if w.ndim < 2 or not w.shape[-1]:
-        raise ValueError(
-            f"a uniform grid needs an array [..., N, K] with K > 0, found shape "
-            f"{tuple(w.shape)}"
-        )
-    return w.astype(jnp.float32)
-
-
-def _grid_of_range(low: jax.Array, high: jax.Array, bits: int) -> UniformGrid:
-    # Zero is always inside: z must be one of the codes, and 0 must stay 0.
-    low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
-    scale = (high - low) / (2**bits - 1)
-    scale = jnp.where(scale == 0, 1.0, scale)
-    return UniformGrid(scale, jnp.round(-low / scale))
-
-
-@partial(jax.jit, static_argnames="bits")
-def minmax_grid(w: Float[Array, "*batch n k"], bits: int) -> UniformGrid:
-    """The grid from min(w, 0) to max(w, 0) of each row.
-
-    Args:
-      w: float [..., N, K].
-      bits: 2 to 8.
-
-    Raises:
-      ValueError: other bits, fewer than two axes, K = 0.
-    """
-    w = _checked(w, bits)
-    return _grid_of_range(w.min(-1), w.max(-1), bits)
-
-
-def _levels(w: jax.Array, grid: UniformGrid, bits: int) -> jax.Array:
-    """q - z as float32."""
-    scale, zero = grid.scale[..., None], grid.zero_point[..., None]
-    return jnp.clip(jnp.round(w / scale), -zero, 2**bits - 1 - zero)
 
 
 def _squared_error(w: jax.Array, grid: UniformGrid, bits: int) -> jax.Array:
-    difference = w - _levels(w, grid, bits) * grid.scale[..., None]
+    difference = w - nearest_levels(w, grid, bits) * grid.scale[..., None]
     return (difference * difference).sum(-1)
 
 
@@ -87,7 +37,7 @@ def _choose(condition: jax.Array, new: UniformGrid, old: UniformGrid) -> Uniform
 
 def _least_squares(w: jax.Array, grid: UniformGrid, bits: int) -> UniformGrid:
     """s and z that fit the codes of `grid`, one after the other."""
-    levels = _levels(w, grid, bits)
+    levels = nearest_levels(w, grid, bits)
     squares = (levels * levels).sum(-1)
     fitted = (levels * w).sum(-1) / jnp.where(squares == 0, 1.0, squares)
     scale = jnp.where(fitted > 0, fitted, grid.scale)
@@ -163,7 +113,7 @@ def refined_grid(
     Raises:
       ValueError: other bits, fewer than two axes, K = 0, a negative num_clips.
     """
-    w = _checked(w, bits)
+    w = checked_rows(w, bits)
     if num_clips < 0:
         raise ValueError(f"num_clips must be at least 0, found {num_clips}")
     low, high = w.min(-1), w.max(-1)
@@ -171,38 +121,16 @@ def refined_grid(
     def attempt(best: tuple, fraction: jax.Array) -> tuple:
         grid, least = best
         cut = fraction * (high - low)
-        start = _grid_of_range(low + cut, high - cut, bits)
+        start = grid_of_range(low + cut, high - cut, bits)
         found, error = _refine(w, start, bits, tolerance, max_rounds)
         better = error < least
         return (_choose(better, found, grid), jnp.where(better, error, least)), None
 
-    plain = _grid_of_range(low, high, bits)
+    plain = grid_of_range(low, high, bits)
     starts = [i / num_clips for i in range((num_clips + 1) // 2)] or [0.0]
     best = (plain, _squared_error(w, plain, bits))
     (grid, _), _ = jax.lax.scan(attempt, best, jnp.asarray(starts, jnp.float32))
     return grid
-
-
-@partial(jax.jit, static_argnames="bits")
-def encode_uniform(
-    w: Float[Array, "*batch n k"], grid: UniformGrid, bits: int
-) -> UInt8[Array, "*batch n k"]:
-    """Codes q = clamp(round(w / s) + z, 0, 2^b - 1).
-
-    Raises:
-      ValueError: bits outside 2 to 8, fewer than two axes, K = 0.
-    """
-    w = _checked(w, bits)
-    levels = _levels(w, grid, bits) + grid.zero_point[..., None]
-    return levels.astype(jnp.uint8)
-
-
-def decode_uniform(
-    codes: UInt8[Array, "*batch n k"], grid: UniformGrid
-) -> Float32[Array, "*batch n k"]:
-    """Values s (q - z)."""
-    levels = codes.astype(jnp.float32) - grid.zero_point[..., None]
-    return levels * grid.scale[..., None]
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pallas_kernels.attention.api import Precision
-from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.formats import StoredWeight
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import BlockGrid, Policy, PolicyState, chain
 from sixbit_jax.routes import Route
@@ -43,12 +43,12 @@ def skippable_blocks(policy: Policy, num_blocks: int) -> tuple[int, ...]:
 
 
 def is_quantized(model) -> bool:
-    """Whether every site's weights are stored in NVFP4."""
+    """Whether the sites' weights are stored in a compressed format."""
     leaves = jax.tree.leaves(
         nnx.state(model.block_stack, nnx.Param),
-        is_leaf=lambda leaf: isinstance(leaf, NVFP4Array),
+        is_leaf=lambda leaf: isinstance(leaf, StoredWeight),
     )
-    return any(isinstance(leaf, NVFP4Array) for leaf in leaves)
+    return any(isinstance(leaf, StoredWeight) for leaf in leaves)
 
 
 def _policy_states(policy: Policy, grid: BlockGrid, branches: int) -> PolicyState:
@@ -138,7 +138,7 @@ def prepare(
     if (low or record_errors) and not is_quantized(model):
         raise ValueError(
             f"the policy uses the routes {', '.join(low) or 'of record_errors'}: "
-            "expected NVFP4 weights (convert with --weights nvfp4, or "
+            "expected stored weights (NVFP4: convert with --weights nvfp4, or "
             "sixbit_jax.quantize), found plain arrays"
         )
     guided = guidance_scale != 1.0

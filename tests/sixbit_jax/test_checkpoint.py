@@ -13,7 +13,7 @@ from sixbit_jax import checkpoint
 from sixbit_jax.checkpoint import CheckpointError, CheckpointWriter
 from sixbit_jax.checkpoint import header as header_module
 from sixbit_jax.checkpoint import model as model_module
-from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.formats import NVFP4Array, UniformArray
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 
@@ -266,6 +266,21 @@ def test_the_writer_refuses_other_values_than_announced(tmp_path, saved):
         ):
             writer.write(item, values)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_uniform_weights_come_back_with_their_bits_and_rotation(tmp_path, quantized):
+    graph, state = nnx.split(quantized)
+    copy = nnx.merge(graph, jax.tree.map(lambda x: x, state))
+    linear = copy.transformer_blocks.attn1.to_q
+    weight = linear.weight[...]
+    linear.weight = nnx.Param(UniformArray.quantize(weight, bits=3, rotation=32))
+    header = checkpoint.save(copy, tmp_path / "u")
+    found, _ = checkpoint.load(tmp_path / "u")
+    _same(found, copy)
+    loaded = found.transformer_blocks.attn1.to_q.weight.get_value()
+    assert (loaded.bits, loaded.rotation, loaded.shape) == (3, 32, weight.shape)
+    spec = header.stacks["transformer_blocks"].parameters["attn1.to_q.weight"]
+    assert spec.nbytes == 64 * 64 * 3 // 8 + 5 * 64
 
 
 def test_a_spec_refuses_what_cannot_be_stored():

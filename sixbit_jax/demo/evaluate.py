@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sixbit_jax.demo import vocabulary
-from sixbit_jax.demo.model import LATENT_SHAPE, demo_scheduler
+from sixbit_jax.demo.model import COGVIDEOX, LATENT_SHAPE, DemoModel
 from sixbit_jax.demo.scorer import Scores, score
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.sampling.api import sample
@@ -59,20 +59,22 @@ def evaluate(
     model: Any,
     attributes: Int[np.ndarray, "batch 4"],
     *,
+    demo: DemoModel = COGVIDEOX,
     num_steps: int = 50,
-    guidance_scale: float = 6.0,
     seed: int = 1,
     dtype: Any = jnp.bfloat16,
+    kernels: bool = True,
 ) -> Evaluation:
     """Sample one video per attribute vector in one batch, and score it.
 
     Args:
         model: the demo network.
         attributes: int `[batch, 4]`.
-        num_steps: DDIM steps.
-        guidance_scale: classifier-free guidance.
+        demo: what kind of network it is; gives scheduler and guidance.
+        num_steps: denoising steps.
         seed: of the initial noise.
         dtype: compute dtype.
+        kernels: as in `sample`.
 
     Returns:
         Videos, captions and scores.
@@ -80,14 +82,15 @@ def evaluate(
     captions = tuple(vocabulary.caption_of(row) for row in attributes)
     result = sample(
         model,
-        demo_scheduler(),
+        demo.scheduler(),
         encode_captions(captions),
         latent_shape=LATENT_SHAPE,
         negative_text_embeds=encode_captions([""] * len(captions)),
         num_steps=num_steps,
-        guidance_scale=guidance_scale,
+        guidance_scale=demo.guidance_scale,
         seed=seed,
         dtype=dtype,
+        kernels=kernels,
     )
     videos = np.asarray(result.latents, np.float32)
     return Evaluation(

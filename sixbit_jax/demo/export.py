@@ -15,25 +15,23 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from sixbit_jax.demo.model import (
+    COGVIDEOX,
     DIFFUSERS_VERSION,
-    model_config,
+    DemoModel,
     parameter_name,
-    scheduler_config,
 )
 
 _WEIGHTS = "diffusion_pytorch_model"
-_RENAMED = (
-    (".attn1.to_out.", ".attn1.to_out.0."),
-    (".ff.up.", ".ff.net.0.proj."),
-    (".ff.down.", ".ff.net.2."),
-)
 
 
-def diffusers_tensors(params: nnx.State) -> Iterator[tuple[str, np.ndarray]]:
+def diffusers_tensors(
+    params: nnx.State, demo: DemoModel = COGVIDEOX
+) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters under their diffusers names, blocks unstacked, bfloat16.
 
     Args:
-        params: state of a `CogVideoXTransformer` with plain array weights.
+        params: state of a network with plain array weights.
+        demo: which network.
 
     Yields:
         Name and array.
@@ -41,14 +39,14 @@ def diffusers_tensors(params: nnx.State) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
         ValueError: parameters that are not finite; lists all of them.
     """
-    stem = "transformer_blocks."
+    stem = demo.stem
     broken = []
     for path, variable in nnx.to_flat_state(params):
         name = parameter_name(path)
         array = np.asarray(variable.get_value(), np.float32)
         if not np.isfinite(array).all():
             broken.append(name)
-        for old, new in _RENAMED:
+        for old, new in demo.renamed:
             name = name.replace(old, new)
         if name.startswith(stem):
             for layer, part in enumerate(array):
@@ -60,12 +58,15 @@ def diffusers_tensors(params: nnx.State) -> Iterator[tuple[str, np.ndarray]]:
         raise ValueError(f"parameters with NaN or infinity: {', '.join(broken)}")
 
 
-def read_checkpoint(source: Path, like: nnx.State) -> nnx.State:
+def read_checkpoint(
+    source: Path, like: nnx.State, demo: DemoModel = COGVIDEOX
+) -> nnx.State:
     """The weights that `write_checkpoint` wrote, to continue training from.
 
     Args:
         source: diffusers root.
         like: state of the network; gives names, shapes and dtypes.
+        demo: which network.
 
     Returns:
         A state of the same structure.
@@ -76,7 +77,7 @@ def read_checkpoint(source: Path, like: nnx.State) -> nnx.State:
     stored: dict[str, np.ndarray] = {}
     for path in sorted((source / "transformer").glob("*.safetensors")):
         stored.update(load_file(path))
-    expected = {name: array.shape for name, array in diffusers_tensors(like)}
+    expected = {name: array.shape for name, array in diffusers_tensors(like, demo)}
     found = {name: array.shape for name, array in stored.items()}
     if expected != found:
         differing = sorted(
@@ -88,11 +89,11 @@ def read_checkpoint(source: Path, like: nnx.State) -> nnx.State:
             f"{source}: expected the tensors of the network, found others or other "
             f"shapes for {', '.join(differing[:8])} ({len(differing)} in all)"
         )
-    stem = "transformer_blocks."
+    stem = demo.stem
 
     def restored(path: tuple[Any, ...], variable: Any) -> Any:
         name, shape = parameter_name(path), variable.get_value().shape
-        for old, new in _RENAMED:
+        for old, new in demo.renamed:
             name = name.replace(old, new)
         if name.startswith(stem):
             rest = name.removeprefix(stem)
@@ -111,14 +112,16 @@ def write_checkpoint(
     *,
     overrides: dict[str, Any] | None = None,
     shards: int = 2,
+    demo: DemoModel = COGVIDEOX,
 ) -> None:
     """Write a diffusers root: model index, transformer (bf16 shards) and scheduler.
 
     Args:
-        params: state of a `CogVideoXTransformer`.
+        params: state of the network.
         destination: directory to create; it appears when it is complete.
-        overrides: entries of `model_config` that the network was built with.
+        overrides: entries of the configuration that the network was built with.
         shards: number of weight files, of nearly equal size.
+        demo: which network.
 
     Raises:
         FileExistsError: the destination exists.
@@ -129,7 +132,8 @@ def write_checkpoint(
     destination.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=destination.parent, prefix=".writing-"))
     try:
-        _write_all(work, dict(diffusers_tensors(params)), overrides or {}, shards)
+        tensors = dict(diffusers_tensors(params, demo))
+        _write_all(work, tensors, demo, overrides or {}, shards)
         work.chmod(0o755)
         os.rename(work, destination)
     except BaseException:
@@ -138,7 +142,11 @@ def write_checkpoint(
 
 
 def _write_all(
-    root: Path, tensors: dict[str, np.ndarray], overrides: dict[str, Any], shards: int
+    root: Path,
+    tensors: dict[str, np.ndarray],
+    demo: DemoModel,
+    overrides: dict[str, Any],
+    shards: int,
 ) -> None:
     transformer, scheduler = root / "transformer", root / "scheduler"
     transformer.mkdir()
@@ -161,15 +169,15 @@ def _write_all(
         transformer / f"{_WEIGHTS}.safetensors.index.json",
         {"metadata": {"total_size": total}, "weight_map": where},
     )
-    _write_json(transformer / "config.json", {**model_config(), **overrides})
-    _write_json(scheduler / "scheduler_config.json", scheduler_config())
+    _write_json(transformer / "config.json", {**demo.config(), **overrides})
+    _write_json(scheduler / "scheduler_config.json", demo.scheduler_config())
     _write_json(
         root / "model_index.json",
         {
-            "_class_name": "CogVideoXPipeline",
+            "_class_name": demo.pipeline,
             "_diffusers_version": DIFFUSERS_VERSION,
-            "scheduler": ["diffusers", scheduler_config()["_class_name"]],
-            "transformer": ["diffusers", model_config()["_class_name"]],
+            "scheduler": ["diffusers", demo.scheduler_config()["_class_name"]],
+            "transformer": ["diffusers", demo.config()["_class_name"]],
         },
     )
 

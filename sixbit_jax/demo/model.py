@@ -1,8 +1,13 @@
-"""The demo network: a small CogVideoX transformer that works on pixels."""
+"""The demo network: a small CogVideoX transformer that works on pixels.
+
+`DemoModel` is what training, export and evaluation know of a network, so that others
+(`sixbit_jax.demo.wan`) are trained by the same recipe on the same videos.
+"""
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,8 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from sixbit_jax.demo import data, text, vocabulary
+from sixbit_jax.demo.recipe import Recipe
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 from sixbit_jax.sampling.schedulers import Scheduler, from_config
 
 DIFFUSERS_VERSION = "0.42.0"
@@ -79,68 +84,125 @@ def scheduler_config() -> dict[str, Any]:
 
 def demo_scheduler() -> Scheduler:
     """The scheduler that the demo model is trained and sampled with."""
-    return from_config(scheduler_config())
+    return COGVIDEOX.scheduler()
+
+
+@dataclass(frozen=True)
+class DemoModel:
+    """A small network and how it is trained, sampled and stored.
+
+    Attributes:
+        name: on the command line.
+        model_class: of the network.
+        pipeline: diffusers' pipeline class, for `model_index.json`.
+        config: makes the network's diffusers `config.json`.
+        scheduler_config: makes the diffusers `scheduler_config.json`.
+        renamed: parts of parameter names and what diffusers calls them.
+        zero: ends of the names of matrices that start at zero.
+        recipe: numbers of the training run.
+        guidance_scale: of evaluations.
+    """
+
+    name: str
+    model_class: type
+    pipeline: str
+    config: Callable[[], dict[str, Any]]
+    scheduler_config: Callable[[], dict[str, Any]]
+    renamed: tuple[tuple[str, str], ...]
+    zero: tuple[str, ...]
+    recipe: Recipe
+    guidance_scale: float
+
+    @property
+    def stem(self) -> str:
+        """What the names of the blocks' parameters start with."""
+        return f"{self.model_class.stacks[0]}."
+
+    def scheduler(self) -> Scheduler:
+        """The scheduler that the network is trained and sampled with."""
+        return from_config(self.scheduler_config())
+
+    def new(self, seed: int = 0, overrides: Mapping[str, Any] | None = None) -> Any:
+        """An untrained network, initialized for training.
+
+        Gates, modulations and the output projection start at zero, so that every block
+        is the identity and the first prediction is 0 (adaLN-Zero, arXiv 2212.09748,
+        section 3.2); the other weights are Xavier uniform.
+
+        Args:
+            seed: of the weights.
+            overrides: entries of `config` to replace, for smaller networks.
+
+        Returns:
+            The network, float32.
+        """
+        values = {**self.config(), **(overrides or {})}
+        config = self.model_class.config_class.from_dict(values)
+        graph, shapes = nnx.split(
+            nnx.eval_shape(lambda: self.model_class(config, rngs=nnx.Rngs(0)))
+        )
+        return nnx.merge(graph, self._initial_state(shapes, jax.random.key(seed)))
+
+    def _initial_state(self, shapes: nnx.State, key: Key[Array, ""]) -> nnx.State:
+        flat = nnx.to_flat_state(shapes)
+
+        @jax.jit
+        def make(key: Key[Array, ""]) -> list[Array]:
+            # One program for all parameters: op by op this takes half a minute.
+            return [
+                self._initial(key, parameter_name(path), variable.get_value())
+                for path, variable in flat
+            ]
+
+        leaves = [
+            (path, variable.replace(value))
+            for (path, variable), value in zip(flat, make(key), strict=True)
+        ]
+        return nnx.from_flat_state(leaves)
+
+    def _initial(
+        self, key: Key[Array, ""], name: str, like: jax.ShapeDtypeStruct
+    ) -> Float[Array, "..."]:
+        if name.endswith((*self.zero, ".bias")):
+            return jnp.zeros(like.shape, like.dtype)
+        shape = like.shape[1:] if name.startswith(self.stem) else like.shape
+        if len(shape) < 2:
+            return jnp.ones(like.shape, like.dtype)
+        bound = math.sqrt(6 / (shape[0] + math.prod(shape[1:])))
+        # Named, not numbered: a renamed sibling does not change the others' values.
+        key = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return jax.random.uniform(key, like.shape, like.dtype, -bound, bound)
+
+
+COGVIDEOX = DemoModel(
+    name="cogvideox",
+    model_class=CogVideoXTransformer,
+    pipeline="CogVideoXPipeline",
+    config=model_config,
+    scheduler_config=scheduler_config,
+    renamed=(
+        (".attn1.to_out.", ".attn1.to_out.0."),
+        (".ff.up.", ".ff.net.0.proj."),
+        (".ff.down.", ".ff.net.2."),
+    ),
+    zero=(
+        "norm1.linear.weight",
+        "norm2.linear.weight",
+        "norm_out.linear.weight",
+        "proj_out.weight",
+    ),
+    recipe=Recipe(),
+    guidance_scale=6.0,
+)
 
 
 def new_model(
     seed: int = 0, overrides: Mapping[str, Any] | None = None
 ) -> CogVideoXTransformer:
-    """An untrained network, initialized for training.
-
-    Modulations and the output projection start at zero, so that every block is the
-    identity and the first prediction is 0 (adaLN-Zero, arXiv 2212.09748, section 3.2);
-    the other weights are Xavier uniform.
-
-    Args:
-        seed: of the weights.
-        overrides: entries of `model_config` to replace, for smaller networks.
-
-    Returns:
-        The network, float32.
-    """
-    config = CogVideoXConfig.from_dict({**model_config(), **(overrides or {})})
-    graph, shapes = nnx.split(
-        nnx.eval_shape(lambda: CogVideoXTransformer(config, rngs=nnx.Rngs(0)))
-    )
-    return nnx.merge(graph, _initial_state(shapes, jax.random.key(seed)))
+    """`COGVIDEOX.new`: an untrained network, initialized for training."""
+    return COGVIDEOX.new(seed, overrides)
 
 
 def parameter_name(path: tuple[Any, ...]) -> str:
     """A parameter's path in the module tree as a dotted name."""
     return ".".join(str(part) for part in path)
-
-
-def _initial_state(shapes: nnx.State, key: Key[Array, ""]) -> nnx.State:
-    flat = nnx.to_flat_state(shapes)
-
-    @jax.jit
-    def make(key: Key[Array, ""]) -> list[Array]:
-        # One program for all parameters: op by op this takes half a minute.
-        return [
-            _initial(key, parameter_name(path), variable.get_value())
-            for path, variable in flat
-        ]
-
-    leaves = [
-        (path, variable.replace(value))
-        for (path, variable), value in zip(flat, make(key), strict=True)
-    ]
-    return nnx.from_flat_state(leaves)
-
-
-def _initial(
-    key: Key[Array, ""], name: str, like: jax.ShapeDtypeStruct
-) -> Float[Array, "..."]:
-    modulation = name.endswith(
-        ("norm1.linear.weight", "norm2.linear.weight", "norm_out.linear.weight")
-    )
-    if modulation or name == "proj_out.weight" or name.endswith(".bias"):
-        return jnp.zeros(like.shape, like.dtype)
-    stacked = name.startswith("transformer_blocks.")
-    shape = like.shape[1:] if stacked else like.shape
-    if len(shape) < 2:
-        return jnp.ones(like.shape, like.dtype)
-    bound = math.sqrt(6 / (shape[0] + math.prod(shape[1:])))
-    # Named, not numbered: a renamed sibling does not change the others' values.
-    key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    return jax.random.uniform(key, like.shape, like.dtype, -bound, bound)

@@ -1,4 +1,4 @@
-"""The training step of the demo model: v-prediction, AdamW, an average of the weights.
+"""The training step of the demo models: a velocity, AdamW, an average of the weights.
 
 Batches are made inside the compiled step. Master weights, optimizer and average are
 float32; the network runs in bfloat16.
@@ -37,6 +37,9 @@ class Recipe:
             in addition to the uniform ones. Position, colours and motion of these
             small videos are decided above timestep 850, where uniform draws are few.
         high_noise_from: see above.
+        timestep_shift: for flow matching, in place of the two above: timesteps are
+            uniform ones through sigma -> s sigma / (1 + (s - 1) sigma), as the
+            schedule of the sampler is.
         seed: of weights, batches and noise.
         dtype: compute dtype of the network.
     """
@@ -52,6 +55,7 @@ class Recipe:
     caption_dropout: float = 0.1
     high_noise_share: float = 0.3
     high_noise_from: int = 700
+    timestep_shift: float | None = None
     seed: int = 0
     dtype: str = "bfloat16"
 
@@ -63,6 +67,10 @@ class Recipe:
         for name in ("caption_dropout", "high_noise_share", "average_decay"):
             if not 0 <= getattr(self, name) < 1:
                 problems.append(f"{name}: expected [0, 1), found {getattr(self, name)}")
+        if self.timestep_shift is not None and not self.timestep_shift > 0:
+            problems.append(
+                f"timestep_shift: expected > 0, found {self.timestep_shift}"
+            )
         if self.dtype not in ("bfloat16", "float32"):
             problems.append(
                 f"dtype: expected bfloat16 or float32, found {self.dtype!r}"
@@ -87,7 +95,22 @@ class StepRecord(NamedTuple):
     gradient_norm: Float[Array, ""]
 
 
-TrainSteps = Callable[[TrainState, Array], tuple[TrainState, StepRecord]]
+class Span(NamedTuple):
+    """Which part of the learning rate's schedule a run covers; traced.
+
+    A plan of several calls divides the cosine among them; each call warms up, because
+    Adam's moments start again.
+    """
+
+    first: Int[Array, ""]
+    """Step that the run starts at."""
+    steps: Int[Array, ""]
+    """How many steps it has."""
+    cosine: tuple[float, float] = (0.0, 1.0)
+    """Where on the half cosine it begins and ends."""
+
+
+TrainSteps = Callable[[TrainState, Span], tuple[TrainState, StepRecord]]
 
 
 def init_state(model: nnx.Module, recipe: Recipe) -> tuple[nnx.GraphDef, TrainState]:
@@ -110,12 +133,12 @@ def make_train_steps(
     Args:
         graph: structure of the model, from `init_state`.
         recipe: the numbers.
-        scheduler: gives the forward process and the v-prediction target.
+        scheduler: gives the forward process and the velocity to predict.
         count: steps per call, one `lax.scan`.
 
     Returns:
-        `(state, total_steps) -> (state, records)`; `total_steps` is traced and sets
-        the length of the learning rate's cosine, the records are `[count]`.
+        `(state, span) -> (state, records)`; the span is traced and sets the learning
+        rate, the records are `[count]`.
     """
     optimizer = _optimizer(recipe)
     base = jax.random.key(recipe.seed)
@@ -123,13 +146,13 @@ def make_train_steps(
         functools.partial(diffusion_loss, graph, recipe, scheduler)
     )
 
-    def one(state: TrainState, total: Array) -> tuple[TrainState, StepRecord]:
+    def one(state: TrainState, span: Span) -> tuple[TrainState, StepRecord]:
         key = jax.random.fold_in(base, state.step)
         loss, gradient = loss_and_grad(state.params, key)
         direction, optimizer_state = optimizer.update(
             gradient, state.optimizer, state.params
         )
-        rate = learning_rate(recipe, state.step, total)
+        rate = learning_rate(recipe, state.step, span)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         # The average forgets the first, bad weights faster (as in TensorFlow's EMA).
         decay = jnp.minimum(recipe.average_decay, (1 + state.step) / (10 + state.step))
@@ -138,8 +161,8 @@ def make_train_steps(
         return TrainState(params, optimizer_state, average, state.step + 1), record
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def steps(state: TrainState, total: Array) -> tuple[TrainState, StepRecord]:
-        return jax.lax.scan(lambda s, _: one(s, total), state, length=count)
+    def steps(state: TrainState, span: Span) -> tuple[TrainState, StepRecord]:
+        return jax.lax.scan(lambda s, _: one(s, span), state, length=count)
 
     return steps
 
@@ -151,7 +174,7 @@ def diffusion_loss(
     params: nnx.State,
     key: Key[Array, ""],
 ) -> Float[Array, ""]:
-    """Mean squared error of the v-prediction on a batch made from `key`."""
+    """Mean squared error of the predicted velocity on a batch made from `key`."""
     keys = jax.random.split(key, 5)
     attributes = data.sample_attributes(keys[0], recipe.batch)
     videos = data.make_videos(keys[1], attributes)
@@ -172,23 +195,27 @@ def diffusion_loss(
 
 def sample_timesteps(
     key: Key[Array, ""], recipe: Recipe, num_train_timesteps: int
-) -> Int[Array, " batch"]:
+) -> Int[Array, " batch"] | Float[Array, " batch"]:
     """Timesteps of one batch: uniform, plus a share at high noise; stratified.
+
+    With a `timestep_shift`: uniform and then shifted, not rounded.
 
     Each quantile of the distribution appears once per batch, which makes the loss less
     noisy than independent draws.
 
     Args:
         key: random key.
-        recipe: `batch`, `high_noise_share` and `high_noise_from` are read.
+        recipe: `batch` and the fields about timesteps are read.
         num_train_timesteps: timesteps are below this.
 
     Returns:
-        int32 `[batch]`, in random order.
+        `[batch]`, in random order; int32, or float32 with a shift.
     """
     k_offset, k_order = jax.random.split(key)
     order = jax.random.permutation(k_order, recipe.batch)
     u = (order + jax.random.uniform(k_offset, (recipe.batch,))) / recipe.batch
+    if (shift := recipe.timestep_shift) is not None:
+        return num_train_timesteps * shift * u / (1 + (shift - 1) * u)
     total, split = num_train_timesteps, recipe.high_noise_from
     below = (1 - recipe.high_noise_share) * split / total
     low = u / max(below, 1e-6) * split
@@ -196,12 +223,13 @@ def sample_timesteps(
     return jnp.clip(jnp.where(u < below, low, high), 0, total - 1).astype(jnp.int32)
 
 
-def learning_rate(
-    recipe: Recipe, step: Int[Array, ""], total: Int[Array, ""]
-) -> Float[Array, ""]:
-    """Linear warm-up times a half cosine over `total` steps."""
-    warmup = jnp.minimum((step + 1) / recipe.warmup, 1.0)
-    cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(step / total, 0.0, 1.0))
+def learning_rate(recipe: Recipe, step: Int[Array, ""], span: Span) -> Float[Array, ""]:
+    """Linear warm-up times the span's part of a half cosine."""
+    done = step - span.first
+    warmup = jnp.minimum((done + 1) / recipe.warmup, 1.0)
+    begin, end = span.cosine
+    place = begin + (end - begin) * jnp.clip(done / span.steps, 0.0, 1.0)
+    cosine = 0.5 + 0.5 * jnp.cos(jnp.pi * place)
     fraction = recipe.final_fraction + (1 - recipe.final_fraction) * cosine
     return recipe.learning_rate * warmup * fraction
 

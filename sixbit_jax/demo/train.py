@@ -1,4 +1,4 @@
-"""`python -m sixbit_jax.demo.train`: trains the demo model, writes its checkpoint."""
+"""`python -m sixbit_jax.demo.train`: trains a demo model, writes its checkpoint."""
 
 import argparse
 import datetime
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,20 @@ from flax import nnx
 from sixbit_jax.demo import images
 from sixbit_jax.demo.evaluate import Evaluation, evaluate, evaluation_attributes
 from sixbit_jax.demo.export import read_checkpoint, write_checkpoint
-from sixbit_jax.demo.model import demo_scheduler, new_model
-from sixbit_jax.demo.recipe import Recipe, TrainState, init_state, make_train_steps
+from sixbit_jax.demo.model import COGVIDEOX, DemoModel
+from sixbit_jax.demo.recipe import (
+    Recipe,
+    Span,
+    TrainState,
+    init_state,
+    make_train_steps,
+)
+from sixbit_jax.demo.state_file import load_state, save_state
+from sixbit_jax.demo.wan import WAN
 
 # Calls of the compiled step before its speed is trusted, the compiling one included.
 _CALLS_TO_MEASURE = 6
+_MODELS = {demo.name: demo for demo in (COGVIDEOX, WAN)}
 
 
 @dataclass
@@ -37,6 +46,7 @@ class Training:
     graph: nnx.GraphDef
     state: TrainState
     recipe: Recipe
+    demo: DemoModel = COGVIDEOX
     records: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     compile_seconds: float = 0.0
@@ -55,6 +65,7 @@ def train(
     steps_per_call: int = 20,
     evaluations: int = 0,
     captions: int = 256,
+    cosine: tuple[float, float] = (0.0, 1.0),
 ) -> int:
     """Run training steps until their number or the time limit is reached.
 
@@ -68,6 +79,7 @@ def train(
         steps_per_call: steps of one compiled call.
         evaluations: how often to sample and score on the way, at even intervals.
         captions: captions per such evaluation.
+        cosine: where on the learning rate's half cosine the run begins and ends.
 
     Returns:
         The number of steps run.
@@ -76,8 +88,9 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     run = make_train_steps(
-        training.graph, training.recipe, demo_scheduler(), steps_per_call
+        training.graph, training.recipe, training.demo.scheduler(), steps_per_call
     )
+    first = int(training.state.step)
     calls = -(-steps // steps_per_call)
     limit = float("inf") if minutes is None else 60 * minutes
     marks: set[int] = set()
@@ -85,7 +98,8 @@ def train(
     done = 0
     while done < calls:
         start = time.perf_counter()
-        training.state, records = run(training.state, jnp.int32(calls * steps_per_call))
+        span = Span(jnp.int32(first), jnp.int32(calls * steps_per_call), cosine)
+        training.state, records = run(training.state, span)
         losses = np.asarray(records.loss)
         elapsed = time.perf_counter() - start
         training.seconds += elapsed
@@ -116,7 +130,10 @@ def report_evaluation(training: Training, *, captions: int = 256) -> Evaluation:
     result = evaluate(
         training.averaged_model(),
         evaluation_attributes(captions),
+        demo=training.demo,
         dtype=jnp.dtype(training.recipe.dtype),
+        # The plain definitions: a training run should not depend on the kernels.
+        kernels=False,
     )
     record = {
         "kind": "evaluation",
@@ -125,7 +142,7 @@ def report_evaluation(training: Training, *, captions: int = 256) -> Evaluation:
         "evaluation_seconds": round(time.perf_counter() - start, 2),
         "captions": captions,
         "held_out_captions": int(result.held_out.sum()),
-        "guidance_scale": 6.0,
+        "guidance_scale": training.demo.guidance_scale,
         "num_steps": 50,
         **{name: round(value, 4) for name, value in result.summary().items()},
     }
@@ -153,32 +170,6 @@ def _record_losses(
         raise FloatingPointError(f"the loss is not finite at step {step}: {losses}")
 
 
-def save_state(path: Path, state: TrainState) -> None:
-    """Write the whole training state, to be continued by `load_state`."""
-    leaves = jax.tree.leaves(state)
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, *(np.asarray(leaf) for leaf in leaves))
-    partial.rename(path)
-
-
-def load_state(path: Path, like: TrainState) -> TrainState:
-    """Read a state that `save_state` wrote.
-
-    Raises:
-        ValueError: the file holds the state of another network or recipe.
-    """
-    leaves, structure = jax.tree.flatten(like)
-    with np.load(path) as stored:
-        found = [stored[f"arr_{i}"] for i in range(len(stored.files))]
-    expected = [leaf.shape for leaf in leaves]
-    if [array.shape for array in found] != expected:
-        raise ValueError(
-            f"{path} holds {len(found)} arrays, expected {len(expected)} with the "
-            "shapes of this network"
-        )
-    return jax.tree.unflatten(structure, [jnp.asarray(array) for array in found])
-
-
 def results_header(command: Sequence[str], commit: str | None) -> dict[str, Any]:
     """The fields that every results file starts with."""
     if commit is None and shutil.which("git") is None:
@@ -204,16 +195,17 @@ def results_header(command: Sequence[str], commit: str | None) -> dict[str, Any]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sixbit_jax.demo.train",
-        description="Train the demo model; write a diffusers checkpoint, train.json "
+        description="Train a demo model; write a diffusers checkpoint, train.json "
         "(loss curve, scores) and samples.png to the output directory.",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--model", choices=sorted(_MODELS), default=COGVIDEOX.name)
     parser.add_argument("--steps", type=int, default=20_000, help="at most this many")
     parser.add_argument("--minutes", type=float, help="time limit of the training")
-    parser.add_argument("--batch", type=int, default=Recipe.batch)
-    parser.add_argument("--learning-rate", type=float, default=Recipe.learning_rate)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--dtype", default=Recipe.dtype, help="bfloat16 or float32")
+    parser.add_argument("--batch", type=int, help="default: the model's recipe")
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--dtype", help="bfloat16 or float32")
     parser.add_argument(
         "--evaluations", type=int, default=3, help="before the last one (default 3)"
     )
@@ -223,7 +215,17 @@ def _parser() -> argparse.ArgumentParser:
         "--layers", type=int, help="a smaller network, to try the recipe"
     )
     parser.add_argument(
-        "--state", type=Path, help="continue from this file if it exists; write it"
+        "--state",
+        type=Path,
+        help="continue from this folder if it exists; write weights for the next call",
+    )
+    parser.add_argument(
+        "--cosine",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="part of the learning rate's cosine, for plans of several calls",
     )
     parser.add_argument(
         "--init", type=Path, help="start from the weights of this diffusers root"
@@ -235,23 +237,25 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate and write; see `--help`."""
     options = _parser().parse_args(arguments)
-    recipe = Recipe(
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        dtype=options.dtype,
-    )
+    demo = _MODELS[options.model]
+    chosen = {
+        name: getattr(options, name)
+        for name in ("batch", "learning_rate", "seed", "dtype")
+        if getattr(options, name) is not None
+    }
+    recipe = replace(demo.recipe, **chosen)
     checkpoint = options.out / "checkpoint"
     if checkpoint.exists():
         raise FileExistsError(f"{checkpoint} exists; expected a new directory")
     overrides = {} if options.layers is None else {"num_layers": options.layers}
-    model = new_model(options.seed, overrides)
+    model = demo.new(recipe.seed, overrides)
     if options.init is not None:
-        nnx.update(model, read_checkpoint(options.init, nnx.state(model)))
+        weights = read_checkpoint(options.init, nnx.state(model), demo)
+        nnx.update(model, weights)
     graph, state = init_state(model, recipe)
     if options.state is not None and options.state.exists():
-        state = load_state(options.state, state)
-    training = Training(graph, state, recipe)
+        state = load_state(options.state, model, recipe)
+    training = Training(graph, state, recipe, demo)
     first = int(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     given = sys.argv[1:] if arguments is None else arguments
@@ -267,13 +271,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps_per_call=options.steps_per_call,
         evaluations=options.evaluations,
         captions=options.captions,
+        cosine=tuple(options.cosine),
     )
     summary = _summary(training, parameters, first, steps)
     # First, so that an evaluation that fails or runs out of time costs nothing else.
-    write_checkpoint(training.state.average, checkpoint, overrides=overrides)
-    _write_report(options.out, header, [summary, *training.records])
+    average = training.state.average
+    write_checkpoint(average, checkpoint, overrides=overrides, demo=demo)
     if options.state is not None:
         save_state(options.state, training.state)
+    _write_report(options.out, header, [summary, *training.records])
     result = report_evaluation(training, captions=options.captions)
     rows = np.linspace(0, options.captions - 1, min(options.captions, 16))
     sheet = images.contact_sheet(result.videos[rows.round().astype(int)])
@@ -289,6 +295,7 @@ def _summary(
     rates = [call["videos_per_second"] for call in calls[1:] or calls]
     return {
         "kind": "training",
+        "model": training.demo.name,
         "parameters": parameters,
         "first_step": first,
         "steps": steps,

@@ -7,6 +7,8 @@ from jaxtyping import Array, Float
 from pallas_kernels.attention import api
 from pallas_kernels.attention.api import Precision
 
+_FEW_KEYS = 64
+
 
 def attention(
     query: Float[Array, "batch tokens heads head_dim"],
@@ -31,7 +33,8 @@ def attention(
         return api.attention(
             query, key, value, precision=precision, implementation=chosen
         )
-    implementation = "cudnn" if on_gpu else "xla"
+    # Few keys (a short prompt) make small scores, and tiles of cuDNN mostly empty.
+    implementation = "cudnn" if on_gpu and key.shape[1] >= _FEW_KEYS else "xla"
     return jax.nn.dot_product_attention(
         query, key, value, implementation=implementation
     )

@@ -9,11 +9,14 @@ import pytest
 from flax import nnx
 
 from sixbit_jax.demo import model, recipe, train
+from sixbit_jax.sampling.schedulers import UniPC
 
 SMALL = {"num_attention_heads": 1, "num_layers": 1, "patch_size": 16}
 NUMBERS = recipe.Recipe(
     batch=4, learning_rate=3e-3, warmup=2, average_decay=0.5, dtype="float32"
 )
+
+SPAN = recipe.Span(jnp.int32(0), jnp.int32(100))
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +95,32 @@ def test_uniform_timesteps_without_a_high_noise_share():
 def test_learning_rate_warms_up_and_follows_a_cosine():
     numbers = recipe.Recipe(learning_rate=1.0, warmup=10, final_fraction=0.1)
     rates = [
-        float(recipe.learning_rate(numbers, jnp.int32(step), jnp.int32(100)))
+        float(recipe.learning_rate(numbers, jnp.int32(step), SPAN))
         for step in (0, 9, 50, 100, 150)
     ]
     np.testing.assert_allclose(rates, [0.1, 0.982, 0.55, 0.1, 0.1], atol=2e-3)
 
 
-def test_state_survives_a_file(tmp_path, small_model):
-    _, state = recipe.init_state(small_model, NUMBERS)
-    train.save_state(tmp_path / "state.npz", state)
-    back = train.load_state(tmp_path / "state.npz", state)
-    jax.tree.map(np.testing.assert_array_equal, state, back)
-    _, other = recipe.init_state(model.new_model(0, SMALL | {"num_layers": 2}), NUMBERS)
-    with pytest.raises(ValueError, match="shapes of this network"):
-        train.load_state(tmp_path / "state.npz", other)
+def test_the_second_call_of_a_plan_warms_up_and_ends_the_cosine():
+    numbers = recipe.Recipe(learning_rate=1.0, warmup=10, final_fraction=0.1)
+    span = recipe.Span(jnp.int32(200), jnp.int32(100), (0.5, 1.0))
+    rates = [
+        float(recipe.learning_rate(numbers, jnp.int32(step), span))
+        for step in (200, 210, 250, 300)
+    ]
+    half = 0.1 + 0.9 * (0.5 + 0.5 * np.cos(0.75 * np.pi))
+    np.testing.assert_allclose(rates, [0.055, 0.479, half, 0.1], atol=1e-3)
+
+
+def test_shifted_timesteps_follow_the_schedule_of_the_sampler():
+    numbers = recipe.Recipe(batch=4096, timestep_shift=3.0)
+    drawn = np.asarray(recipe.sample_timesteps(jax.random.key(0), numbers, 1000))
+    expected = UniPC(flow_shift=3.0).sigmas(1000)[:-1] * 1000
+    quantiles = np.linspace(0.05, 0.95, 10)
+    np.testing.assert_allclose(
+        np.quantile(drawn, quantiles), np.quantile(expected, quantiles), atol=5.0
+    )
+    assert drawn.dtype == np.float32
 
 
 def test_numbers_out_of_range_are_all_named():

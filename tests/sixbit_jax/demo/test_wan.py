@@ -129,6 +129,5 @@ def test_the_written_checkpoint_converts_and_reads_back(tmp_path):
         np.testing.assert_array_equal(
             np.asarray(variable.get_value(), np.float32),
             expected.get_value(),
-            str(path),
         )
     assert header is not None

@@ -12,6 +12,7 @@ from pallas_kernels.gemm.epilogue import EpilogueOperands
 
 _FLOATS = (jnp.bfloat16, jnp.float16, jnp.float32)
 _ROW_MULTIPLE = 8
+_SCALES_MULTIPLE = 4
 # Bytes of the shortest row that TMA stores swizzled.
 _SMALLEST_SWIZZLE = 32
 
@@ -102,8 +103,12 @@ def linear(
         x = jnp.pad(x, fill)
         if residual is not None:
             residual = jnp.pad(residual, fill)
-        if row_scale is not None:
-            row_scale = jnp.pad(row_scale.reshape(batch, m), fill[:2])
+    if row_scale is not None:
+        row_scale = row_scale.reshape(batch, m)
+        # The scales are copied in bulk, in whole aligned units of 16 bytes.
+        if short := padded(rows, _SCALES_MULTIPLE) - m:
+            row_scale = jnp.pad(row_scale, ((0, 0), (0, short)))
+        row_scale = row_scale.reshape(-1)
     epilogue = Epilogue(
         row_scale=row_scale is not None,
         column_scale=column_scale is not None,
@@ -122,7 +127,7 @@ def linear(
         w,
         tile=tile.fitted(epilogue, n, x.dtype.itemsize, out_bytes),
         epilogue=epilogue,
-        row_scale=None if row_scale is None else row_scale.reshape(batch * rows),
+        row_scale=row_scale,
         column_scale=column_scale,
         scalar_scale=None if scalar_scale is None else scalar_scale.reshape(1),
         bias=operands.bias,

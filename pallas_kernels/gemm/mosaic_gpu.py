@@ -51,7 +51,7 @@ def matmul(
         w: `[N, K]`, the dtype of `a`; N a multiple of 16 (8 for float32 results).
         tile: how the work is cut.
         epilogue: which of the operands below are used.
-        row_scale: `[B * M]` float32.
+        row_scale: `[B * M']` float32, M' being M or a little more, multiple of 4.
         column_scale: `[N]` float32.
         scalar_scale: `[1]` float32.
         bias: `[N]`, float32, bfloat16 or float16.
@@ -252,7 +252,8 @@ def matmul(
                 for name in vectors:
                     source = gmem[name]
                     if name == "row_scale":
-                        source = source.at[pl.ds(entry * m + row, tile.rows)]
+                        first = entry * (source.shape[0] // batch) + row
+                        source = source.at[pl.ds(first, tile.rows)]
                     else:
                         window = pl.ds(column, tile.columns)
                         if name in ("gate", "text_gate"):

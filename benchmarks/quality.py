@@ -1,6 +1,10 @@
-"""Quality of every method on the bundled model, against full precision.
+"""Quality of every method on a small trained model, against full precision.
 
     python -m benchmarks.quality --captions 64 --out quality.json
+    python -m benchmarks.quality_wan --captions 64 --out quality_wan.json
+
+The first is the bundled CogVideoX (v-prediction, DDIM), the second a Wan trained on
+the same videos (flow matching).
 
 Each caption and seed is sampled by full precision and by every method from the same
 noise. Thresholds are tuned on calibration captions, which are not evaluated. Writes
@@ -44,7 +48,9 @@ from convert import convert
 from sixbit_jax.calibration import PolicyFile, save_policy
 from sixbit_jax.demo import vocabulary
 from sixbit_jax.demo.evaluate import evaluation_attributes
-from sixbit_jax.demo.model import LATENT_SHAPE, new_model
+from sixbit_jax.demo.model import COGVIDEOX, LATENT_SHAPE, DemoModel
+from sixbit_jax.demo.models import MODELS, demo_of
+from sixbit_jax.sampling.schedulers import FlowMatchEuler, Scheduler
 
 BUNDLED = Path(sixbit_jax.__file__).parent / "demo" / "checkpoint"
 CALIBRATION_SEED = 1_000_003
@@ -92,6 +98,8 @@ class Report:
             "steps": study.options.num_steps,
             "guidance_scale": study.options.guidance_scale,
             "dtype": method.kind.dtype or study.options.dtype,
+            "network": demo_of(study.model(FULL)).name,
+            "scheduler": type(study.scheduler).__name__,
             **summary(measured),
             "weight_bytes": weight_bytes,
             "weight_bits": 8 * weight_bytes / study.num_parameters(),
@@ -182,6 +190,7 @@ def run(
     options: Options,
     targets: Targets,
     latent_shape: tuple[int, int, int, int] = LATENT_SHAPE,
+    scheduler: Scheduler | None = None,
     minutes: float | None = None,
     after_row: Any = None,
 ) -> Report:
@@ -196,6 +205,7 @@ def run(
       options: of the sampler.
       targets: bits and skips that compared methods meet.
       latent_shape: (F, C, H, W).
+      scheduler: instead of the one that the network was trained with.
       minutes: no row is started after this time.
       after_row: called with the report after every row.
 
@@ -219,7 +229,7 @@ def run(
     few = np.linspace(0, len(calibration) - 1, min(8, len(calibration)))
     searched = calibration.take(few.round().astype(int).tolist())
 
-    study = Study(model, latent_shape, options)
+    study = Study(model, latent_shape, options, scheduler=scheduler)
     kinds = [FULL, RECORD, QUANTIZED, *(ROWS[name][1] for name in methods)]
     log(f"compiling {len(set(kinds))} programs")
     study.compile(kinds)
@@ -255,11 +265,15 @@ def run(
 def load_model(source: str | None) -> Any:
     """A converted directory, a diffusers directory, or "random" for a dry run.
 
+    "random" is an untrained CogVideoX, "random-wan" an untrained Wan.
+
     Raises:
       FileNotFoundError: there is no such directory.
     """
-    if source == "random":
-        return random_model()
+    untrained = {f"random-{name}": demo for name, demo in MODELS.items()}
+    untrained["random"] = COGVIDEOX
+    if source in untrained:
+        return random_model(untrained[source])
     path = BUNDLED if source is None else Path(source)
     if not path.is_dir():
         raise FileNotFoundError(
@@ -273,10 +287,11 @@ def load_model(source: str | None) -> Any:
         return sixbit_jax.load(converted, dtype=jnp.float32)[0]
 
 
-def random_model(seed: int = 0, **overrides: Any) -> Any:
+def random_model(
+    demo: DemoModel = COGVIDEOX, *, seed: int = 0, **overrides: Any
+) -> Any:
     """An untrained network whose blocks are not the identity."""
-    model = new_model(seed, overrides)
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(demo.new(seed, overrides))
     leaves, tree = jax.tree.flatten(state)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     noisy = [
@@ -298,7 +313,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1, help="per caption")
     parser.add_argument("--calibration-captions", type=int, default=16)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--guidance", type=float, default=6.0)
+    parser.add_argument("--guidance", type=float, help="default: the model's")
+    parser.add_argument("--euler", action="store_true", help="flow-match Euler")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--bits", type=float, default=Targets.bits)
@@ -312,25 +328,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    module: str = "benchmarks.quality",
+    **defaults: Any,
+) -> None:
+    """Command line; `defaults` are those of another module with these arguments."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser().parse_args(given)
+    parser = _parser()
+    parser.set_defaults(**defaults)
+    args = parser.parse_args(given)
     model = load_model(args.model)
+    demo = demo_of(model)
+    scheduler = demo.scheduler()
+    if args.euler:
+        scheduler = FlowMatchEuler(shift=getattr(scheduler, "flow_shift", 1.0))
+    guidance = demo.guidance_scale if args.guidance is None else args.guidance
     # Where the files were put says nothing about the measurement.
     places = {str(p) for p in (args.out, args.arrays, args.policy, args.plots) if p}
     shown = [Path(word).name if word in places else word for word in given]
-    header = records.header(
-        ["python", "-m", "benchmarks.quality", *shown], commit_id=args.commit
-    )
+    header = records.header(["python", "-m", module, *shown], commit_id=args.commit)
     report = run(
         model,
         methods=args.methods,
         captions=args.captions,
         seeds=range(1, args.seeds + 1),
         calibration_captions=args.calibration_captions,
-        options=Options(args.steps, args.guidance, args.batch, args.dtype),
+        options=Options(args.steps, guidance, args.batch, args.dtype),
         targets=Targets(args.bits, args.skips),
+        scheduler=scheduler,
         minutes=args.minutes,
         after_row=lambda found: found.write(args.out, header, args.arrays),
     )

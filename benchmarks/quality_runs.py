@@ -18,14 +18,16 @@ import numpy as np
 from flax import nnx
 
 from benchmarks.quality_policies import Setting, policy_of, recording_policy
+from pallas_kernels.attention.api import Precision
 from sixbit_jax import NVFP4Recipe, quantize
 from sixbit_jax.demo import vocabulary
-from sixbit_jax.demo.model import demo_scheduler
+from sixbit_jax.demo.models import demo_of
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.policies import BlockGrid
 from sixbit_jax.sampling.api import block_grid, prepare
 from sixbit_jax.sampling.loop import Inputs, run_program
+from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
 # Which inputs differ between samples; the rest is shared.
@@ -45,12 +47,14 @@ class Kind:
       cache_format: of the delta cache.
       dtype: compute dtype; None for that of the study.
       record: measure errors and outliers under INT8 (calibration).
+      attention: precision of the scores, "bf16" or "int8".
     """
 
     weights: str = "nvfp4"
     cache_format: str = "bf16"
     dtype: str | None = None
     record: bool = False
+    attention: Precision = "bf16"
 
     @property
     def quantized(self) -> bool:
@@ -64,6 +68,7 @@ QUANTIZED = Kind()
 UNROTATED = Kind("nvfp4_unrotated")
 REFINED = Kind("nvfp4_refined")
 RECORD = Kind(record=True)
+ATTENTION_8_BIT = Kind(attention="int8")
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,20 @@ class Study:
       latent_shape: (F, C, H, W).
       options: steps, guidance, batch and dtype.
       rotation: width of the Hadamard of the quantized forms.
+      scheduler: of the sampler; None is what the network was trained with.
     """
 
-    def __init__(self, model, latent_shape, options: Options, *, rotation: int = 128):
+    def __init__(
+        self,
+        model,
+        latent_shape,
+        options: Options,
+        *,
+        rotation: int = 128,
+        scheduler: Scheduler | None = None,
+    ):
         self.latent_shape, self.options = latent_shape, options
-        self.scheduler = demo_scheduler()
+        self.scheduler = demo_of(model).scheduler() if scheduler is None else scheduler
         self.grid: BlockGrid = block_grid(model)._replace(num_steps=options.num_steps)
         self.rotation = rotation
         self._models = {"full": model}
@@ -168,6 +182,7 @@ class Study:
             dtype=jnp.dtype(kind.dtype or self.options.dtype),
             outlier_stats=kind.record,
             record_errors=kind.record,
+            attention=kind.attention,
             # Under vmap only the plain definitions run.
             kernels=False,
         )
@@ -262,17 +277,14 @@ class Study:
 
     def cache_bytes(self, kind: Kind) -> int:
         """Bytes of the delta caches of one video, all blocks and branches."""
-        tokens = self._null.shape[0] + int(
-            np.prod(self._models["full"].config.token_grid(*self._video_size()))
+        # Text tokens are in the residual stream of some networks and not of others.
+        model, shape = self._models["full"], (1, *self.latent_shape)
+        stream = jax.eval_shape(
+            lambda: model.embed(jnp.zeros(shape), self._null[None], jnp.zeros(1))[0]
         )
-        values = tokens * self._models["full"].config.dim
         bits = {"bf16": 16, "float32": 32, "int8": 8, "nvfp4": 4.5}[kind.cache_format]
         branches = 1 if self.options.guidance_scale == 1.0 else 2
-        return round(self.grid.num_blocks * branches * values * bits / 8)
-
-    def _video_size(self) -> tuple[int, int, int]:
-        frames, _, height, width = self.latent_shape
-        return frames, height, width
+        return round(self.grid.num_blocks * branches * stream.size * bits / 8)
 
 
 def _is_nvfp4(leaf: Any) -> bool:

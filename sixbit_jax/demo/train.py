@@ -24,6 +24,7 @@ from sixbit_jax.demo import images
 from sixbit_jax.demo.evaluate import Evaluation, evaluate, evaluation_attributes
 from sixbit_jax.demo.export import read_checkpoint, write_checkpoint
 from sixbit_jax.demo.model import COGVIDEOX, DemoModel
+from sixbit_jax.demo.models import MODELS
 from sixbit_jax.demo.recipe import (
     Recipe,
     Span,
@@ -32,11 +33,9 @@ from sixbit_jax.demo.recipe import (
     make_train_steps,
 )
 from sixbit_jax.demo.state_file import load_state, save_state
-from sixbit_jax.demo.wan import WAN
 
 # Calls of the compiled step before its speed is trusted, the compiling one included.
 _CALLS_TO_MEASURE = 6
-_MODELS = {demo.name: demo for demo in (COGVIDEOX, WAN)}
 
 
 @dataclass
@@ -199,7 +198,7 @@ def _parser() -> argparse.ArgumentParser:
         "(loss curve, scores) and samples.png to the output directory.",
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
-    parser.add_argument("--model", choices=sorted(_MODELS), default=COGVIDEOX.name)
+    parser.add_argument("--model", choices=sorted(MODELS), default=COGVIDEOX.name)
     parser.add_argument("--steps", type=int, default=20_000, help="at most this many")
     parser.add_argument("--minutes", type=float, help="time limit of the training")
     parser.add_argument("--batch", type=int, help="default: the model's recipe")
@@ -237,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, evaluate and write; see `--help`."""
     options = _parser().parse_args(arguments)
-    demo = _MODELS[options.model]
+    demo = MODELS[options.model]
     chosen = {
         name: getattr(options, name)
         for name in ("batch", "learning_rate", "seed", "dtype")

@@ -253,13 +253,14 @@ class Tuner:
         (value, (extra, metrics)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.trainable
         )
-        norms = {name: optax.global_norm(part) for name, part in gradient.items()}
+        norms = {name: optax.tree.norm(part) for name, part in gradient.items()}
         if options.clip_norm is not None:
-            limit = options.clip_norm
+            shares = {
+                name: options.clip_norm / jnp.maximum(norm, options.clip_norm)
+                for name, norm in norms.items()
+            }
             gradient = {
-                name: jax.tree.map(
-                    lambda g, s=limit / jnp.maximum(norms[name], limit): g * s, part
-                )
+                name: jax.tree.map(lambda g, share=shares[name]: g * share, part)
                 for name, part in gradient.items()
             }
         direction, optimizer = self._optimizer.update(

@@ -32,7 +32,7 @@ QUALITY = (
     "temporal_consistency",
 )
 COST = ("activation_bits", "effective_bits", "skip_fraction")
-SHARES = ("nvfp4_share", "int8_share", "bf16_share")
+SHARES = tuple(f"{route.name.lower()}_share" for route in Route)
 
 
 class Measured(NamedTuple):

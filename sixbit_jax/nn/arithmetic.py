@@ -1,11 +1,13 @@
 """The arithmetic of each route: linears of one activation, from their stored weights.
 
-The functions hold no loops, so that XLA captures the branches of a site into a CUDA
-graph.
+NVFP4, INT8 and BF16 run as kernels on a GPU and hold no loops there, so that XLA
+captures the branches of a site into a CUDA graph. INT4 and INT6 multiply on the INT8
+kernel, exactly; what they and the ARQ routes do to the activation is plain JAX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -18,6 +20,11 @@ from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array, StoredWeight, rotate
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Modulate
 from sixbit_jax.nn.linear import Linear, matmul
+from sixbit_jax.nn.token_levels import (
+    block_scaled_product,
+    channel_scales,
+    token_levels,
+)
 from sixbit_jax.routes import Route
 
 
@@ -59,12 +66,21 @@ def _epilogue(linear: Linear, residual: GatedResidual | None, dtype) -> dict:
 
 @dataclass(frozen=True)
 class Work:
-    """What every route computes: linears of one activation, with their surroundings."""
+    """What every route computes: linears of one activation, with their surroundings.
+
+    Attributes:
+      linears: they read the same activation.
+      front: makes it from the site's input.
+      residual: epilogue of the (single) linear.
+      implementation: what the ops are asked for.
+      arq_block: channels that share a live scale on ARQ4 and ARQ8.
+    """
 
     linears: Sequence[Linear]
     front: Front
     residual: GatedResidual | None
     implementation: str | None
+    arq_block: int = 64
 
     def weights(self) -> list[StoredWeight]:
         """The stored weights.
@@ -139,28 +155,93 @@ class Work:
                 # Without the tensor scale the values are exact in bfloat16.
                 one = jnp.ones_like(tensor_scale)
                 values = nvfp4.dequantize(codes, block_scales, one, x.dtype)
-                y = self.dense(values, tensor_scale[..., None], linear, weight)
+                rows = tensor_scale[..., None]
+                y = self.dense(values, rows, linear, weight, x.dtype)
             outputs.append(y)
         return tuple(outputs)
 
+    def rotated(self, x: Array) -> Array:
+        """The activation as the weights expect it, float32."""
+        activation = self.front(x).astype(jnp.float32)
+        return rotate(activation, self.weights()[0].rotation)
+
+    def uniform(self, x: Array, *, bits: int) -> tuple[Array, ...]:
+        """Per-token uniform activation of few bits, weight expanded to INT8."""
+        levels, scales = token_levels(self.rotated(x), bits)
+        return tuple(
+            int8_matmul(
+                levels,
+                scales,
+                *weight.expand_int8(implementation=self.implementation),
+                **_epilogue(linear, self.residual, x.dtype),
+                implementation=self.implementation,
+            )
+            for linear, weight in zip(self.linears, self.weights(), strict=True)
+        )
+
+    def arq(self, x: Array, *, bits: int) -> tuple[Array, ...]:
+        """ARQ per block of channels: s of each block, then a grid per token.
+
+        x~ = x H,  s_g = max |x~| over tokens and block g,  x^ = Q(x~ / s)
+        y = sum_g s_g x^_g W_g^T  (DVD-Quant, arXiv 2505.18663)
+        """
+        rotated = self.rotated(x)
+        scales = channel_scales(rotated, self.arq_block)
+        spread = jnp.repeat(scales, self.arq_block, -1)[..., None, :]
+        levels, rows = token_levels(rotated / spread, bits)
+        outputs = []
+        for linear, weight in zip(self.linears, self.weights(), strict=True):
+            values, channels = weight.expand_int8(implementation=self.implementation)
+            y = block_scaled_product(levels, scales, values)
+            outputs.append(self.finish(y * rows[..., None] * channels, linear, x.dtype))
+        return tuple(outputs)
+
+    def arq_channel(self, x: Array, *, bits: int) -> tuple[Array, ...]:
+        """ARQ's definition, a scale per channel: y = Q(x~ / s) diag(s) W^T."""
+        rotated = self.rotated(x)
+        scales = channel_scales(rotated)[..., None, :]
+        levels, rows = token_levels(rotated / scales, bits)
+        return self.fake(levels * scales, rows, x.dtype)
+
+    def arq_nvfp4(self, x: Array) -> tuple[Array, ...]:
+        """A scale per channel in front of NVFP4 blocks."""
+        rotated = self.rotated(x)
+        scales = channel_scales(rotated)[..., None, :]
+        values = nvfp4.fake_quantize(rotated / scales) * scales
+        return self.fake(values, jnp.ones(x.shape[:-1], jnp.float32), x.dtype)
+
+    def fake(self, values: Array, rows: Array, dtype) -> tuple[Array, ...]:
+        """Products of float32 values that no integer GEMM can run: definition only."""
+        return tuple(
+            self.dense(values, rows, linear, weight, dtype)
+            for linear, weight in zip(self.linears, self.weights(), strict=True)
+        )
+
     def dense(
-        self, values: Array, row_scales: Array, linear: Linear, weight: StoredWeight
+        self,
+        values: Array,
+        row_scales: Array,
+        linear: Linear,
+        weight: StoredWeight,
+        dtype,
     ) -> Array:
-        """One linear of quantized values in a floating dtype: definition only.
+        """One linear of quantized values in a floating dtype.
 
         Args:
-          values: [batch, tokens, K] in the dtype of the site's input.
+          values: [batch, tokens, K]; the weight is dequantized to their dtype.
           row_scales: float32, broadcastable to [batch, tokens].
           linear: for the bias.
-          weight: dequantized to the dtype of the values; sums are float32.
+          weight: its weight; sums are float32.
+          dtype: of the result.
         """
-        matrix = weight.expand_bfloat16(implementation=self.implementation)
-        if values.dtype != jnp.bfloat16:
+        if values.dtype == jnp.bfloat16:
+            matrix = weight.expand_bfloat16(implementation=self.implementation)
+        else:
             matrix = weight.dequantize(values.dtype)
         y = jnp.einsum(
             "...k,nk->...n", values, matrix, preferred_element_type=jnp.float32
         )
-        return self.finish(y * row_scales[..., None], linear, values.dtype)
+        return self.finish(y * row_scales[..., None], linear, dtype)
 
     def finish(self, y: Array, linear: Linear, dtype) -> Array:
         """Bias and gated residual after float32 products."""
@@ -169,8 +250,17 @@ class Work:
         y = y if self.residual is None else self.residual(y)
         return y.astype(dtype)
 
-    def route(self, route: Route):
+    def route(self, route: Route) -> Callable[[Array], tuple[Array, ...]]:
         """The function of x that takes this route."""
-        return {Route.NVFP4: self.nvfp4, Route.INT8: self.int8, Route.BF16: self.bf16}[
-            route
-        ]
+        return {
+            Route.NVFP4: self.nvfp4,
+            Route.INT8: self.int8,
+            Route.BF16: self.bf16,
+            Route.INT4: partial(self.uniform, bits=4),
+            Route.INT6: partial(self.uniform, bits=6),
+            Route.ARQ4: partial(self.arq, bits=4),
+            Route.ARQ8: partial(self.arq, bits=8),
+            Route.ARQ4_CHANNEL: partial(self.arq_channel, bits=4),
+            Route.ARQ8_CHANNEL: partial(self.arq_channel, bits=8),
+            Route.ARQ_NVFP4: self.arq_nvfp4,
+        }[route]

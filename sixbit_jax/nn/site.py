@@ -49,6 +49,7 @@ class SiteOptions:
         can run); otherwise the plain definitions, which can be differentiated and
         vectorized.
       attention: "bf16", or "int8" for quantized scores.
+      arq_block: channels that share a live scale on the routes ARQ4 and ARQ8.
     """
 
     routes: tuple[Route, ...] = (Route.BF16,)
@@ -57,6 +58,7 @@ class SiteOptions:
     errors: bool = False
     kernels: bool = False
     attention: Precision = "bf16"
+    arq_block: int = 64
 
     @property
     def branches(self) -> tuple[Route, ...]:
@@ -131,7 +133,7 @@ def run_site(
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
-    work = Work(linears, front, residual, options.implementation)
+    work = Work(linears, front, residual, options.implementation, options.arq_block)
     nothing = jnp.full((), jnp.nan, jnp.float32)
     if control is None:
         stats = SiteStats(jnp.zeros(()), jnp.int32(Route.BF16), nothing)

@@ -19,7 +19,7 @@ def activation_bits(route: ArrayLike, skip: ArrayLike, grid: BlockGrid) -> float
       grid: macs per block and site.
 
     Returns:
-      Bits: NVFP4 4, INT8 8, BF16 16. NaN if every block was skipped.
+      Bits (`Route.bits`: NVFP4 4, INT8 8, ...). NaN if every block was skipped.
 
     Raises:
       ValueError: shapes that do not fit.

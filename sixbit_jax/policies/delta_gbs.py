@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sixbit_jax.policies._common import checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
@@ -12,47 +12,58 @@ from sixbit_jax.routes import Route
 
 
 class DeltaGbsState(NamedTuple):
-    """The threshold, and the output change since the last reset (infinite: unknown)."""
+    """The rule's numbers, and the change since the last reset (infinite: unknown)."""
 
     delta: Float[Array, ""]
+    low: Int[Array, ""]
+    high: Int[Array, ""]
     accumulated: Float[Array, ""]
 
 
-def delta_gbs(delta: float = 0.09) -> Policy:
+def delta_gbs(
+    delta: float = 0.09, *, low: Route = Route.NVFP4, high: Route = Route.INT8
+) -> Policy:
     """4-bit activations while the model's output barely changes, 8-bit otherwise.
 
         L1_t = sum|F_t - F_{t-1}| / sum|F_{t-1}|     F: guided output of the model
-        step t runs in NVFP4 iff the sum of L1 since the last reset < delta,
-        else in INT8, and the sum is reset
+        step t runs in `low` iff the sum of L1 since the last reset < delta,
+        else in `high`, and the sum is reset
 
     L1 of a step is known after it, so that step t decides by L1 up to t-1. [ours] The
-    first step has nothing to compare with: it runs in INT8, and so does the second,
+    first step has nothing to compare with: it runs in `high`, and so does the second,
     as a change that was not measured counts as too large. [ours] A step that a cache
-    skipped altogether adds its change, but resets nothing, since nothing ran in INT8.
+    skipped altogether adds its change, but resets nothing, since nothing ran in `high`.
 
     It routes the whole model, all guidance branches alike. In a chain it goes where
     `dmpq` would: `chain(delta_gbs(), tdc(tau), pdr())`.
 
     Args:
-      delta: limit of the accumulated change; 0: always INT8, infinity: NVFP4 after the
-        first two steps.
+      delta: limit of the accumulated change; 0: always `high`, infinity: `low` after
+        the first two steps.
+      low, high: the two routes; DVD-Quant's own are ARQ4 and ARQ8.
 
     Raises:
       ValueError: delta is negative or NaN.
     """
-    init = _Init(checked_number("delta_gbs", "delta", delta))
-    return Policy(
-        init=init, plan=_plan, update=_update, routes=(Route.NVFP4, Route.INT8)
-    )
+    init = _Init(checked_number("delta_gbs", "delta", delta), Route(low), Route(high))
+    routes = tuple(sorted({init.low, init.high}))
+    return Policy(init=init, plan=_plan, update=_update, routes=routes)
 
 
 @dataclass(frozen=True)
 class _Init:
     delta: float
+    low: Route
+    high: Route
 
     def __call__(self, grid: BlockGrid) -> DeltaGbsState:
         del grid
-        return DeltaGbsState(jnp.float32(self.delta), jnp.float32(jnp.inf))
+        return DeltaGbsState(
+            jnp.float32(self.delta),
+            jnp.int32(self.low),
+            jnp.int32(self.high),
+            jnp.float32(jnp.inf),
+        )
 
 
 def _calm(state: DeltaGbsState) -> Bool[Array, ""]:
@@ -61,7 +72,7 @@ def _calm(state: DeltaGbsState) -> Bool[Array, ""]:
 
 def _plan(state: DeltaGbsState, step: StepIndex, plan: Plan) -> Plan:
     del step
-    route = jnp.where(_calm(state), Route.NVFP4, Route.INT8)
+    route = jnp.where(_calm(state), state.low, state.high)
     return plan._replace(route=jnp.full_like(plan.route, route))
 
 

@@ -84,9 +84,9 @@ class _Init:
 def _plan(state: PdrState, step: StepIndex, plan: Plan) -> Plan:
     del step
     purify = plan.refresh & state.refresh_int8
-    route = jnp.where(
-        purify[:, None], jnp.maximum(plan.route, Route.INT8), plan.route
-    ).astype(jnp.int32)
+    narrow = jnp.asarray([route.bits < Route.INT8.bits for route in Route])[plan.route]
+    route = jnp.where(purify[:, None] & narrow, Route.INT8, plan.route)
+    route = route.astype(jnp.int32)
     guarded = jnp.where(state.every_compute, ~plan.skip, plan.refresh)
     limit = jnp.where(guarded, state.outlier_ratio, jnp.inf)
     return plan._replace(

@@ -18,8 +18,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.trace import Trace
 
-# Okabe and Ito's palette: told apart with every common colour vision deficiency.
-ROUTE_COLOURS = {"NVFP4": "#56B4E9", "INT8": "#E69F00", "BF16": "#8C2D7B"}
+# Okabe and Ito's palette: told apart with every common colour vision deficiency. A
+# plan holds few routes; those of one family share a hue, and the legend names them.
+ROUTE_COLOURS = {
+    "NVFP4": "#56B4E9",
+    "INT8": "#E69F00",
+    "BF16": "#8C2D7B",
+    "INT4": "#0072B2",
+    "INT6": "#009E73",
+    "ARQ4": "#1B5E8C",
+    "ARQ8": "#D55E00",
+    "ARQ4_CHANNEL": "#7FA8D1",
+    "ARQ8_CHANNEL": "#F0A37A",
+    "ARQ_NVFP4": "#B7E0F7",
+}
 SKIPPED_COLOUR = "#E4E4E4"
 SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -40,7 +52,7 @@ def branch_names(count: int) -> tuple[str, ...]:
 
 
 def route_cells(trace: Trace) -> Int[np.ndarray, "branches rows steps"]:
-    """What each site did: a `Route`, or 3 where its block was skipped.
+    """What each site did: a `Route`, or `len(Route)` where its block was skipped.
 
     Rows are the sites of block 0, then those of block 1, and so on.
     """

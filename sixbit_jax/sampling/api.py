@@ -115,6 +115,7 @@ def prepare(
     outlier_stats: bool = False,
     record_errors: bool = False,
     attention: Precision = "bf16",
+    arq_block: int = 64,
     kernels: bool = True,
     progress: bool = False,
 ) -> tuple[Program, nnx.GraphDef, nnx.State, Inputs]:
@@ -165,6 +166,7 @@ def prepare(
             errors=record_errors,
             kernels=kernels,
             attention=attention,
+            arq_block=arq_block,
         ),
         layout=CacheLayout(
             model.num_blocks, skippable_blocks(policy, model.num_blocks), stored
@@ -220,6 +222,7 @@ def sample(model, scheduler: Scheduler, text_embeds, **options) -> SampleResult:
       outlier_stats: measure max|x| / mean|x| of every site.
       record_errors: measure the NVFP4 error of every site (calibration).
       attention: "bf16", or "int8" for scores of quantized queries and keys.
+      arq_block: channels that share a live scale on the routes ARQ4 and ARQ8.
       kernels: let the GPU kernels run where they can; False takes the plain
         definitions everywhere, which also run under `vmap`.
       progress: draw a progress bar from inside the program.

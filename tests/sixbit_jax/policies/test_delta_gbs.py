@@ -136,3 +136,11 @@ def test_a_scan_gives_the_plans_of_the_step_by_step_run():
 def test_other_deltas_are_refused(delta):
     with pytest.raises(ValueError, match="delta_gbs: delta must be"):
         delta_gbs(delta)
+
+
+def test_the_two_routes_may_be_those_of_dvd_quant():
+    policy = delta_gbs(1.0, low=Route.ARQ4, high=Route.ARQ8)
+    assert policy.routes == (Route.ARQ4, Route.ARQ8)
+    plans, _ = drive(policy, changes(np.inf, 0.1, 0.1, 0.1))
+    expected = [Route.ARQ8, Route.ARQ8, Route.ARQ4, Route.ARQ4]
+    assert routes(plans)[:, 0, 0].tolist() == expected

@@ -88,3 +88,10 @@ def test_a_ratio_out_of_range_is_refused(ratio):
 def test_an_unknown_scope_is_refused():
     with pytest.raises(ValueError, match=r"scope must be .* found 'always'"):
         pdr(scope="always")
+
+
+@pytest.mark.parametrize("route", [Route.INT4, Route.INT6, Route.ARQ4])
+def test_rule_b_raises_every_narrow_route_and_no_other(route):
+    assert (np.asarray(planned(pdr(), refreshing(route)).route)[1] == Route.INT8).all()
+    wide = planned(pdr(), refreshing(Route.ARQ8)).route
+    assert (np.asarray(wide) == Route.ARQ8).all()

@@ -24,7 +24,7 @@ def test_route_cells_are_sites_by_steps_and_mark_skips():
     trace = make_trace(route=Route.NVFP4)
     cells = plots.route_cells(trace)
     assert cells.shape == (2, 3 * 4, 6)
-    assert (cells[:, 4:8, 3] == 3).all()
+    assert (cells[:, 4:8, 3] == len(Route)).all()
     cells[:, 4:8, 3] = Route.NVFP4
     assert (cells == Route.NVFP4).all()
 

@@ -154,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
                 help="learning rates; default: searched",
             )
         else:
-            parser.add_argument(option, type=type(value), default=value)
+            kind: Any = type(value)
+            parser.add_argument(option, type=kind, default=value)
     parser.add_argument("--commit", help="recorded where there is no git repository")
     return parser
 

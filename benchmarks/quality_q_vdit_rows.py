@@ -81,7 +81,7 @@ class Settings:
       dtype: compute dtype of the network, tuned and sampled.
       iterations_per_call: of one compiled call.
       rates: learning rates by `GROUPS`; None searches them.
-      frames, size: of the videos, in latents.
+      frames: of the videos.
     """
 
     captions: int = 64
@@ -96,7 +96,6 @@ class Settings:
     iterations_per_call: int = 25
     rates: Sequence[float] | None = None
     frames: int = LATENT_SHAPE[0]
-    size: int = LATENT_SHAPE[2]
 
 
 Row = tuple[Configuration, str, str]

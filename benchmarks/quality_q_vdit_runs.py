@@ -23,7 +23,7 @@ from benchmarks.quality_q_vdit_rows import (
 from benchmarks.quality_runs import Samples, Task, make_task
 from sixbit_jax.demo import vocabulary
 from sixbit_jax.demo.evaluate import evaluation_attributes
-from sixbit_jax.demo.model import demo_scheduler
+from sixbit_jax.demo.model import LATENT_SHAPE, demo_scheduler
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.quantizers.q_vdit import (
     QVDiTOptions,
@@ -73,7 +73,7 @@ class Workbench:
 
     def __init__(self, model: Any, settings: Settings, clock: Clock):
         self.model, self.settings, self.clock = model, settings, clock
-        self.shape = (settings.frames, 3, settings.size, settings.size)
+        self.shape = (settings.frames, *LATENT_SHAPE[1:])
         self.dtype = jnp.dtype(settings.dtype)
         self.null = encode_captions([""])[0]
         self.text_rows = self.null.shape[0]

@@ -230,16 +230,17 @@ class Tuner:
         self, state: TuneState, frozen: Any, teacher: Any, batch: Batch
     ) -> tuple[TuneState, dict[str, Array]]:
         options, method = self.options, self.method
+        batch = Batch(*map(jnp.asarray, batch))
         run = functools.partial(
             forward,
             self.graph,
-            latents=batch.latents,
-            text=batch.text,
-            timestep=batch.timestep,
+            latents=batch.latents,  # pyrefly: ignore[bad-argument-type]
+            text=batch.text,  # pyrefly: ignore[bad-argument-type]
+            timestep=batch.timestep,  # pyrefly: ignore[bad-argument-type]
             dtype=jnp.dtype(options.dtype),
             features=method.needs_features,
         )
-        truth = Outputs(batch.prediction, None)
+        truth = Outputs(jnp.asarray(batch.prediction), None)
         if method.needs_features:
             truth = run(params=teacher, remat=False)
         truth = jax.lax.stop_gradient(truth)
@@ -263,9 +264,8 @@ class Tuner:
                 name: jax.tree.map(lambda g, share=shares[name]: g * share, part)
                 for name, part in gradient.items()
             }
-        direction, optimizer = self._optimizer.update(
-            gradient, state.optimizer, state.trainable
-        )
+        found: Any = self._optimizer.update(gradient, state.optimizer, state.trainable)
+        direction, optimizer = found
         share = optax.cosine_decay_schedule(1.0, options.iterations)(state.iteration)
         trainable = {
             name: jax.tree.map(

@@ -70,7 +70,7 @@ def _observe(graph, names, statistic, dtype, params, batch: Batch) -> dict[str, 
                 found[name] = statistic(name, activation)
 
             value = ObservedWeight(linear.weight.get_value(), note)
-            linear.weight = nnx.Param(value)
+            linear.weight = nnx.Param(value)  # pyrefly: ignore[bad-assignment]
         y, _ = block(x, given)
         return y, found
 

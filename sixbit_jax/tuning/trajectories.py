@@ -31,11 +31,11 @@ class Batch(NamedTuple):
       step: index of the denoising step, 0 first.
     """
 
-    latents: Float[Array, "batch F C H W"]
-    text: Float[Array, "batch T E"]
-    timestep: Float[Array, "batch"]
-    prediction: Float[Array, "batch F C H W"]
-    step: Int[Array, "batch"]
+    latents: Float[Array | np.ndarray, "batch F C H W"]
+    text: Float[Array | np.ndarray, "batch T E"]
+    timestep: Float[Array | np.ndarray, "batch"]
+    prediction: Float[Array | np.ndarray, "batch F C H W"]
+    step: Int[Array | np.ndarray, "batch"]
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def record_trajectories(
         padded = np.resize(rows, batch)
         noise = np.stack(
             [
-                np.random.default_rng([seed, row]).standard_normal(
+                np.random.default_rng([seed, int(row)]).standard_normal(
                     latent_shape, np.float32
                 )
                 for row in padded
@@ -229,7 +229,7 @@ def _run(graph, scheduler, dtype, timesteps, params, state, text, noise, scale, 
             remat=False,
         )
         outputs = found.prediction.reshape(branches, *latents.shape)
-        guided = outputs[0] if branches == 1 else guide(*outputs, scale)
+        guided = outputs[0] if branches == 1 else guide(outputs[0], outputs[1], scale)
         drawn = None
         if scheduler.stochastic:
             drawn = jax.random.normal(jax.random.fold_in(key, index), latents.shape)

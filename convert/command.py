@@ -19,7 +19,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="diffusers directory (root or transformer/) or one .safetensors file with "
+        help="diffusers directory (root or transformer/) or one file of weights "
+        "(.safetensors, or .bin, .pt, .pth of torch.save; nothing in it is run) with "
         "config.json next to it; with --to-diffusers, a converted directory",
     )
     parser.add_argument(

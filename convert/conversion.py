@@ -39,7 +39,7 @@ class ConversionReport:
       keys_quantized: how many of them became NVFP4.
       keys_ignored: tensors that were ignored by name.
       source_dtypes: number of tensors by dtype.
-      source_bytes: bytes of the source's safetensors files.
+      source_bytes: bytes of the source's files of weights.
       written_bytes: bytes of the new directory.
       seconds: wall time.
     """
@@ -81,7 +81,8 @@ def convert(
     """Converts a diffusers checkpoint; holds one block in memory at a time.
 
     Args:
-      source: diffusers root, its `transformer/` directory, or one safetensors file.
+      source: diffusers root, its `transformer/` directory, or one file of weights
+        (safetensors, or what `torch.save` writes; see `open_source`).
       destination: the directory to make; it appears when it is complete.
       dtype: of the parameters that stay floating point. "keep" keeps the source's
         (float64 becomes float32, float8 becomes bfloat16, which holds it exactly).

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convert import safetensors_file, torch_file
 from convert.errors import ConversionError
 from convert.rules import foreign_layout
-from convert.safetensors_file import TensorInfo, read_index
+from convert.safetensors_file import TensorInfo
 
-_PICKLES = (".pth", ".pt", ".ckpt", ".bin")
-_INDEX = ".safetensors.index"
+_SAFETENSORS = ".safetensors"
+# diffusers prefers safetensors where both are there.
+_SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Source:
       directory: the directory with `config.json`.
       config: its contents.
       scheduler: contents of `scheduler/scheduler_config.json`, if there is one.
-      files: the safetensors files.
+      files: the files of weights.
       tensors: where each tensor lies.
     """
 
@@ -44,7 +46,8 @@ def open_source(path: str | os.PathLike) -> Source:
 
     Args:
       path: a diffusers root (its `transformer/` is taken), the directory of the
-        network itself, or one `.safetensors` file with `config.json` next to it.
+        network itself, or one file of weights with `config.json` next to it:
+        `.safetensors`, or what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`).
 
     Returns:
       The indexed checkpoint.
@@ -57,16 +60,25 @@ def open_source(path: str | os.PathLike) -> Source:
     if not path.exists():
         raise ConversionError(f"source: expected a checkpoint, found nothing at {path}")
     if path.is_file():
-        if path.suffix != ".safetensors":
-            raise _not_diffusers(path.parent, [path])
-        directory, chosen = path.parent, path
+        if path.suffix not in _SUFFIXES:
+            raise ConversionError(
+                f"{path}: expected one of {', '.join(_SUFFIXES)}, found "
+                f"{path.suffix or 'no suffix'}"
+            )
+        directory, files = path.parent, {path: None}
     else:
         inside = path / "transformer"
         use_inside = inside.is_dir() and not (path / "config.json").is_file()
-        directory, chosen = (inside if use_inside else path), None
-    files = _indexed_files(directory) if chosen is None else {chosen: None}
+        directory = inside if use_inside else path
+        files = {}
+        for suffix in _SUFFIXES:
+            files = files or _indexed_files(directory, suffix)
     if not files:
-        raise _not_diffusers(directory, [])
+        raise ConversionError(
+            f"{directory}: expected a diffusers directory with config.json and "
+            "*.safetensors, found neither safetensors nor an index, and no file of "
+            "torch.save"
+        )
     tensors = _index_all(directory, files)
     if layout := foreign_layout(tensors):
         raise ConversionError(
@@ -75,8 +87,7 @@ def open_source(path: str | os.PathLike) -> Source:
         )
     if not (directory / "config.json").is_file():
         raise ConversionError(
-            f"{directory}: expected config.json next to the safetensors files, "
-            "found none"
+            f"{directory}: expected config.json next to the weights, found none"
         )
     return Source(
         directory=directory,
@@ -110,36 +121,17 @@ def _scheduler(directory: Path) -> dict[str, Any] | None:
     return None
 
 
-def _not_diffusers(directory: Path, files: list[Path]) -> ConversionError:
-    files = files or [f for f in sorted(directory.iterdir()) if f.suffix in _PICKLES]
-    if not files:
-        return ConversionError(
-            f"{directory}: expected a diffusers directory with config.json and "
-            "*.safetensors, found neither safetensors nor an index"
-        )
-    names = ", ".join(file.name for file in files)
-    if all(file.name.startswith("diffusion_pytorch_model") for file in files):
-        return ConversionError(
-            f"{directory}: expected safetensors, found pickled weights ({names}); save "
-            "them with diffusers' save_pretrained(safe_serialization=True)"
-        )
-    return ConversionError(
-        f"{directory}: expected a diffusers directory with safetensors, found an "
-        f"original (non-diffusers) checkpoint ({names}); use the model's diffusers "
-        "repository (with model_index.json)"
-    )
-
-
-def _indexed_files(directory: Path) -> dict[Path, set[str] | None]:
+def _indexed_files(directory: Path, suffix: str) -> dict[Path, set[str] | None]:
     """The files to read, each with the tensors that an index says it holds."""
-    indices = sorted(f for f in directory.glob("*.json") if _INDEX in f.name)
-    singles = sorted(f for f in directory.glob("*.safetensors") if "-of-" not in f.name)
+    index = f"{suffix}.index"
+    indices = sorted(f for f in directory.glob("*.json") if index in f.name)
+    files = sorted(directory.glob(f"*{suffix}"))
+    singles = [f for f in files if "-of-" not in f.name]
     if not indices and not singles:
-        shards = sorted(directory.glob("*.safetensors"))
-        if shards:
+        if files:
             raise ConversionError(
-                f"{directory}: expected *{_INDEX}.json for the shards "
-                f"{', '.join(f.name for f in shards)}, found none"
+                f"{directory}: expected *{index}.json for the shards "
+                f"{', '.join(f.name for f in files)}, found none"
             )
         return {}
     candidates = indices or singles
@@ -154,7 +146,7 @@ def _indexed_files(directory: Path) -> dict[Path, set[str] | None]:
         if len(exact) != 1:
             raise ConversionError(
                 f"{directory}: expected one checkpoint, found "
-                f"{', '.join(f.name for f in candidates)}; name one .safetensors file"
+                f"{', '.join(f.name for f in candidates)}; name one file"
             )
         candidates = exact
     chosen = candidates[0]
@@ -189,7 +181,8 @@ def _index_all(
     problems = []
     for file, wanted in files.items():
         try:
-            found = read_index(file)
+            reader = safetensors_file if file.suffix == _SAFETENSORS else torch_file
+            found = reader.read_index(file)
         except ConversionError as error:
             problems.append(str(error))
             continue

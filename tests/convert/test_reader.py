@@ -7,6 +7,7 @@ from convert.errors import ConversionError
 from convert.reader import open_source
 from convert.safetensors_file import write_file
 from tests.convert.checkpoints import NAME, SCHEDULER, write_checkpoint
+from tests.convert.torch_files import write_state_dict
 
 CONFIG = {"_class_name": "CogVideoXTransformer3DModel"}
 WEIGHTS = {f"w{i}": np.full((2, 3), i, np.float32) for i in range(5)}
@@ -141,17 +142,26 @@ def test_original_key_names_are_recognised(tmp_path, key, layout):
 def test_an_original_pth_file_is_recognised(tmp_path):
     file = tmp_path / "1" / "mp_rank_00_model_states.pt"
     file.parent.mkdir()
-    file.write_bytes(b"PK")
+    key = "transformer.layers.0.attention.dense.weight"
+    write_state_dict(file, {key: np.zeros(2, np.float32)})
     for path in (file, file.parent):
-        with pytest.raises(ConversionError, match=r"original \(non-diffusers\)"):
+        with pytest.raises(ConversionError, match="original layout of CogVideoX"):
             open_source(path)
 
 
-def test_pickled_diffusers_weights_are_recognised(tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / f"{NAME}.bin").write_bytes(b"PK")
-    with pytest.raises(ConversionError, match="pickled weights"):
+def test_files_of_another_kind_are_named(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ConversionError, match=r"expected one of \.safetensors, .*gguf"):
+        open_source(tmp_path / "model.gguf")
+    (tmp_path / "model.pt").write_bytes(b"PK")
+    with pytest.raises(ConversionError, match="truncated, or another format"):
         open_source(tmp_path)
+
+
+def test_safetensors_win_over_pickles(tmp_path):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS)
+    (directory / f"{NAME}.bin").write_bytes(b"PK")
+    _same(open_source(directory))
 
 
 @pytest.mark.parametrize(

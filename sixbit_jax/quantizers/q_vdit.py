@@ -171,45 +171,51 @@ def q_vdit_start(
       Groups "step_sizes", "estimator" (a and b), "factors" (M), and "inner" where
       there is an adapter.
     """
-    names = weight_names(model)
     params = nnx.state(model)
+    weights = weights_of(params, weight_names(model))
+    trainable, grids = _values(options, weights)
     groups = frames + bool(text_rows)
-    step_sizes, estimator, inner, grids = {}, {}, {}, {}
-    found: dict[str, Any] = {}
-    for name, weight in weights_of(params, names).items():
-        lead, (rows, columns) = weight.shape[:-2], weight.shape[-2:]
-        levels = jnp.full(lead, levels_of(options.bits_of(name)[0]), jnp.float32)
-        grid = search_range(weight, levels, shrinks=50 if options.searched_range else 1)
-        step_sizes[name] = grid.scale
-        grids[name] = {"zero_point": grid.zero_point, "levels": levels}
-        key_a, key_inner = jax.random.split(
-            jax.random.fold_in(jax.random.key(options.seed), zlib.crc32(name.encode()))
-        )
-        estimator[name] = {
-            "down": _kaiming(key_a, (*lead, 1, columns)),
-            "up": jnp.zeros((*lead, rows, 1)),
-        }
-        if options.inner_rank:
-            inner[name] = {
-                "down": _kaiming(key_inner, (*lead, options.inner_rank, columns)),
-                "up": jnp.zeros((*lead, rows, options.inner_rank)),
-            }
+    found = {}
+    for name, weight in weights.items():
+        expected = (*weight.shape[:-2], groups)
         start = None if factors is None else factors[name]
-        expected = (*lead, groups)
         found[name] = jnp.ones(expected) if start is None else jnp.asarray(start)
         if found[name].shape != expected:
             raise ValueError(
                 f"factors of {name}: expected {expected}, found {found[name].shape}"
             )
-    trainable: Groups = {
-        "step_sizes": step_sizes,
-        "estimator": estimator,
-        "factors": found,
-    }
-    if inner:
-        trainable["inner"] = inner
     extra = {"tmd_weight": jnp.float32(options.tmd_weight)}
-    return Start(trainable, {"params": params, "grids": grids}, extra)
+    return Start(
+        {**trainable, "factors": found}, {"params": params, "grids": grids}, extra
+    )
+
+
+# One program: value by value, starting takes longer than tuning a small network.
+@partial(jax.jit, static_argnums=0)
+def _values(
+    options: QVDiTOptions, weights: dict[str, Array]
+) -> tuple[Groups, dict[str, dict[str, Array]]]:
+    """Step sizes, estimators and adapters, and the grids."""
+    step_sizes, estimator, inner, grids = {}, {}, {}, {}
+    key, shrinks = jax.random.key(options.seed), 50 if options.searched_range else 1
+    for name, weight in weights.items():
+        lead, (rows, columns) = weight.shape[:-2], weight.shape[-2:]
+        levels = jnp.full(lead, levels_of(options.bits_of(name)[0]), jnp.float32)
+        grid = search_range(weight, levels, shrinks=shrinks)
+        step_sizes[name] = grid.scale
+        grids[name] = {"zero_point": grid.zero_point, "levels": levels}
+        keys = jax.random.split(jax.random.fold_in(key, zlib.crc32(name.encode())))
+        for group, rank, own in (
+            (estimator, 1, keys[0]),
+            (inner, options.inner_rank, keys[1]),
+        ):
+            if rank:
+                group[name] = {
+                    "down": _kaiming(own, (*lead, rank, columns)),
+                    "up": jnp.zeros((*lead, rows, rank)),
+                }
+    trainable = {"step_sizes": step_sizes, "estimator": estimator}
+    return {**trainable, **({"inner": inner} if inner else {})}, grids
 
 
 def _kaiming(key: Array, shape: tuple[int, ...]) -> Array:

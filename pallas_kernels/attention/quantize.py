@@ -58,6 +58,14 @@ class QuantizedQKV:
         )
 
 
+def key_mean_stride(tokens: int) -> int:
+    """Of which keys the mean is taken.
+
+    Any vector may be subtracted, so an estimate of the mean is as right as the mean.
+    """
+    return _MEAN_STRIDE if tokens >= _MEAN_STRIDED_FROM else 1
+
+
 def quantize_qkv(
     q: Float[Array, "batch q_tokens heads head_dim"],
     k: Float[Array, "batch kv_tokens heads head_dim"],
@@ -94,8 +102,7 @@ def quantize_qkv(
     q_scales = jnp.swapaxes(q_step[..., 0], 1, 2) * (scale / math.log(2.0))
 
     k32 = k.astype(jnp.float32)
-    # Any vector may be subtracted, so an estimate of the mean is as right as the mean.
-    stride = _MEAN_STRIDE if k.shape[1] >= _MEAN_STRIDED_FROM else 1
+    stride = key_mean_stride(k.shape[1])
     centred = k32 - jnp.mean(k32[:, ::stride], axis=1, keepdims=True)
     batch, tokens, heads, _ = k.shape
     blocks = -(-tokens // scale_tokens)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from pallas_kernels.norm_rope import loop as head_loop
 from pallas_kernels.row_tiles import encode, front, lanes, loop
 
 _MASKS: list[np.ndarray] = []
@@ -258,14 +259,19 @@ REPLACED = {
 
 @contextlib.contextmanager
 def emulated(monkeypatch, *modules):
-    """Inside, `row_kernel` of the given kernel modules runs in NumPy."""
+    """Inside, the tile loops of the given kernel modules run in NumPy."""
     with monkeypatch.context() as patch:
         for name, replacement in REPLACED.items():
-            for module in (lanes, loop, encode, front, *modules):
+            for module in (lanes, loop, head_loop, encode, front, *modules):
                 if hasattr(module, name):
                     patch.setattr(module, name, replacement)
         for module in modules:
-            patch.setattr(module, "row_kernel", row_kernel)
+            for loop_name, runner in (
+                ("row_kernel", row_kernel),
+                ("head_kernel", head_kernel),
+            ):
+                if hasattr(module, loop_name):
+                    patch.setattr(module, loop_name, runner)
         yield
 
 
@@ -317,3 +323,68 @@ def row_kernel(
             words.append(tile.read(memory, unit.swizzle, per_run))
         body(dataclasses.replace(tile, index=Int(index), words=tuple(words)))
     return tuple(jnp.asarray(result) for result in results)
+
+
+def head_kernel(body, *, name, x, table, raw_inputs, outputs):
+    """Same contract as `norm_rope.loop.head_kernel`."""
+    del name
+    batch, tokens, heads, head_dim = x.shape
+    rows, parts = head_loop.tokens_of(head_dim), head_dim // 64
+    raw = tuple(Bytes(np.array(array)) for array in raw_inputs)
+    results = [np.zeros(output.shape, output.dtype) for output in outputs]
+    written = tuple(map(Bytes, results))
+    lanes_of_block = Int(np.arange(head_loop.WARPGROUPS * head_loop.THREADS))
+    warpgroup = lanes_of_block // head_loop.THREADS
+    x_bytes = np.array(x).view(np.uint8).reshape(batch, tokens, -1)
+    table_bytes = None
+    if table is not None:
+        table_bytes = np.array(table).view(np.uint8).reshape(tokens, -1)
+
+    def unit(rows_of_array, block, first):
+        """Swizzled units of a head, zero beyond the end."""
+        cut = rows_of_array[block * rows : (block + 1) * rows]
+        cut = cut[:, first * 128 : (first + parts) * 128]
+        filled = np.zeros((rows, parts * 128), np.uint8)
+        filled[: cut.shape[0], : cut.shape[1]] = cut
+        units = filled.reshape(rows, parts, 128).transpose(1, 0, 2)
+        return _swizzle(np.ascontiguousarray(units), 128)
+
+    def read(memory, i):
+        return head_loop.read_unit(memory, lanes_of_block, rows, parts, i)
+
+    def read_heads(units, i):
+        found = [read(Bytes(one), i) for one in units]
+        return [
+            Int(np.choose(warpgroup.value, [word[j].value for word in found]))
+            for j in range(4)
+        ]
+
+    step = 0
+    groups = range(0, heads, head_loop.WARPGROUPS)
+    for entry in range(batch):
+        for block in range(-(-tokens // rows)):
+            for first in groups:
+                here = range(first, first + head_loop.WARPGROUPS)
+                units = [unit(x_bytes[entry], block, h * parts) for h in here]
+                shared = None
+                if table_bytes is not None:
+                    shared = Bytes(unit(table_bytes, block, 0))
+                body(
+                    head_loop.HeadTile(
+                        shape=x.shape,
+                        batch=Int(entry),
+                        block=Int(block),
+                        head=warpgroup + first,
+                        thread=lanes_of_block,
+                        step=Int(step),
+                        words=[w for i in range(8) for w in read_heads(units, i)],
+                        table=None
+                        if shared is None
+                        else lambda i, m=shared: read(m, i),
+                        raw_inputs=raw,
+                        raw_outputs=written,
+                        scratch=Bytes(np.zeros(256, np.uint32)),
+                    )
+                )
+                step += 1
+    return tuple(map(jnp.asarray, results))

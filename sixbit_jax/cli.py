@@ -14,6 +14,7 @@ COMMANDS = {
     "sample": "prompt embeddings in, latents out",
     "compare": "the same captions and seeds under two configurations",
     "calibrate": "fit a policy to a model and write it as JSON",
+    "tune": "quantize to few bits and distil what was lost (Q-VDiT)",
     "bench": "time the sampler at real size on this device",
 }
 USER_ERROR = 2

@@ -135,6 +135,20 @@ def load_models(args: argparse.Namespace) -> Models:
     return Models(plain, quantized, header)
 
 
+def load_plain(source: Path) -> tuple[Any, Any]:
+    """A model with the checkpoint's own weights, and its header.
+
+    Args:
+      source: a converted checkpoint, or a diffusers directory.
+    """
+    from sixbit_jax.checkpoint import load
+
+    if (source / "sixbit.json").is_file():
+        return load(source)
+    with tempfile.TemporaryDirectory() as scratch:
+        return _converted(source, Path(scratch) / "model", "keep")
+
+
 def _converted(source: Path, destination: Path, weights: Any) -> tuple[Any, Any]:
     from convert import convert
     from sixbit_jax.checkpoint import load

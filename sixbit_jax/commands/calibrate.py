@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
     from sixbit_jax.report.video import replacing
 
     _check(args)
-    prompts = _inputs.read_prompts(args, _calibration_captions(args.prompts))
+    prompts = _inputs.read_prompts(args, calibration_captions(args.prompts))
     models = _inputs.load_models(args)
     sampler = make_sampler(args, models, prompts)
     count = len(prompts.names)
@@ -167,7 +167,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("\n  ".join(problems))
 
 
-def _calibration_captions(count: int) -> tuple[str, ...]:
+def calibration_captions(count: int) -> tuple[str, ...]:
     """Captions of the training set that no evaluation uses, always the same ones."""
     import numpy as np
 

@@ -1,11 +1,5 @@
-"""Weights that say themselves how a linear is computed.
+"""Weights for tuning and observing, in the place of a linear's matrix."""
 
-`Linear` and the sites multiply plain and packed matrices. An `AppliedWeight` in the
-place of the matrix takes the activation instead: this is how corrections, activation
-fake quantization and observers enter any network without its knowing.
-"""
-
-import abc
 import dataclasses
 from collections.abc import Callable
 from functools import partial
@@ -15,22 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sixbit_jax.formats.applied import AppliedWeight, dense, low_rank_update
 from sixbit_jax.nn.fake_quantize import fake_quantize_tokens
-
-
-class AppliedWeight(abc.ABC):
-    """A weight `[N, K]` that computes x W^T in its own way."""
-
-    @abc.abstractmethod
-    def apply(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
-        """The product without bias, in the dtype of x."""
-
-
-def dense(weight: Any, dtype: Any) -> Float[Array, "*batch N K"]:
-    """A plain, packed or tunable weight as a matrix of `dtype`."""
-    if hasattr(weight, "dequantize"):
-        return weight.dequantize(dtype)
-    return weight.astype(dtype)
 
 
 @partial(
@@ -75,15 +55,9 @@ class CorrectedWeight(AppliedWeight):
 
     def correction(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         """M (x A^T) B^T in float32; x is already quantized."""
-        inner = jnp.einsum(
-            "...k,rk->...r",
-            x,
-            self.down.astype(x.dtype),
-            preferred_element_type=jnp.float32,
+        return low_rank_update(
+            x, self.down, self.up, self.factors, text_rows=self.text_rows
         )
-        if self.factors is not None:
-            inner = inner * token_factors(self.factors, x, self.text_rows)
-        return jnp.einsum("...r,nr->...n", inner, self.up.astype(jnp.float32))
 
     def apply(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         """The corrected product."""
@@ -91,28 +65,6 @@ class CorrectedWeight(AppliedWeight):
             x = fake_quantize_tokens(x, self.activation_levels)
         y = jnp.einsum("...k,nk->...n", x, self.dequantize(x.dtype))
         return (y.astype(jnp.float32) + self.correction(x)).astype(x.dtype)
-
-
-def token_factors(
-    factors: Float[Array, "G"], x: Float[Array, "*batch tokens K"], text_rows: int
-) -> Float[Array, "*tokens 1"]:
-    """One factor for each row of x from one per group of rows.
-
-    Raises:
-      ValueError: the rows after the text do not divide into frames.
-    """
-    if factors.shape[-1] == 1:
-        return factors
-    frames = factors.shape[-1] - bool(text_rows)
-    rows = x.shape[-2] - text_rows if x.ndim > 1 else -1
-    if rows < frames or rows % frames:
-        raise ValueError(
-            f"frame factors: expected {text_rows} text rows and {frames} frames of "
-            f"equal size, found an activation of shape {tuple(x.shape)}"
-        )
-    video = jnp.repeat(factors[-frames:], rows // frames)
-    text = jnp.repeat(factors[:1], text_rows)
-    return jnp.concatenate([text, video])[:, None]
 
 
 class ObservedWeight(AppliedWeight):

@@ -13,13 +13,18 @@ from typing import Any
 import jax
 from flax import nnx
 
+from sixbit_jax.formats import UniformArray
+from sixbit_jax.formats.corrected import CorrectedArray
+from sixbit_jax.formats.uniform_grid import UniformGrid, encode_uniform
+from sixbit_jax.nn.applied_weight import CorrectedWeight
 from sixbit_jax.quantizers.q_vdit import (
     QVDiTOptions,
+    TunedWeight,
     student_weights,
 )
 from sixbit_jax.tuning.method import Groups, weight_names, weights_of, with_weights
 
-_SCALE_BYTES, _ZERO_BYTES, _ESTIMATOR_BYTES = 4, 1, 2
+_SCALE_BYTES, _ZERO_BYTES, _ESTIMATOR_BYTES = 4, 1, 4
 
 
 @partial(jax.jit, static_argnames="text_rows")
@@ -52,7 +57,7 @@ def stored_bytes(model: Any, options: QVDiTOptions, *, estimator: bool = True) -
     Args:
       model: the network in full precision.
       options: bits and scope.
-      estimator: count a and b (bfloat16) and M (one factor per frame is neglected).
+      estimator: count a and b (float32); M, one number per frame, is neglected.
     """
     names = set(weight_names(model))
     params = nnx.state(model)
@@ -69,4 +74,64 @@ def stored_bytes(model: Any, options: QVDiTOptions, *, estimator: bool = True) -
     return total
 
 
-__all__ = ["fixed_params", "stored_bytes"]
+@partial(jax.jit, static_argnames=("bits", "text_rows"))
+def _packed(
+    weight: CorrectedWeight, *, bits: int, text_rows: int
+) -> tuple[CorrectedArray, jax.Array]:
+    """The weight in its stored form, and the least of its step sizes."""
+    tuned: TunedWeight = weight.weight
+    grid = UniformGrid(tuned.scale, tuned.zero_point)
+    codes = encode_uniform(tuned.unrounded(), grid, bits)
+    packed = CorrectedArray(
+        UniformArray.from_codes(codes, grid, bits),
+        weight.down,
+        weight.up,
+        weight.factors,
+        text_rows=text_rows,
+    )
+    return packed, tuned.scale.min()
+
+
+def packed_model(
+    model: Any,
+    trainable: Groups,
+    frozen: Mapping[str, Any],
+    options: QVDiTOptions,
+    *,
+    text_rows: int = 0,
+) -> Any:
+    """The tuned network in its stored form: packed codes and a rank-one update.
+
+    Step sizes become the scales of `UniformArray`, the adapter inside the quantizer
+    disappears in the codes. The activation's width is left to the route of the policy
+    (`Route.INT6`, `Route.INT8`).
+
+    Args:
+      model: the network in full precision; gives everything that is not quantized.
+      trainable, frozen: as `q_vdit_start` and the loop made them.
+      options: those of `q_vdit_start`.
+      text_rows: as in `q_vdit_method`.
+
+    Returns:
+      A model with a `CorrectedArray` at every site's linear.
+
+    Raises:
+      ValueError: a tuned step size is not positive.
+    """
+    graph, params = nnx.split(model)
+    made, broken = {}, []
+    weights = student_weights(trainable, frozen, text_rows=text_rows)
+    for name, weight in weights.items():
+        bits = options.bits_of(name)[0]
+        made[name], least = _packed(weight, bits=bits, text_rows=text_rows)
+        if not least > 0:
+            broken.append(f"{name}: {float(least)}")
+    if broken:
+        raise ValueError(
+            "expected positive step sizes (use a smaller learning rate for them), "
+            f"found {', '.join(broken)}"
+        )
+    return nnx.merge(graph, with_weights(params, made))
+
+
+__all__ = ["fixed_params", "packed_model", "stored_bytes"]

@@ -184,7 +184,7 @@ def test_stored_bytes_count_what_is_stored():
     rows, columns = 2 * (4 + 4 + 1) * 128, 2 * (4 + 1 + 4) * 128
     expected = 2 * (every - sites) + sites // 2 + 5 * rows
     assert stored_bytes(teacher(), options, estimator=False) == expected
-    assert stored_bytes(teacher(), options) == expected + 2 * (rows + columns)
+    assert stored_bytes(teacher(), options) == expected + 4 * (rows + columns)
 
 
 def test_bad_options_are_refused():

@@ -1,0 +1,153 @@
+"""The parts of `sixbit tune`: trajectories, the session, and the packed model."""
+
+import argparse
+import hashlib
+import shutil
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from sixbit_jax.checkpoint import save
+from sixbit_jax.commands import _shared
+from sixbit_jax.commands.sample import latent_shape
+from sixbit_jax.commands.tune import settings_of
+from sixbit_jax.quantizers.q_vdit import QVDiTOptions, q_vdit_method, q_vdit_start
+from sixbit_jax.quantizers.q_vdit_factors import frame_factors
+from sixbit_jax.quantizers.q_vdit_inference import packed_model
+from sixbit_jax.report.video import replacing
+from sixbit_jax.sampling.api import is_quantized
+from sixbit_jax.tuning.loop import TuneOptions, Tuner, TuneState
+from sixbit_jax.tuning.session import (
+    Losses,
+    Session,
+    cached_trajectories,
+    plot_losses,
+)
+from sixbit_jax.tuning.trajectories import Trajectories, record_trajectories
+
+CALIBRATION_EXAMPLES = 16
+
+
+def say(text: str) -> None:
+    """One line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _checked(model: Any, args: argparse.Namespace) -> None:
+    if is_quantized(model):
+        raise ValueError(
+            f"--model {args.model}: expected plain weights to quantize, found stored "
+            "low-bit ones (convert without --weights)"
+        )
+
+
+def record(
+    args: argparse.Namespace, model: Any, header: Any, prompts: Any
+) -> Trajectories:
+    """The teacher's trajectories, from the directory or made now."""
+    _checked(model, args)
+    shape = latent_shape(model.config, args.frames, args.height, args.width)
+    digest = hashlib.sha256(np.ascontiguousarray(prompts.embeds).tobytes())
+    note = {
+        "latent_shape": list(shape),
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "seed": args.seed,
+        "dtype": _shared.compute_dtype(args.dtype).name,
+        "scheduler": args.scheduler or "checkpoint",
+        "prompts": len(prompts.embeds),
+        "prompts_sha256": digest.hexdigest(),
+    }
+
+    def make() -> Trajectories:
+        say(f"recording {len(prompts.embeds)} runs of {args.steps} steps")
+        return record_trajectories(
+            model,
+            _shared.scheduler_for(header, args.scheduler),
+            prompts.embeds,
+            None if args.guidance == 1.0 else prompts.negative,
+            latent_shape=shape,
+            num_steps=args.steps,
+            guidance_scale=args.guidance,
+            seed=args.seed,
+            batch=min(4, len(prompts.embeds)),
+            dtype=_shared.compute_dtype(args.dtype),
+            after_batch=None
+            if args.quiet
+            else lambda done: say(f"  {done} of {len(prompts.embeds)}"),
+        )
+
+    args.out.mkdir(exist_ok=True)
+    return cached_trajectories(args.out, note, make)
+
+
+def make_session(args: argparse.Namespace, model: Any, data: Trajectories) -> Session:
+    """The run, ready to start or to go on."""
+    settings = settings_of(args)
+    options = QVDiTOptions(**settings["q_vdit"])
+    dtype = _shared.compute_dtype(args.dtype)
+    frames, text_rows = token_layout(model, data)
+    count = min(CALIBRATION_EXAMPLES, len(data))
+    examples = np.linspace(0, len(data) - 1, count).round().astype(int)
+    factors = frame_factors(
+        model,
+        [data.batch(examples[i : i + 1]) for i in range(count)],
+        options,
+        frames=frames,
+        text_rows=text_rows,
+        dtype=dtype,
+    )
+    start = q_vdit_start(
+        model, options, frames=frames, factors=factors, text_rows=text_rows
+    )
+    loop = TuneOptions(
+        iterations=args.iterations,
+        batch=args.batch,
+        seed=args.seed,
+        dtype=dtype.name,
+        iterations_per_call=min(20, args.checkpoint_every),
+    )
+    note = {**settings, "loop": asdict(loop)}
+    tuner = Tuner(model, q_vdit_method(text_rows=text_rows), loop)
+    rates = settings["learning_rates"]
+    return Session(args.out, tuner, start, rates, note, args.checkpoint_every)
+
+
+def token_layout(model: Any, data: Trajectories) -> tuple[int, int]:
+    """Frames of tokens, and text tokens in the residual stream before them."""
+    found = data.latents.shape[2:]
+    frames = model.config.token_grid(found[0], *found[2:])[0]
+    # Networks with cross-attention keep the text out of the residual stream.
+    crossed = hasattr(model, "text_keys_values")
+    return frames, 0 if crossed else data.text.shape[2]
+
+
+def finish(
+    args: argparse.Namespace,
+    model: Any,
+    header: Any,
+    data: Trajectories,
+    session: Session,
+    state: TuneState,
+    losses: Losses,
+) -> None:
+    """Writes the packed model and the plot."""
+    options = QVDiTOptions(**settings_of(args)["q_vdit"])
+    _, text_rows = token_layout(model, data)
+    packed = packed_model(
+        model, state.trainable, session.start.frozen, options, text_rows=text_rows
+    )
+    target = args.out / "model"
+    if target.exists():
+        shutil.rmtree(target)
+    save(
+        packed,
+        target,
+        scheduler=header.scheduler,
+        quantization={"method": "q_vdit", **asdict(options)},
+        source=header.source,
+    )
+    with replacing(args.out / "losses.png") as partial:
+        plot_losses(losses, partial)

@@ -1,0 +1,230 @@
+"""`sixbit tune`: Q-VDiT on a model: trajectories, distillation, packed checkpoint."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax.commands._configurations import BUNDLED_CHECKPOINT
+
+DESCRIPTION = """\
+Quantizes a model to 3-8 bit weights and tunes what is left to tune (Q-VDiT): records
+its own sampling runs in full precision, then distils them into the quantized network,
+whose step sizes, rank-one estimators and frame factors are trained. The directory
+
+  trajectories  what the teacher read and predicted
+  checkpoints   the newest states; the same command goes on from them, to the same bits
+  losses.npz    loss and gradient norms of every iteration; losses.png draws them
+  model         the tuned model, packed: for `sixbit sample`, with --policy of its own
+
+is made, or continued where it is. Batches are split over all devices.
+"""
+EPILOG = """\
+examples:
+  sixbit tune --out tuned --weight-bits 4 --iterations 2000
+  sixbit tune --model cogvideox-2b --prompt-embeds prompts.safetensors --out tuned \\
+      --weight-bits 4 --scope attention --inner-rank 32 --dtype bfloat16
+"""
+RATES = {"step_sizes": 1e-5, "estimator": 1e-3, "factors": 1e-3, "inner": 1e-4}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, required=True, help="made or continued"
+    )
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--captions", nargs="+", metavar="TEXT", help="for the bundled model"
+    )
+    prompts.add_argument(
+        "--prompt-embeds",
+        metavar="FILE",
+        type=Path,
+        help="as in `sixbit sample`; each row is a prompt (needs --model)",
+    )
+    parser.add_argument(
+        "--prompts",
+        metavar="N",
+        type=int,
+        default=8,
+        help="how many captions of the bundled model's training set to sample, where "
+        "none are given (8)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        type=Path,
+        help="a converted checkpoint, or a diffusers directory of the demo's kind "
+        "(default: the bundled one)",
+    )
+    method = parser.add_argument_group("quantization")
+    method.add_argument("--weight-bits", type=int, default=4, help="3 to 8 (4)")
+    method.add_argument(
+        "--activation-bits",
+        type=int,
+        default=6,
+        help="that the frame factors start from and `model` is meant for (6)",
+    )
+    method.add_argument(
+        "--scope",
+        choices=("all", "attention"),
+        default="all",
+        help="attention: feed-forward linears stay at 8 bits (all)",
+    )
+    method.add_argument(
+        "--inner-rank",
+        type=int,
+        default=0,
+        help="of an adapter inside the weight quantizer; 0: none (0)",
+    )
+    method.add_argument(
+        "--tmd-weight",
+        type=float,
+        default=100.0,
+        help="of the relations between frames beside the squared error (100)",
+    )
+    loop = parser.add_argument_group("tuning")
+    loop.add_argument("--iterations", type=int, default=2000, help="(2000)")
+    loop.add_argument("--batch", type=int, default=4, help="examples each (4)")
+    loop.add_argument(
+        "--checkpoint-every", metavar="N", type=int, default=200, help="(200)"
+    )
+    for group, rate in RATES.items():
+        loop.add_argument(
+            f"--rate-{group.replace('_', '-')}",
+            metavar="R",
+            type=float,
+            default=rate,
+            help=f"learning rate, {'0 leaves them as they are ' if rate else ''}"
+            f"({rate:g})",
+        )
+    sampling = parser.add_argument_group("trajectories")
+    sampling.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
+    sampling.add_argument(
+        "--guidance", type=float, default=6.0, help="scale; 1 runs one branch (6.0)"
+    )
+    sampling.add_argument("--seed", type=int, default=0, help="of noise and order (0)")
+    sampling.add_argument(
+        "--scheduler",
+        choices=tuple(_shared.SCHEDULERS),
+        help="default: the checkpoint's own",
+    )
+    for name in ("frames", "height", "width"):
+        sampling.add_argument(
+            f"--{name}", type=int, help="in latents; default: the training size"
+        )
+    parser.add_argument(
+        "--dtype",
+        choices=_shared.DTYPES,
+        default="auto",
+        help="compute dtype; auto: float32 on CPUs, else bfloat16",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    from sixbit_jax.commands._tuning import finish, make_session, record
+
+    _check(args)
+    prompts = _inputs.read_prompts(args, _captions(args.prompts))
+    if prompts.negative is None and args.guidance != 1.0:
+        raise ValueError(
+            f"--guidance {args.guidance}: expected negative_prompt_embeds in "
+            f"{args.prompt_embeds}, found none (--guidance 1 runs without)"
+        )
+    source = args.model or BUNDLED_CHECKPOINT
+    model, header = _inputs.load_plain(source)
+    data = record(args, model, header, prompts)
+    session = make_session(args, model, data)
+    with _progress(args, session.tuner.options.iterations) as on_progress:
+        try:
+            state, losses = session.run(data, on_progress=on_progress)
+        except FloatingPointError as error:
+            raise ValueError(str(error)) from error
+    finish(args, model, header, data, session, state, losses)
+    first, last = losses["mse"][:20].mean(), losses["mse"][-20:].mean()
+    print(f"{args.out}: mse {first:.3g} -> {last:.3g}, model in {args.out / 'model'}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    problems = []
+    parent = args.out.absolute().parent
+    if not parent.is_dir():
+        problems.append(f"--out: expected a directory in which to make it, no {parent}")
+    if args.out.exists() and not args.out.is_dir():
+        problems.append(f"--out: expected a directory, found a file {args.out}")
+    for name in ("iterations", "batch", "checkpoint_every", "steps", "prompts"):
+        if getattr(args, name) < 1:
+            option = "--" + name.replace("_", "-")
+            problems.append(f"{option}: expected at least 1, found 0 or less")
+    for group in RATES:
+        if not getattr(args, f"rate_{group}") >= 0:
+            option = f"--rate-{group.replace('_', '-')}"
+            problems.append(f"{option}: expected 0 or more")
+    if problems:
+        raise ValueError("\n  ".join(problems))
+
+
+def _captions(count: int) -> tuple[str, ...]:
+    from sixbit_jax.commands.calibrate import calibration_captions
+
+    return calibration_captions(count)
+
+
+def _progress(args: argparse.Namespace, total: int) -> Any:
+    """A context that yields (iterations, losses) -> None, with a bar or without."""
+    from contextlib import contextmanager, nullcontext
+
+    if args.quiet:
+        return nullcontext()
+
+    @contextmanager
+    def shown():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("tuning"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+        )
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            task = progress.add_task("tuning", total=total, loss="-")
+
+            def on_progress(done: int, losses: dict) -> None:
+                loss = f"{losses['loss'][-20:].mean():.4g}"
+                progress.update(task, completed=done, loss=loss)
+
+            yield on_progress
+
+    return shown()
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What distinguishes a run, for its checkpoints."""
+    from sixbit_jax.quantizers.q_vdit import QVDiTOptions
+
+    options = QVDiTOptions(
+        weight_bits=args.weight_bits,
+        activation_bits=args.activation_bits,
+        scope=args.scope,
+        inner_rank=args.inner_rank,
+        tmd_weight=args.tmd_weight,
+        seed=args.seed,
+    )
+    rates = {group: getattr(args, f"rate_{group}") for group in RATES}
+    if not args.inner_rank:
+        del rates["inner"]
+    return {"q_vdit": asdict(options), "learning_rates": rates}

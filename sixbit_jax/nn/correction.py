@@ -1,0 +1,88 @@
+"""Sites whose weights are `CorrectedArray`s, on any route."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pallas_kernels.numerics import int8, nvfp4
+from sixbit_jax.formats import StoredWeight
+from sixbit_jax.formats.corrected import CorrectedArray
+from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.token_levels import token_levels
+from sixbit_jax.routes import Route
+
+
+@dataclass(frozen=True)
+class UncorrectedLinear:
+    """A linear with the stored weight inside of a `CorrectedArray`."""
+
+    linear: Linear
+    inside: StoredWeight
+
+    @property
+    def weight(self) -> "UncorrectedLinear":
+        """What `get_value` is asked of."""
+        return self
+
+    def get_value(self) -> StoredWeight:
+        """The weight without its correction."""
+        return self.inside
+
+    def bias_array(self) -> Array | None:
+        """Of the linear."""
+        return self.linear.bias_array()
+
+
+def has_correction(linears: Any) -> bool:
+    """Whether any of the linears has one."""
+    return any(isinstance(x.weight.get_value(), CorrectedArray) for x in linears)
+
+
+def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
+    """The route's products of the weights inside, plus their corrections.
+
+    The update is not in the kernels' epilogue: the gated residual is applied after it.
+
+    Args:
+      work: `arithmetic.Work` of the site.
+      x: the site's input.
+      route: what the weights inside and the activation are multiplied with.
+    """
+    weights = [linear.weight.get_value() for linear in work.linears]
+    plain = [
+        UncorrectedLinear(linear, weight.weight)
+        if isinstance(weight, CorrectedArray)
+        else linear
+        for linear, weight in zip(work.linears, weights, strict=True)
+    ]
+    outputs = replace(work, linears=plain, residual=None).route(route)(x)
+    activation = as_quantized(work.front(x), route)
+    made = []
+    for y, weight in zip(outputs, weights, strict=True):
+        if isinstance(weight, CorrectedArray):
+            y = (y.astype(jnp.float32) + weight.correction(activation)).astype(x.dtype)
+        made.append(y if work.residual is None else work.residual(y))
+    return tuple(y.astype(x.dtype) for y in made)
+
+
+def as_quantized(x: Array, route: Route) -> Array:
+    """The activation with the values that a route multiplies.
+
+    The ARQ routes have scales of their own in a rotated space: corrections, which are
+    never rotated, read the live activation there.
+    """
+    values = x.astype(jnp.float32)
+    if route in (Route.INT4, Route.INT6):
+        levels, scales = token_levels(values, route.bits)
+        return (levels.astype(jnp.float32) * scales[..., None]).astype(x.dtype)
+    if route == Route.INT8:
+        levels, scales = int8.quantize(values)
+        return (levels.astype(jnp.float32) * scales[..., None]).astype(x.dtype)
+    if route == Route.NVFP4:
+        return nvfp4.fake_quantize(values).astype(x.dtype)
+    return x
+
+
+__all__ = ["UncorrectedLinear", "as_quantized", "corrected", "has_correction"]

@@ -1,5 +1,10 @@
 """Fits what a policy needs from recorded runs, and stores it."""
 
+from sixbit_jax.calibration.bit_switching import (
+    DeltaFit,
+    find_delta,
+    replay_switching,
+)
 from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
 from sixbit_jax.calibration.plots import plot_fit
 from sixbit_jax.calibration.policy_file import (
@@ -20,6 +25,7 @@ from sixbit_jax.calibration.threshold import (
 )
 
 __all__ = [
+    "DeltaFit",
     "PolicyFile",
     "PredictorFit",
     "Recording",
@@ -27,6 +33,7 @@ __all__ = [
     "ThresholdFit",
     "best_static_routes",
     "config_hash",
+    "find_delta",
     "find_largest",
     "find_target",
     "find_threshold",
@@ -36,5 +43,6 @@ __all__ = [
     "policy_from_file",
     "predicted_errors",
     "replay_routes",
+    "replay_switching",
     "save_policy",
 ]

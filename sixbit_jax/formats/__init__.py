@@ -1,12 +1,19 @@
 """Number formats as validated pytrees."""
 
+from sixbit_jax.formats.corrected import CorrectedArray
 from sixbit_jax.formats.int8 import Int8Array
 from sixbit_jax.formats.nvfp4 import NVFP4Array
 from sixbit_jax.formats.rotation import rotate
+from sixbit_jax.formats.smoothed import SmoothedArray
 from sixbit_jax.formats.stored import ArrayLayout, StoredWeight
 from sixbit_jax.formats.uniform import UniformArray
 
-FORMATS: tuple[type[StoredWeight], ...] = (NVFP4Array, UniformArray)
+FORMATS: tuple[type[StoredWeight], ...] = (
+    NVFP4Array,
+    UniformArray,
+    SmoothedArray,
+    CorrectedArray,
+)
 """Every format in which a weight can be stored."""
 
 
@@ -30,8 +37,10 @@ def stored_layout(
 
 __all__ = [
     "FORMATS",
+    "CorrectedArray",
     "Int8Array",
     "NVFP4Array",
+    "SmoothedArray",
     "StoredWeight",
     "UniformArray",
     "rotate",

@@ -8,7 +8,8 @@ stack). It then works as the weight of every `Linear`, on every route of a site,
 
 | who asks                      | for                                                |
 | ----------------------------- | -------------------------------------------------- |
-| `Linear`, the BF16 route      | `rotation`, `dequantize`, `expand_bfloat16`        |
+| `Linear`, the BF16 route      | `prepare`, `dequantize`, `expand_bfloat16`         |
+| every other route             | `divisor`, `rotation`                              |
 | routes with INT8 values       | `expand_int8`: values and one scale per row        |
 | the NVFP4 route               | NVFP4Array: its own arrays; others: `dequantize`   |
 | `jit`, `scan`, `vmap`         | `array_names`, `static_names` (pytree)             |
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float, Int8
 
 from pallas_kernels.numerics import int8
 from sixbit_jax.formats._checks import stored_bytes
+from sixbit_jax.formats.rotation import rotate
 
 type ArrayLayout = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and dtype of each stored array of one matrix, by name."""
@@ -36,10 +38,13 @@ class StoredWeight(abc.ABC):
     Attributes:
       array_names: the dataclass fields that hold arrays, in the order of the leaves.
       static_names: the other fields; hashable, part of the tree structure.
+      divisor: [..., K], what activations are divided by before they are rotated; None:
+        by nothing.
     """
 
     array_names: ClassVar[tuple[str, ...]]
     static_names: ClassVar[tuple[str, ...]] = ("rotation",)
+    divisor: Any = None
 
     @property
     @abc.abstractmethod
@@ -104,6 +109,17 @@ class StoredWeight(abc.ABC):
         return self.dequantize(jnp.bfloat16)
 
     @property
+    def undivided(self) -> "StoredWeight":
+        """The weight for activations that are already divided."""
+        return self
+
+    def prepare(self, x: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
+        """The activation that these values multiply: divided and rotated."""
+        if self.divisor is not None:
+            x = (x.astype(jnp.float32) / self.divisor).astype(x.dtype)
+        return rotate(x, self.rotation)
+
+    @property
     def ndim(self) -> int:
         """Number of logical axes."""
         return len(self.shape)
@@ -125,8 +141,8 @@ class StoredWeight(abc.ABC):
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[Any, Any], ...], tuple]:
         """Children with their attribute names; the rest is static."""
         children = tuple(
-            (jax.tree_util.GetAttrKey(name), value)
-            for name, value in self.arrays().items()
+            (jax.tree_util.GetAttrKey(name), getattr(self, name))
+            for name in self.array_names
         )
         return children, tuple(getattr(self, name) for name in self.static_names)
 

@@ -6,7 +6,7 @@ kernel, exactly; what they and the ARQ routes do to the activation is plain JAX.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
 from pallas_kernels.quantize_int8.api import quantize_int8
 from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array, StoredWeight, rotate
-from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Modulate
+from sixbit_jax.nn.correction import corrected, has_correction
+from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
 from sixbit_jax.nn.linear import Linear, matmul
 from sixbit_jax.nn.token_levels import (
     block_scaled_product,
@@ -74,6 +75,7 @@ class Work:
       residual: epilogue of the (single) linear.
       implementation: what the ops are asked for.
       arq_block: channels that share a live scale on ARQ4 and ARQ8.
+      divided: the input is already divided by the weights' divisors.
     """
 
     linears: Sequence[Linear]
@@ -81,8 +83,13 @@ class Work:
     residual: GatedResidual | None
     implementation: str | None
     arq_block: int = 64
+    divided: bool = False
 
     def weights(self) -> list[StoredWeight]:
+        """The stored weights without what they divide activations by."""
+        return [weight.undivided for weight in self._stored()]
+
+    def _stored(self) -> list[StoredWeight]:
         """The stored weights.
 
         Raises:
@@ -106,7 +113,7 @@ class Work:
         for linear in self.linears:
             weight, inputs = linear.weight.get_value(), activation
             if isinstance(weight, StoredWeight):
-                inputs = rotate(activation, weight.rotation)
+                inputs = weight.prepare(activation)
                 if x.dtype == jnp.bfloat16:
                     weight = weight.expand_bfloat16(implementation=self.implementation)
             y = matmul(inputs, weight, linear.bias_array())  # pyrefly: ignore
@@ -252,6 +259,11 @@ class Work:
 
     def route(self, route: Route) -> Callable[[Array], tuple[Array, ...]]:
         """The function of x that takes this route."""
+        if has_correction(self.linears):
+            return partial(corrected, self, route=route)
+        whole = route == Route.BF16 or self.divided
+        if not whole and any(w.divisor is not None for w in self._stored()):
+            return partial(self.one_by_one, route=route)
         return {
             Route.NVFP4: self.nvfp4,
             Route.INT8: self.int8,
@@ -264,3 +276,17 @@ class Work:
             Route.ARQ8_CHANNEL: partial(self.arq_channel, bits=8),
             Route.ARQ_NVFP4: self.arq_nvfp4,
         }[route]
+
+    def one_by_one(self, x: Array, *, route: Route) -> tuple[Array, ...]:
+        """Linears whose weights ask for divided activations, each with its own."""
+        activation = self.front(x)
+        outputs: list[Array] = []
+        for linear, weight in zip(self.linears, self._stored(), strict=True):
+            divided = activation
+            if weight.divisor is not None:
+                divided = (activation.astype(jnp.float32) / weight.divisor).astype(
+                    x.dtype
+                )
+            alone = replace(self, linears=[linear], front=Identity(), divided=True)
+            outputs += alone.route(route)(divided)
+        return tuple(outputs)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.formats import StoredWeight, rotate
+from sixbit_jax.formats import StoredWeight
 from sixbit_jax.nn.applied_weight import AppliedWeight
 
 Weight = jax.Array | StoredWeight | AppliedWeight
@@ -70,6 +70,6 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         weight = self.weight.get_value()
-        if isinstance(weight, StoredWeight) and weight.rotation:
-            x = rotate(x, weight.rotation)
+        if isinstance(weight, StoredWeight):
+            x = weight.prepare(x)
         return matmul(x, weight, self.bias_array())

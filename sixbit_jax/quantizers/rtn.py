@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 from flax import nnx
 
-from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.formats import NVFP4Array, StoredWeight
 from sixbit_jax.quantizers.bgr_nvfp4 import refine_nvfp4
+from sixbit_jax.quantizers.uniform import with_weights
 
 _to_nearest = jax.jit(NVFP4Array.quantize, static_argnames="rotation")
 
@@ -55,8 +57,21 @@ class NVFP4Recipe:
         return None
 
 
-def quantize(model: nnx.Module, recipe: NVFP4Recipe | None = None) -> nnx.Module:
-    """A copy of a model in memory with its weights in NVFP4.
+class WeightRecipe(Protocol):
+    """What says which weights are stored, and how: `NVFP4Recipe`, `UniformRecipe`."""
+
+    @property
+    def compress(self) -> Callable[..., StoredWeight]:
+        """The compiled function (weight, *, rotation) -> stored weight."""
+        ...
+
+    def rotation_of(self, role: str | None, in_features: int) -> int | None:
+        """Rotation of a weight, or None if it stays as it is."""
+        ...
+
+
+def quantize(model: nnx.Module, recipe: WeightRecipe | None = None) -> nnx.Module:
+    """A copy of a model in memory with its weights in NVFP4 or another format.
 
     `convert --weights nvfp4` (with `--refine` for a recipe that refines) gives the same
     weights without holding the model twice.
@@ -70,16 +85,12 @@ def quantize(model: nnx.Module, recipe: NVFP4Recipe | None = None) -> nnx.Module
       A new model; parameters that stay as they are are shared with the old one.
     """
     recipe = recipe or NVFP4Recipe()
-    graph, state = nnx.split(model)
-    flat = dict(nnx.to_flat_state(state))
-    for path, variable in flat.items():
-        name = ".".join(map(str, path))
-        weight = variable.get_value()
-        role = model.weight_role(name)  # pyrefly: ignore[missing-attribute]
-        rotation = recipe.rotation_of(role, weight.shape[-1]) if role else None
-        if rotation is not None:
-            flat[path] = variable.replace(recipe.compress(weight, rotation=rotation))
-    return nnx.merge(graph, nnx.from_flat_state(flat))
+    compress = recipe.compress
+    return with_weights(
+        model,
+        recipe.rotation_of,
+        lambda name, weight, rotation: compress(weight, rotation=rotation),
+    )
 
 
-__all__ = ["NVFP4Recipe", "quantize"]
+__all__ = ["NVFP4Recipe", "WeightRecipe", "quantize"]

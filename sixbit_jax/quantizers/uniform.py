@@ -1,0 +1,139 @@
+"""Weights on uniform grids of 2 to 8 bits, MinMax or refined, and SmoothQuant."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sixbit_jax.formats import SmoothedArray, UniformArray
+
+_to_grid = partial(jax.jit, static_argnames=("bits", "rotation", "grid"))(
+    UniformArray.quantize
+)
+
+
+@dataclass(frozen=True)
+class UniformRecipe:
+    """Which weights are stored on uniform grids, and how.
+
+    Attributes:
+      bits: 2 to 8.
+      rotation: width of the block Hadamard folded into the weights of sites; 0: none.
+      small_batch: also the weights of linears that run on few rows (modulation, time
+        and text embedding), which are never rotated.
+      grid: "minmax", or "bgr" (DVD-Quant's Bounded-init Grid Refinement).
+    """
+
+    bits: int = 4
+    rotation: int = 128
+    small_batch: bool = True
+    grid: Literal["minmax", "bgr"] = "bgr"
+
+    @property
+    def compress(self) -> Callable[..., UniformArray]:
+        """The compiled function (weight, *, rotation) -> UniformArray."""
+        return partial(_to_grid, bits=self.bits, grid=self.grid)
+
+    def rotation_of(self, role: str | None, in_features: int) -> int | None:
+        """Rotation of a weight, or None if it stays as it is.
+
+        Args:
+          role: `weight_role` of the model class.
+          in_features: K of the weight.
+
+        Raises:
+          ValueError: if K does not fit the rotation.
+        """
+        if role == "site":
+            if self.rotation and in_features % self.rotation:
+                raise ValueError(
+                    f"rotation of {self.rotation}: expected a divisor of the input "
+                    f"width, found {in_features}; use rotation 0"
+                )
+            return self.rotation if in_features % 8 == 0 else None
+        if role == "small_batch" and self.small_batch and in_features % 8 == 0:
+            return 0
+        return None
+
+
+def smoothing_divisor(
+    activation: Float[Array, "*batch k"],
+    w: Float[Array, "*batch n k"],
+    *,
+    alpha: float = 0.5,
+) -> Float[Array, "*batch k"]:
+    """SmoothQuant's d_j = max|x_j|^alpha / max|w_j|^(1 - alpha) (arXiv 2211.10438).
+
+    Args:
+      activation: largest magnitude of each channel on calibration data.
+      w: weights.
+      alpha: how much of the difficulty moves into the weight, 0..1.
+    """
+    tiny = 1e-5
+    by_weight = jnp.abs(w.astype(jnp.float32)).max(-2)
+    numerator = jnp.maximum(activation.astype(jnp.float32), tiny) ** alpha
+    divisor = numerator / jnp.maximum(by_weight, tiny) ** (1 - alpha)
+    return jnp.clip(divisor, tiny, 1 / tiny)
+
+
+def smooth_quantize(
+    model: nnx.Module,
+    maxima: Mapping[str, Float[Array, "layers k"]],
+    recipe: UniformRecipe,
+    *,
+    alpha: float = 0.5,
+) -> nnx.Module:
+    """A copy of a model with SmoothQuant's weights: a baseline that needs data.
+
+    Every linear of a site has a divisor of its own. The original shares one among the
+    linears of an activation, because it is folded into the layer before; here the
+    division runs live and none has to compromise.
+
+    Args:
+      model: a ported transformer with plain weights.
+      maxima: largest magnitudes of each channel of the activation, by weight name;
+        sites that are not listed are quantized without a divisor.
+      recipe: grids of the smoothed weights.
+      alpha: see `smoothing_divisor`.
+    """
+
+    def change(name: str, weight: Any, rotation: int) -> Any:
+        if name not in maxima:
+            return recipe.compress(weight, rotation=rotation)
+        divisor = smoothing_divisor(maxima[name], weight, alpha=alpha)
+        smoothed = weight.astype(jnp.float32) * divisor[..., None, :]
+        return SmoothedArray(recipe.compress(smoothed, rotation=rotation), divisor)
+
+    return with_weights(model, recipe.rotation_of, change)
+
+
+def with_weights(
+    model: nnx.Module,
+    rotation_of: Callable[[str | None, int], int | None],
+    change: Callable[[str, Any, int], Any],
+) -> nnx.Module:
+    """A copy of a model with some weights replaced.
+
+    Args:
+      model: a ported transformer.
+      rotation_of: (role, K) -> rotation, or None to keep the weight.
+      change: (name, weight, rotation) -> the new weight.
+    """
+    graph, state = nnx.split(model)
+    flat = dict(nnx.to_flat_state(state))
+    for path, variable in flat.items():
+        name = ".".join(map(str, path))
+        weight = variable.get_value()
+        role = model.weight_role(name)  # pyrefly: ignore[missing-attribute]
+        rotation = rotation_of(role, weight.shape[-1]) if role else None
+        if rotation is not None:
+            flat[path] = variable.replace(change(name, weight, rotation))
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+__all__ = ["UniformRecipe", "smooth_quantize", "smoothing_divisor", "with_weights"]

@@ -141,6 +141,7 @@ class Report:
             residual=row["residual"],
             final_int8=row["final_int8"],
             together=row["together"],
+            shared=row["shared"],
             max_skips=row["max_skips"],
             outlier_ratio=row["outlier_ratio"],
             refresh_int8=row["refresh_int8"],

@@ -19,6 +19,7 @@ from benchmarks.quality_policies import Setting
 from benchmarks.quality_runs import (
     FULL,
     QUANTIZED,
+    Kind,
     Study,
     Task,
 )
@@ -102,14 +103,14 @@ class Calibrated:
         low, high = np.quantile(error * weight, (0.02, 0.98))
         return float(low), float(high)
 
-    def dmpq(self, variant: str = "") -> Setting:
-        """DMPQ at the target bits."""
+    def dmpq(self, variant: str = "", kind: Kind = QUANTIZED) -> Setting:
+        """DMPQ at the target bits, in the program of `kind`."""
 
         def make() -> Setting:
             base = self.base(variant)
             found = solve(
                 self.study,
-                QUANTIZED,
+                kind,
                 self.task,
                 lambda x: replace(base, threshold=x),
                 "activation_bits",
@@ -119,7 +120,7 @@ class Calibrated:
             )
             return replace(base, threshold=found.value)
 
-        return self._once(f"dmpq {variant}", make)
+        return self._once(f"dmpq {variant} {kind}", make)
 
     def skipping(
         self,
@@ -146,14 +147,14 @@ class Calibrated:
 
         return self._once(name, make)
 
-    def both(self, variant: str, **numbers: Any) -> Setting:
-        """DMPQ and the cache at the target bits and skips."""
+    def both(self, variant: str, *, kind: Kind = QUANTIZED, **numbers: Any) -> Setting:
+        """DMPQ and the cache at the target bits and skips, in the program of `kind`."""
 
         def make() -> Setting:
             base = replace(self.base(variant), **numbers)
             setting, _ = solve_both(
                 self.study,
-                QUANTIZED,
+                kind,
                 self.task,
                 base,
                 self.targets,
@@ -161,4 +162,5 @@ class Calibrated:
             )
             return setting
 
-        return self._once(f"both {variant} {sorted(numbers.items())}", make)
+        key = f"both {variant} {kind} {sorted(numbers.items())}"
+        return self._once(key, make)

@@ -91,7 +91,7 @@ class Setting:
       threshold: of DMPQ, one number or one per site.
       importance, residual, final_int8, hold_gamma: of DMPQ.
       step_cache: threshold of the whole-step cache.
-      tau, max_skips, together, residual_delta: of the Temporal Delta Cache.
+      tau, max_skips, together, residual_delta, shared: of the Temporal Delta Cache.
       outlier_ratio: rule A of Purified Delta Refresh.
       every_compute: rule A in every computed block.
       refresh_int8: rule B of Purified Delta Refresh.
@@ -111,6 +111,7 @@ class Setting:
     max_skips: int = 2
     together: int | None = 1
     residual_delta: bool = False
+    shared: bool = False
     outlier_ratio: float | None = None
     every_compute: bool = False
     refresh_int8: bool = False
@@ -158,6 +159,7 @@ def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
                 max_skips=setting.max_skips,
                 together=setting.together,
                 residual=setting.residual_delta,
+                shared=setting.shared,
             ),
             setting.tau is not None,
         ),

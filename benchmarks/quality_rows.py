@@ -10,6 +10,8 @@ from benchmarks.quality_calibrate import assign
 from benchmarks.quality_methods import Calibrated
 from benchmarks.quality_policies import Setting, num_steps
 from benchmarks.quality_runs import (
+    ATTENTION_8_BIT,
+    ATTENTION_8_BIT_REFINED,
     FLOAT32,
     FULL,
     QUANTIZED,
@@ -58,6 +60,7 @@ def numbers_of(setting: Setting) -> dict[str, Any]:
         if setting.importance is None
         else np.round(setting.importance, 6).tolist(),
         "together": setting.together,
+        "shared": setting.shared,
         "max_skips": setting.max_skips,
     }
 
@@ -136,12 +139,10 @@ def _paper(c: Calibrated) -> tuple[Setting, ...]:
     return (c.both("", outlier_ratio=25.0, refresh_int8=True),)
 
 
-def _default(c: Calibrated) -> tuple[Setting, ...]:
-    return (c.both("damage final", together=None, refresh_int8=True),)
-
-
-def _default_alone(c: Calibrated) -> tuple[Setting, ...]:
-    return (c.both("damage final", refresh_int8=True),)
+def _sixbit(kind: Kind, **numbers: Any) -> Maker:
+    """The default, tuned in the program that it runs in."""
+    chosen = {"together": None, "shared": True, "refresh_int8": True} | numbers
+    return lambda c: (c.both("damage final", kind=kind, **chosen),)
 
 
 def _skip_uniformly(c: Calibrated) -> tuple[Setting, ...]:
@@ -151,7 +152,12 @@ def _skip_uniformly(c: Calibrated) -> tuple[Setting, ...]:
     return (Setting(skip=uniform_skips(steps, min(c.targets.skips, room))),)
 
 
-_SIXBIT = "DMPQ (measured importance, last steps INT8) + TDC (together) + rule B"
+_SIXBIT = (
+    "refined weights, DMPQ (measured importance, last steps INT8), TDC (blocks and "
+    "branches decide together), rule B"
+)
+_CACHE_INT8 = Kind("nvfp4_refined", cache_format="int8")
+_CACHE_NVFP4 = Kind("nvfp4_refined", cache_format="nvfp4")
 ROWS: dict[str, tuple[str, Kind, Maker]] = {
     "w4a16": ("NVFP4 weights, 16-bit activations", QUANTIZED, _route(Route.BF16)),
     "w4a8": ("NVFP4 weights, INT8 everywhere", QUANTIZED, _route(Route.INT8)),
@@ -196,12 +202,27 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
     ),
     "alternate_steps": ("INT8 at every second step", QUANTIZED, _alternate(0)),
     "alternate_blocks": ("INT8 in every second block", QUANTIZED, _alternate(1)),
-    "sixbit": (f"default: {_SIXBIT}", QUANTIZED, _default),
+    "sixbit": (f"default: {_SIXBIT}", REFINED, _sixbit(REFINED)),
     "tdc": ("TDC on full precision, the paper's rule", FULL, _tdc("tdc")),
     "tdc_together": (
         "TDC on full precision, all blocks decide as one",
         FULL,
         _tdc("tdc_together", together=None),
+    ),
+    "tdc_shared": (
+        "TDC on full precision, blocks and branches decide as one",
+        FULL,
+        _tdc("tdc_shared", together=None, shared=True),
+    ),
+    "tdc_shared_four": (
+        "the same, up to four skips in a row",
+        FULL,
+        _tdc("tdc_shared_four", together=None, shared=True, max_skips=4),
+    ),
+    "tdc_branches": (
+        "TDC on full precision, branches decide as one, blocks alone",
+        FULL,
+        _tdc("tdc_branches", shared=True),
     ),
     "tdc_pairs": (
         "TDC on full precision, two neighbours decide as one",
@@ -237,25 +258,40 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
         QUANTIZED,
         _paper,
     ),
+    "sixbit_no_skips": (
+        "the default without skips",
+        REFINED,
+        lambda c: (c.dmpq("damage final", REFINED),),
+    ),
     "sixbit_alone": (
-        "the default with blocks that decide alone",
+        "the default, every block and branch decides alone",
+        REFINED,
+        _sixbit(REFINED, together=1, shared=False),
+    ),
+    "sixbit_rtn": (
+        "the default on weights rounded to nearest",
         QUANTIZED,
-        _default_alone,
+        _sixbit(QUANTIZED),
     ),
     "sixbit_cache_int8": (
         "the default, INT8 cache",
-        Kind(cache_format="int8"),
-        _default,
+        _CACHE_INT8,
+        _sixbit(_CACHE_INT8),
     ),
     "sixbit_cache_nvfp4": (
         "the default, NVFP4 cache",
-        Kind(cache_format="nvfp4"),
-        _default,
+        _CACHE_NVFP4,
+        _sixbit(_CACHE_NVFP4),
     ),
     "uniform_skips": ("every n-th step skipped, full precision", FULL, _skip_uniformly),
+    "w4a8_attention8": ("W4A8, 8-bit attention", ATTENTION_8_BIT, _route(Route.INT8)),
+    "sixbit_attention8": (
+        "the default, 8-bit attention",
+        ATTENTION_8_BIT_REFINED,
+        _sixbit(REFINED),
+    ),
     "w4a8_refined": ("W4A8, refined weights (BGR)", REFINED, _route(Route.INT8)),
     "w4a4_refined": ("W4A4, refined weights (BGR)", REFINED, _route(Route.NVFP4)),
-    "sixbit_refined": ("the default, refined weights (BGR)", REFINED, _default),
     "w4a4_unrotated": ("W4A4 without Hadamard", UNROTATED, _route(Route.NVFP4)),
     "w4a8_unrotated": ("W4A8 without Hadamard", UNROTATED, _route(Route.INT8)),
     "full_precision_float32": (
@@ -289,10 +325,18 @@ COMPARISONS = (
     ("dmpq_residual_per_mac", "static_per_mac", "psnr_db"),
     ("tdc_together", "step_cache", "psnr_db"),
     ("tdc_together", "tdc", "psnr_db"),
-    ("sixbit", "dmpq_damage_final", "psnr_db"),
+    ("tdc_shared", "tdc_together", "psnr_db"),
+    ("tdc_shared", "step_cache", "psnr_db"),
+    ("tdc_shared", "uniform_skips", "psnr_db"),
+    ("tdc_shared_four", "step_cache", "psnr_db"),
+    ("tdc_branches", "tdc", "psnr_db"),
+    ("sixbit", "sixbit_no_skips", "psnr_db"),
+    ("sixbit", "w4a8_refined", "psnr_db"),
+    ("sixbit", "sixbit_rtn", "psnr_db"),
+    ("w4a8_attention8", "w4a8", "psnr_db"),
+    ("sixbit_attention8", "sixbit", "psnr_db"),
     ("w4a8_refined", "w4a8", "psnr_db"),
     ("w4a4_refined", "w4a4", "psnr_db"),
-    ("sixbit_refined", "sixbit", "psnr_db"),
     ("sixbit", "sixbit_paper", "psnr_db"),
     ("sixbit", "sixbit_alone", "psnr_db"),
     ("w4a8", "dmpq", "psnr_db"),

@@ -69,6 +69,7 @@ UNROTATED = Kind("nvfp4_unrotated")
 REFINED = Kind("nvfp4_refined")
 RECORD = Kind(record=True)
 ATTENTION_8_BIT = Kind(attention="int8")
+ATTENTION_8_BIT_REFINED = Kind("nvfp4_refined", attention="int8")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.sampling_model import Subject
+from pallas_kernels.attention import quantize_qkv, quantized_attention
 from pallas_kernels.block_stats.api import block_stats
 from pallas_kernels.int8_matmul.api import int8_matmul
+from pallas_kernels.norm_rope import Heads, Rotary, norm_rope, norm_rope_qkv
 from pallas_kernels.nvfp4_expand.api import nvfp4_expand
 from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
 from pallas_kernels.quantize_int8.api import quantize_int8
@@ -20,8 +22,7 @@ from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.nn.attention import attention
 from sixbit_jax.nn.linear import matmul
-from sixbit_jax.nn.norms import layer_norm
-from sixbit_jax.nn.rope import apply_rotary, rotary_3d
+from sixbit_jax.nn.rope import rotary_3d
 from sixbit_jax.sampling import delta_cache
 
 _SECONDS = 0.2
@@ -34,8 +35,8 @@ class Part:
     Attributes:
       part: attention, linears, quantization, expansion, element-wise, cache.
       op: what it is.
-      variant: the route, attention precision or cache format that needs it; "any"
-        for all programs, "skip" for skipped blocks.
+      variant: the route, attention precision or cache format that needs it, or
+        "skip" for skipped blocks.
       per_block: how often a block runs it, for one guidance branch.
       function: of the operands.
       operands: makes them from a key; runs on the device.
@@ -174,13 +175,21 @@ def _attention_parts(subject: Subject) -> Iterator[Part]:
     def operands(key):
         return _normal(key, shape, shape, shape)
 
-    for variant, options in (
-        ("bf16", {"kernels": True}),
-        ("int8", {"kernels": True, "precision": "int8"}),
-        ("cudnn bf16", {"kernels": False}),
-    ):
-        run = partial(attention, **options)
+    for variant, kernels in (("bf16", True), ("cudnn bf16", False)):
+        run = partial(attention, kernels=kernels)
         yield Part("attention", f"attention {variant}", variant, 1, run, operands)
+
+    def quantized_operands(key):
+        return (quantize_qkv(*operands(key)),)
+
+    yield Part(
+        "attention",
+        "attention int8",
+        "int8",
+        1,
+        quantized_attention,
+        quantized_operands,
+    )
     table = None
     if config.use_rotary_positional_embeddings:
         frames, height, width = config.token_grid(*subject.size)
@@ -193,21 +202,29 @@ def _attention_parts(subject: Subject) -> Iterator[Part]:
             grid="resize_crop" if config.patch_size_t is None else "slice",
         )
 
-    def positions(q, k):
-        out = []
-        for part in (q, k):
-            y = layer_norm(part, eps=1e-6).astype(part.dtype)
-            out.append(y if table is None else apply_rotary(y, table, num_text=text))
-        return out
+    ones, zeros = jnp.ones((head_dim,)), jnp.zeros((head_dim,))
+    rotary = None if table is None else Rotary(table.cos, table.sin, text)
 
-    yield Part(
-        "element-wise",
-        "q, k norm and rotary",
-        "any",
-        1,
-        positions,
-        lambda key: _normal(key, shape, shape),
-    )
+    def heads(x):
+        return Heads(x, norm="layer", weight=ones, bias=zeros, rotary=rotary)
+
+    def sixteen_bits(q, k, v, implementation=None):
+        del v
+        return [norm_rope(heads(x), implementation=implementation) for x in (q, k)]
+
+    def quantized(q, k, v):
+        return norm_rope_qkv(heads(q), heads(k), v)
+
+    for variant, name, run in (
+        ("bf16", "q, k norm and rotary", sixteen_bits),
+        ("int8", "q, k norm, rotary, INT8", quantized),
+        (
+            "cudnn bf16",
+            "q, k norm, rotary: XLA",
+            partial(sixteen_bits, implementation="reference"),
+        ),
+    ):
+        yield Part("element-wise", name, variant, 1, run, operands)
 
 
 def _cache_parts(subject: Subject) -> Iterator[Part]:
@@ -323,7 +340,7 @@ def breakdown(
         "expansion": {"int8": {"int8"}, "nvfp4": set()}.get(
             routes, set() if plain else {"w4a16"}
         ),
-        "element-wise": {"any"},
+        "element-wise": {program["attention"]},
         "cache": {program["cache_format"], "skip"} - {"none"},
     }
     found = dict.fromkeys(wanted, 0.0)

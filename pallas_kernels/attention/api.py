@@ -8,6 +8,7 @@ from typing import Literal
 from jaxtyping import Array, Float
 
 from pallas_kernels.attention import cudnn, mosaic_gpu, reference
+from pallas_kernels.attention.quantize import QuantizedQKV
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 
 Precision = Literal["bf16", "int8"]
@@ -80,4 +81,34 @@ def attention(
             ),
         )
     )
+    return dispatch("attention", candidates, implementation)
+
+
+def quantized_attention(
+    operands: QuantizedQKV, *, implementation: str | None = None
+) -> Float[Array, "batch q_tokens heads head_dim"]:
+    """`attention` with `precision="int8"`, of operands that are quantized already.
+
+    Args:
+        operands: from `quantize_qkv` or `norm_rope_qkv`.
+        implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
+            that supports the device and the inputs.
+
+    Returns:
+        `[batch, q_tokens, heads, head_dim]` in the dtype of v.
+
+    Raises:
+        NotImplementedError: the named implementation does not support the inputs.
+        ExceptionGroup: no implementation does.
+    """
+    candidates = [
+        Implementation(
+            "mosaic_gpu",
+            functools.partial(mosaic_gpu.quantized_attention, operands),
+            needs_hopper,
+        ),
+        Implementation(
+            "reference", functools.partial(reference.quantized_attention, operands)
+        ),
+    ]
     return dispatch("attention", candidates, implementation)

@@ -101,6 +101,8 @@ def quantized_attention(
         `[batch, q_tokens, heads, head_dim]` in the dtype of v.
     """
     _, q_tokens, _, head_dim = operands.q_values.shape
+    q, k, v = operands.q_values, operands.k_values, operands.v
+    _check(q.astype(v.dtype), k.astype(v.dtype), v)
     tile = tile or choose_tile(head_dim, quantized=True, dtype=operands.v.dtype)
 
     def run(tile: Tile) -> tuple[jax.Array, jax.Array]:

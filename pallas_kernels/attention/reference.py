@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.attention.quantize import quantize_qkv
+from pallas_kernels.attention.quantize import QuantizedQKV, quantize_qkv
 
 # Bytes of scores that exist at once; full scores at 17,776 tokens would take 60 GB.
 _SCORE_BYTES = 256 * 2**20
@@ -16,12 +16,16 @@ def attention(
     q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, precision: str
 ) -> jax.Array:
     """Softmax attention in float32; with `precision="int8"`, of quantized operands."""
-    dtype = q.dtype
     if precision == "int8":
         quantized = quantize_qkv(q, k, v, scale=scale)
-        q, k = quantized.dequantize()
-        scale = 1.0
-    return _attention_float32(q, k, v, scale).astype(dtype)
+        return quantized_attention(quantized).astype(q.dtype)
+    return _attention_float32(q, k, v, scale).astype(q.dtype)
+
+
+def quantized_attention(operands: QuantizedQKV) -> jax.Array:
+    """Softmax attention of quantized queries and keys, in the dtype of v."""
+    q, k = operands.dequantize()
+    return _attention_float32(q, k, operands.v, 1.0).astype(operands.v.dtype)
 
 
 def _attention_float32(q: jax.Array, k: jax.Array, v: jax.Array, scale) -> jax.Array:

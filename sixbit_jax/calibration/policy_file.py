@@ -27,7 +27,7 @@ class PolicyFile:
       sites, num_blocks: what a plan of this model covers.
       predictor, threshold: of `dmpq`; both None without it.
       importance, residual, final_int8: options of `dmpq`; importance is [L][S].
-      tau, max_skips, warmup, skip_blocks, together: of `tdc`; tau None without it.
+      tau, max_skips, warmup, skip_blocks, together, shared: of `tdc`; tau None without it.
       purify: whether `pdr` is in the policy.
       outlier_ratio, scope, refresh_int8: of `pdr`.
       calibration: how it was made, free JSON (targets, correlations, runs).
@@ -47,6 +47,7 @@ class PolicyFile:
     warmup: int = 2
     skip_blocks: tuple[int, ...] | None = None
     together: int | None = 1
+    shared: bool = False
     purify: bool = True
     outlier_ratio: float | None = 25.0
     scope: str = "post_skip"
@@ -104,6 +105,7 @@ class PolicyFile:
                     warmup=self.warmup,
                     blocks=self.skip_blocks,
                     together=self.together,
+                    shared=self.shared,
                 )
             )
         if self.purify:

@@ -12,10 +12,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 from sixbit_jax.models.cogvideox_embed import PatchEmbed
-from sixbit_jax.nn.attention import attention
+from sixbit_jax.nn.attention import attention_of_heads
 from sixbit_jax.nn.embeddings import (
     TimestepEmbedding,
     sinusoidal_embedding,
@@ -23,7 +24,7 @@ from sixbit_jax.nn.embeddings import (
 from sixbit_jax.nn.fusion import GatedResidual, Gelu, Modulate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm
-from sixbit_jax.nn.rope import RotaryTable, apply_rotary, rotary_3d
+from sixbit_jax.nn.rope import RotaryTable, rotary_3d
 from sixbit_jax.nn.site import SiteOptions
 
 SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
@@ -108,13 +109,14 @@ class Attention(nnx.Module):
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
         shape = (*query.shape[:2], -1, self.head_dim)
-        query, key = self.norm_q(query.reshape(shape)), self.norm_k(key.reshape(shape))
-        if conditioning.rotary is not None:
-            query, key = (
-                apply_rotary(part, conditioning.rotary, num_text=conditioning.num_text)
-                for part in (query, key)
-            )
-        mixed = attention(
+        table = conditioning.rotary
+        if table is not None:
+            table = Rotary(table.cos, table.sin, conditioning.num_text)
+        query, key = (
+            Heads(x.reshape(shape), "layer", None, *norm.affine(), norm.eps, table)
+            for x, norm in ((query, self.norm_q), (key, self.norm_k))
+        )
+        mixed = attention_of_heads(
             query,
             key,
             value.reshape(shape),

@@ -5,12 +5,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 
+from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.wan_config import WanConfig
-from sixbit_jax.nn.attention import attention
+from sixbit_jax.nn.attention import attention, attention_of_heads
 from sixbit_jax.nn.linear import Linear
-from sixbit_jax.nn.rope import RotaryTable, apply_rotary
+from sixbit_jax.nn.rope import RotaryTable
 from sixbit_jax.nn.site import SiteOptions
 
 
@@ -37,9 +38,13 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
         """Normalizes x; the result has the dtype of x."""
-        y = x.astype(jnp.float32)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        y = x.astype(jnp.float32) * self.factor(x)[..., None]
         return (y * self.weight[...].astype(jnp.float32)).astype(x.dtype)
+
+    def factor(self, x: Float[Array, "*batch D"]) -> Float32[Array, "*batch"]:
+        """1 / rms of every row."""
+        square = jnp.square(x.astype(jnp.float32)).mean(-1)
+        return jax.lax.rsqrt(square + self.eps)
 
 
 class Attention(nnx.Module):
@@ -71,11 +76,18 @@ class SelfAttention(Attention):
         options: SiteOptions,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention."""
+        table = Rotary(rotary.cos, rotary.sin)
+        shape = (-1, self.head_dim)
         query, key = (
-            apply_rotary(self._heads(part), rotary, num_text=0)
-            for part in (self.norm_q(query), self.norm_k(key))
+            Heads(
+                self._heads(part),
+                row_factor=norm.factor(part),
+                weight=norm.weight[...].reshape(shape),
+                rotary=table,
+            )
+            for part, norm in ((query, self.norm_q), (key, self.norm_k))
         )
-        mixed = attention(
+        mixed = attention_of_heads(
             query,
             key,
             self._heads(value),

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float
 
 from pallas_kernels.attention import api
 from pallas_kernels.attention.api import Precision
+from pallas_kernels.norm_rope import Heads, norm_rope, norm_rope_qkv
 
 _FEW_KEYS = 64
 
@@ -38,3 +39,28 @@ def attention(
     return jax.nn.dot_product_attention(
         query, key, value, implementation=implementation
     )
+
+
+def attention_of_heads(
+    query: Heads,
+    key: Heads,
+    value: Float[Array, "batch tokens heads head_dim"],
+    *,
+    kernels: bool = False,
+    precision: Precision = "bf16",
+) -> Float[Array, "batch tokens heads head_dim"]:
+    """`attention` of queries and keys that still need their norm and rotary embedding.
+
+    With 8-bit scores, norm, embedding and quantization are one pass over the row.
+
+    Args:
+      query, key: the projections and what is to be done with them.
+      value: as it is.
+      kernels, precision: see `attention`.
+    """
+    chosen = None if kernels else "reference"
+    if precision == "int8":
+        operands = norm_rope_qkv(query, key, value, implementation=chosen)
+        return api.quantized_attention(operands, implementation=chosen)
+    q, k = (norm_rope(part, implementation=chosen) for part in (query, key))
+    return attention(q, k, value, kernels=kernels)

@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 
 class RotaryTable(NamedTuple):
@@ -92,30 +90,3 @@ def rotary_3d(
         [np.broadcast_to(p, (*shape, p.shape[-1])) for p in parts], axis=-1
     ).reshape(-1, head_dim // 2)
     return RotaryTable(np.cos(angles), np.sin(angles))
-
-
-def apply_rotary(
-    x: Float[Array, "batch tokens heads head_dim"],
-    table: RotaryTable,
-    *,
-    num_text: int,
-) -> Float[Array, "batch tokens heads head_dim"]:
-    """Rotates interleaved channel pairs of the video tokens; text tokens stay.
-
-    Args:
-      x: queries or keys; the first `num_text` tokens are text.
-      table: cosines and sines of the `tokens - num_text` video tokens.
-      num_text: number of text tokens.
-
-    Returns:
-      Rotated x, in the dtype of x; computed in float32.
-    """
-    ones = np.ones((num_text, table.cos.shape[-1]), np.float32)
-    cos = np.concatenate([ones, table.cos])[None, :, None, :]
-    sin = np.concatenate([0 * ones, table.sin])[None, :, None, :]
-    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
-    real, imaginary = pairs[..., 0], pairs[..., 1]
-    rotated = jnp.stack(
-        [real * cos - imaginary * sin, imaginary * cos + real * sin], axis=-1
-    )
-    return rotated.reshape(x.shape).astype(x.dtype)

@@ -85,6 +85,8 @@ class Stats(NamedTuple):
       latent_change: `StepIndex.latent_change` of this step, which `plan` saw and
         `update` would not see otherwise. Only `step_cache` uses it; NaN if the
         sampler does not say.
+      shared_change: mean of `delta_change` over the guidance branches; None if the
+        sampler does not say, which stands for `delta_change`.
     """
 
     computed: Bool[Array, "blocks"]
@@ -95,6 +97,7 @@ class Stats(NamedTuple):
     error: Float[Array, "blocks sites"]
     output_change: Float[Array, ""]
     latent_change: Float[Array, ""] | float = math.nan
+    shared_change: Float[Array, "blocks"] | None = None
 
 
 class Policy(NamedTuple):

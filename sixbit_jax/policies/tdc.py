@@ -28,6 +28,7 @@ class TdcState(NamedTuple):
       together: row-stochastic matrix that averages e over the blocks that decide
         together.
       residual: e is relative to the residual stream (times gamma).
+      shared: e is the mean over the guidance branches.
       change: e, relative change between the last two computed deltas (NaN: none).
       accumulated: E_acc, sum of e over the skips since the last compute.
       in_a_row: skips since the last compute.
@@ -40,6 +41,7 @@ class TdcState(NamedTuple):
     may_skip: Bool[Array, "blocks"]
     together: Float[Array, "blocks blocks"]
     residual: Bool[Array, ""]
+    shared: Bool[Array, ""]
     change: Float[Array, "blocks"]
     accumulated: Float[Array, "blocks"]
     in_a_row: Int[Array, "blocks"]
@@ -54,6 +56,7 @@ def tdc(
     blocks: Iterable[int] | None = None,
     together: int | None = 1,
     residual: bool = False,
+    shared: bool = False,
 ) -> Policy:
     """Skips a block while the expected error of its cached delta stays below tau.
 
@@ -62,19 +65,22 @@ def tdc(
         E_acc = E_acc + e at a skip, 0 after a compute
 
     Never before `warmup` computed steps, never in the last step, never from NaN.
-    Every block decides for itself; every guidance branch has its own state.
+    Every block decides for itself, in each guidance branch, unless `together` and
+    `shared` say otherwise.
 
     Args:
       tau: limit of the accumulated relative change; 0 skips nothing.
       max_skips: N_max, longest run of skips, at least 1.
       warmup: computed steps before the first skip, at least 2 (e needs two deltas).
       blocks: the blocks that may be skipped; None for all. The cache holds no others.
-
       together: so many neighbouring blocks decide as one, by their mean e; None for
         all blocks. The paper's rule is 1. Larger groups skip coherently: a skipped
         group is the group of an earlier step, not a mixture of steps.
       residual: use e * gamma, the change relative to the residual stream, so that
         blocks that add little skip sooner than blocks that add much.
+      shared: both guidance branches decide as one, by their mean e. The paper's rule
+        is one decision per branch; but the guidance scale multiplies the difference
+        of the branches, and errors that both have in the same step mostly leave it.
 
     Raises:
       ValueError: together below 1, tau negative or not finite, max_skips below 1,
@@ -97,6 +103,7 @@ def tdc(
         if together is None
         else checked_count("tdc", "together", together, low=1),
         residual=bool(residual),
+        shared=bool(shared),
     )
     return Policy(
         init=init,
@@ -114,6 +121,7 @@ class _Init:
     blocks: tuple[int, ...] | None
     together: int | None
     residual: bool
+    shared: bool
 
     def __call__(self, grid: BlockGrid) -> TdcState:
         length = (grid.num_blocks,)
@@ -126,6 +134,7 @@ class _Init:
             may_skip=jnp.asarray(block_mask("tdc", self.blocks, grid.num_blocks)),
             together=jnp.asarray(same / same.sum(1, keepdims=True), jnp.float32),
             residual=jnp.asarray(self.residual),
+            shared=jnp.asarray(self.shared),
             change=jnp.full(length, jnp.nan, jnp.float32),
             accumulated=jnp.zeros(length, jnp.float32),
             in_a_row=jnp.zeros(length, jnp.int32),
@@ -145,6 +154,8 @@ def _update(state: TdcState, plan: Plan, stats: Stats) -> TdcState:
     del plan
     done = stats.computed
     measured = stats.delta_change
+    if stats.shared_change is not None:
+        measured = jnp.where(state.shared, stats.shared_change, measured)
     measured = jnp.where(state.residual, measured * stats.gamma, measured)
     # Infinite and NaN entries would spread through the product, as they should inside
     # a group, and nowhere else.

@@ -157,6 +157,9 @@ def run_program(
         stats = stats._replace(
             output_change=jnp.full((program.branches,), change),
             latent_change=jnp.full((program.branches,), carry.latent_change),
+            shared_change=jnp.broadcast_to(
+                stats.delta_change.mean(0), stats.delta_change.shape
+            ),
         )
         policy_state = _update(program, carry.policy_state, plans, stats)
         noise = None

@@ -125,7 +125,7 @@ def test_breakdown_adds_up_to_the_step():
             ("linears", "l", "int8", 20.0),
             ("quantization", "q", "int8", 4.0),
             ("expansion", "e", "int8", 2.0),
-            ("element-wise", "r", "any", 6.0),
+            ("element-wise", "r", "int8", 6.0),
             ("cache", "statistics, bf16", "bf16", 2.0),
             ("cache", "skipped block, bf16", "skip", 1.0),
             ("cache", "skipped block, int8", "skip", 9.0),

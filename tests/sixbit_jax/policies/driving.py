@@ -39,7 +39,7 @@ def measured(plan: Plan, **fields) -> Stats:
     stats = empty_stats(blocks, sites)._replace(computed=~plan.skip, route=plan.route)
     for name, value in fields.items():
         value = jnp.asarray(value, jnp.float32)
-        if getattr(stats, name).ndim:
+        if name == "shared_change" or getattr(stats, name).ndim:
             value = jnp.where(plan.skip, 0.0, jnp.broadcast_to(value, (blocks,)))
         stats = stats._replace(**{name: value})
     return stats

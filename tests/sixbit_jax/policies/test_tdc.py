@@ -136,3 +136,15 @@ def test_numbers_out_of_range_are_refused(options, message):
 def test_a_block_that_does_not_exist_is_refused():
     with pytest.raises(ValueError, match=r"blocks \[7\] do not exist.* has 3"):
         tdc(0.1, blocks=[0, 7]).init(grid())
+
+
+def test_shared_decisions_use_the_mean_over_the_branches():
+    steps = [
+        {"delta_change": np.inf, "shared_change": np.inf},
+        *[{"delta_change": np.array([0.1, 0.9]), "shared_change": 0.2}] * 11,
+    ]
+    own, _ = drive(tdc(0.3), steps, num_blocks=2)
+    shared, _ = drive(tdc(0.3, shared=True), steps, num_blocks=2)
+    np.testing.assert_array_equal(skips(own).any(0), [True, False])
+    np.testing.assert_array_equal(skips(shared)[:, 0], skips(shared)[:, 1])
+    assert skips(shared).any()

@@ -4,8 +4,10 @@ from convert.command import cli_arguments, run
 from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
 from convert.export import to_diffusers
+from convert.nvfp4_dialects import CHOICES as DIALECTS
 
 __all__ = [
+    "DIALECTS",
     "ConversionError",
     "ConversionReport",
     "cli_arguments",

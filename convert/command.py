@@ -5,7 +5,8 @@ import sys
 
 from convert.conversion import DTYPES, ROTATIONS, WEIGHTS, convert
 from convert.errors import ConversionError
-from convert.export import to_diffusers
+from convert.export import WRITTEN, to_diffusers
+from convert.nvfp4_dialects import CHOICES
 from sixbit_jax.checkpoint import CheckpointError
 
 DESCRIPTION = (
@@ -52,6 +53,18 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         "refinement) instead of rounding to nearest",
     )
     parser.add_argument(
+        "--dialect",
+        choices=CHOICES,
+        default="auto",
+        help="layout of packed NVFP4 weights in SRC (default: as the files say); with "
+        "--to-diffusers modelopt: write NVFP4 weights packed",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="the same network unquantized, to check packed weights of SRC against",
+    )
+    parser.add_argument(
         "--to-diffusers",
         action="store_true",
         help="the other direction: write SRC as a diffusers directory DST",
@@ -66,11 +79,22 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         if args.to_diffusers:
-            if args.weights != "keep" or args.refine:
+            if args.weights != "keep" or args.refine or args.reference:
                 raise ConversionError(
-                    "--to-diffusers: expected no --weights and no --refine"
+                    "--to-diffusers: expected no --weights, no --refine, no --reference"
                 )
-            print(to_diffusers(args.source, args.destination, dtype=args.dtype))
+            if args.dialect not in ("auto", *WRITTEN):
+                raise ConversionError(
+                    f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
+                    f"{args.dialect}"
+                )
+            made = to_diffusers(
+                args.source,
+                args.destination,
+                dtype=args.dtype,
+                dialect=None if args.dialect == "auto" else args.dialect,
+            )
+            print(made)
         elif args.refine and args.weights != "nvfp4":
             raise ConversionError(
                 f"--refine: expected --weights nvfp4, found --weights {args.weights}"
@@ -83,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
                 weights=args.weights,
                 rotation=args.rotation,
                 refine=args.refine,
+                dialect=args.dialect,
+                reference=args.reference,
             )
             print(report)
     except (ConversionError, CheckpointError, OSError) as error:

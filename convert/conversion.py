@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from convert.errors import ConversionError
+from convert.nvfp4_dialects import PackedInfo
 from convert.reader import Source, open_source
 from convert.rules import Assignment, Role, RuleTable
 from convert.tables import table_for
-from convert.values import kept_dtype, store
+from convert.values import keep_packed, kept_dtype, store
 from sixbit_jax.checkpoint import (
     CheckpointWriter,
     Header,
@@ -77,6 +78,8 @@ def convert(
     weights: Literal["keep", "nvfp4"] = "keep",
     rotation: int = 128,
     refine: bool = False,
+    dialect: str = "auto",
+    reference: str | os.PathLike | None = None,
 ) -> ConversionReport:
     """Converts a diffusers checkpoint; holds one block in memory at a time.
 
@@ -93,6 +96,10 @@ def convert(
       refine: with nvfp4, block scales of least squared error (DVD-Quant's grid
         refinement on the E2M1 grid) instead of rounding to nearest with amax / 6.
         Same files, same speed when sampling; the conversion takes longer.
+      dialect: of a source whose weights are packed NVFP4 already (`convert.DIALECTS`):
+        its codes and scales are kept, without rotation; weights that are not packed
+        follow `weights`. "auto" is what the files say.
+      reference: the same network unquantized, to check packed weights against.
 
     Returns:
       What was read and written.
@@ -106,7 +113,7 @@ def convert(
         refine without nvfp4.
     """
     began = time.perf_counter()
-    found = open_source(source)
+    found = open_source(source, dialect=dialect, reference=reference)
     header, assigned = plan(
         found, dtype=dtype, weights=weights, rotation=rotation, refine=refine
     )
@@ -115,6 +122,9 @@ def convert(
             values = {}
             for name, spec in item.parameters.items():
                 chosen = assigned[item.path(name)]
+                if isinstance(chosen.tensor, PackedInfo) and spec.dtype == "nvfp4":
+                    values[name] = keep_packed(chosen.tensor)
+                    continue
                 array = chosen.rule.transform.forward(chosen.tensor.read())
                 values[name] = store(array, spec, chosen.key, refine=refine)
             writer.write(item, values)
@@ -179,16 +189,22 @@ def plan(
     """
     _check_options(dtype, weights, rotation, refine)
     table = table_for(found.config)
+    # Packed weights are described by the header of ours.
+    config = {k: v for k, v in found.config.items() if k != "quantization_config"}
     try:
-        stacked = parameter_shapes(table.model_class, found.config)
+        stacked = parameter_shapes(table.model_class, config)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConversionError(f"{found.directory / 'config.json'}: {error}") from error
     assigned, ignored = table.assign(found.tensors, _per_layer(stacked, table))
+    if found.packed.dialect is not None:
+        # Packed weights are not rotated, and linears of one site rotate as one.
+        rotation = 0
 
     def spec(shape: tuple[int, ...], layers: list[Assignment]) -> ParameterSpec:
         role = layers[0].rule.role
         matrix = len(shape) == 2 and shape[1] % _BLOCK == 0
-        if weights == "nvfp4" and matrix and role is not Role.OTHER:
+        packed = all(isinstance(layer.tensor, PackedInfo) for layer in layers)
+        if (packed or weights == "nvfp4") and matrix and role is not Role.OTHER:
             rotated = role is Role.SITE and rotation and shape[1] % rotation == 0
             return ParameterSpec(shape, "nvfp4", rotation if rotated else 0)
         kept = kept_dtype(*(layer.tensor.dtype for layer in layers))
@@ -209,13 +225,15 @@ def plan(
     if weights == "nvfp4":
         method = "grid refinement" if refine else "round-to-nearest"
         recipe |= {"method": method, "rotation": rotation}
+    if found.packed.facts is not None:
+        recipe["packed"] = dict(found.packed.facts)
     dtypes: dict[str, int] = {}
     for chosen in assigned.values():
-        name = chosen.tensor.dtype.name
+        name = chosen.tensor.dtype_name
         dtypes[name] = dtypes.get(name, 0) + 1
     header = Header(
         model_class=table.model_class,
-        config=dict(found.config),
+        config=config,
         parameters=plain,
         stacks={name: Stack(lengths[name], parts) for name, parts in stacks.items()},
         scheduler=found.scheduler,
@@ -225,7 +243,7 @@ def plan(
             "bytes": found.nbytes,
             "dtypes": dtypes,
             "keys_read": len(assigned),
-            "keys_ignored": ignored,
+            "keys_ignored": [*ignored, *found.packed.unused],
         },
     )
     return header, assigned

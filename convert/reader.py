@@ -9,6 +9,7 @@ from typing import Any
 
 from convert import safetensors_file, torch_file
 from convert.errors import ConversionError
+from convert.nvfp4_source import PackedSource, open_packed
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
 
@@ -27,6 +28,8 @@ class Source:
       scheduler: contents of `scheduler/scheduler_config.json`, if there is one.
       files: the files of weights.
       tensors: where each tensor lies.
+      packed: how packed NVFP4 weights were read; nothing is packed if it names no
+        dialect.
     """
 
     directory: Path
@@ -34,6 +37,7 @@ class Source:
     scheduler: Mapping[str, Any] | None
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
+    packed: PackedSource
 
     @property
     def nbytes(self) -> int:
@@ -41,20 +45,29 @@ class Source:
         return sum(file.stat().st_size for file in self.files)
 
 
-def open_source(path: str | os.PathLike) -> Source:
+def open_source(
+    path: str | os.PathLike,
+    *,
+    dialect: str = "auto",
+    reference: str | os.PathLike | None = None,
+) -> Source:
     """Finds the network's checkpoint at `path`.
 
     Args:
       path: a diffusers root (its `transformer/` is taken), the directory of the
         network itself, or one file of weights with `config.json` next to it:
         `.safetensors`, or what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`).
+      dialect: of packed NVFP4 weights (`nvfp4_dialects.CHOICES`); "auto" is what the
+        files say.
+      reference: the same network unquantized, to check packed weights against.
 
     Returns:
       The indexed checkpoint.
 
     Raises:
       ConversionError: if there is none, it is in an original (non-diffusers) layout,
-        or an index or a header is damaged; lists all problems of the files.
+        or an index or a header is damaged (lists all problems of the files), or packed
+        weights do not fit their dialect.
     """
     path = Path(path)
     if not path.exists():
@@ -89,12 +102,20 @@ def open_source(path: str | os.PathLike) -> Source:
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
         )
+    config = _read_json(directory / "config.json")
+    packed = open_packed(
+        tensors,
+        config,
+        dialect=dialect,
+        reference=None if reference is None else open_source(reference).tensors,
+    )
     return Source(
         directory=directory,
-        config=_read_json(directory / "config.json"),
+        config=config,
         scheduler=_scheduler(directory),
         files=tuple(files),
-        tensors=tensors,
+        tensors=packed.tensors,
+        packed=packed,
     )
 
 

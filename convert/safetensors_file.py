@@ -62,6 +62,11 @@ class TensorInfo:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
+    def dtype_name(self) -> str:
+        """For reports."""
+        return self.dtype.name
+
+    @property
     def is_float(self) -> bool:
         """Whether the dtype is a floating one, those of ml_dtypes included."""
         return _NAMES[self.dtype].startswith(("F", "BF"))

@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from convert.errors import ConversionError
+from convert.nvfp4_dialects import PackedInfo
+from pallas_kernels.numerics import bits
+from pallas_kernels.numerics.nvfp4 import TENSOR_SCALE_BITS
 from sixbit_jax.checkpoint import ParameterSpec
+from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.quantizers.rtn import NVFP4Recipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,
@@ -97,3 +101,19 @@ def store(
     array = cast(array, "float32", where)
     compress = NVFP4Recipe(refine=refine).compress
     return jax.tree.map(np.asarray, compress(array, rotation=spec.rotation))
+
+
+def keep_packed(info: PackedInfo) -> NVFP4Array:
+    """A weight that is NVFP4 already, with its own codes and block scales.
+
+    The tensor scale is rounded to the 17 bits of ours (4e-6), which keep all products
+    exact in float32.
+    """
+    packed = info.read_packed()
+    scale = bits.round_significand(jnp.float32(packed.tensor_scale), TENSOR_SCALE_BITS)
+    arrays = {
+        "codes": packed.codes,
+        "block_scales": packed.block_scales,
+        "tensor_scale": np.asarray(scale),
+    }
+    return NVFP4Array.from_arrays("nvfp4", arrays, 0)

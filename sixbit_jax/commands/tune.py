@@ -167,6 +167,7 @@ def _check(args: argparse.Namespace) -> None:
             problems.append(f"{option}: expected 0 or more")
     if problems:
         raise ValueError("\n  ".join(problems))
+    settings_of(args)
 
 
 def _captions(count: int) -> tuple[str, ...]:

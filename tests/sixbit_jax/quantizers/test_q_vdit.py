@@ -1,5 +1,6 @@
 """Q-VDiT's student: where it starts, what it learns, how wide it is."""
 
+import functools
 from functools import partial
 
 import jax
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import sixbit_jax
+from sixbit_jax.demo.model import demo_scheduler
 from sixbit_jax.nn.fake_quantize import fake_quantize_tokens
 from sixbit_jax.quantizers.q_vdit import (
     QVDiTOptions,
@@ -19,7 +22,11 @@ from sixbit_jax.quantizers.q_vdit import (
     student_weights,
 )
 from sixbit_jax.quantizers.q_vdit_factors import factors_of, frame_factors
-from sixbit_jax.quantizers.q_vdit_inference import fixed_params, stored_bytes
+from sixbit_jax.quantizers.q_vdit_inference import (
+    fixed_params,
+    packed_model,
+    stored_bytes,
+)
 from sixbit_jax.quantizers.range_search import search_range
 from sixbit_jax.tuning.loop import TuneOptions, Tuner
 from sixbit_jax.tuning.method import weights_of, with_activation_bits
@@ -62,10 +69,14 @@ def tuned(start):
     return tuner.run(tuner.init(start, RATES), start.frozen, trajectories())
 
 
-def run(params, batch):
+@functools.cache
+def forward():
     graph, _ = nnx.split(teacher())
-    forward = jax.jit(lambda p: nnx.merge(graph, p)(*batch[:3]))
-    return np.asarray(forward(params))
+    return jax.jit(lambda params, inputs: nnx.merge(graph, params)(*inputs))
+
+
+def run(params, batch):
+    return np.asarray(forward()(params, batch[:3]))
 
 
 def test_before_tuning_the_student_is_the_searched_grid(start, batch):
@@ -199,3 +210,57 @@ def test_bad_options_are_refused():
 
 def student_names():
     return tuple(activation_levels(teacher(), OPTIONS))
+
+
+@pytest.fixture(scope="module")
+def packed(start, tuned):
+    return packed_model(
+        teacher(), tuned[0].trainable, start.frozen, OPTIONS, text_rows=TEXT_ROWS
+    )
+
+
+def test_packing_changes_no_value(packed, start, tuned, batch):
+    trainable = tuned[0].trainable
+    weights = student_weights(trainable, start.frozen, text_rows=TEXT_ROWS)
+    for name, stored in weights_of(nnx.state(packed), tuple(weights)).items():
+        np.testing.assert_array_equal(
+            stored.dequantize(), weights[name].weight.dequantize()
+        )
+    fixed = fixed_params(trainable, start.frozen, text_rows=TEXT_ROWS)
+    _, params = nnx.split(packed)
+    np.testing.assert_allclose(run(params, batch), run(fixed, batch), atol=1e-4)
+
+
+def test_routes_give_what_fake_quantization_gives(packed, start, tuned, batch):
+    """The integer products of INT6 and the update beside them, in the sampler."""
+    trainable = tuned[0].trainable
+    fixed = fixed_params(trainable, start.frozen, text_rows=TEXT_ROWS)
+    levels = activation_levels(teacher(), OPTIONS)
+    graph, _ = nnx.split(teacher())
+    simulated = nnx.merge(graph, with_activation_bits(fixed, levels))
+    results = [
+        sixbit_jax.sample(
+            model,
+            demo_scheduler(),
+            batch.text[:1],
+            latent_shape=LATENTS,
+            num_steps=2,
+            guidance_scale=1.0,
+            policy=policy,
+            dtype=jnp.float32,
+        ).latents
+        for model, policy in (
+            (simulated, None),
+            (packed, sixbit_jax.fixed(route=sixbit_jax.Route.INT6)),
+            (teacher(), None),
+        )
+    ]
+    apart = np.abs(results[2] - results[0]).max()
+    assert np.abs(results[1] - results[0]).max() < 0.02 * apart
+
+
+def test_a_step_size_below_zero_is_not_packed(start):
+    broken = jax.tree.map(lambda x: -x, start.trainable["step_sizes"])
+    trainable = {**start.trainable, "step_sizes": broken}
+    with pytest.raises(ValueError, match="expected positive step sizes"):
+        packed_model(teacher(), trainable, start.frozen, OPTIONS, text_rows=TEXT_ROWS)

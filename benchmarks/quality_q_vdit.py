@@ -9,6 +9,7 @@ written after every row; `--resume` continues one that was cut, `--only` runs a 
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -72,21 +73,22 @@ def run(
     wanted = names_of(only)
     made = list(done)
     finished = {r["method"] for r in made if r["kind"] == "quality"}
+    used = json.loads(json.dumps(asdict(settings)))
+    earlier = [r for r in made if r["kind"] == "settings"]
+    if earlier and earlier[0]["settings"] != used:
+        raise ValueError(
+            f"an earlier run of other settings; expected {earlier[0]['settings']}, "
+            f"found {used}"
+        )
     clock = Clock(minutes)
     bench = Workbench(model, settings, clock)
-    earlier = [r for r in made if r["kind"] == "settings"]
-    if earlier and earlier[0]["settings"] != asdict(settings):
-        raise ValueError(
-            "an earlier run of other settings; expected "
-            f"{earlier[0]['settings']}, found {asdict(settings)}"
-        )
     rates = earlier[0]["learning_rates"] if earlier else None
     rates, swept = bench.learning_rates(rates)
     if not earlier:
         made.append(
             {
                 "kind": "settings",
-                "settings": asdict(settings),
+                "settings": used,
                 "learning_rates": rates,
                 "devices": len(jax.devices()),
             }

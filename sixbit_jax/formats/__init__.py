@@ -3,6 +3,7 @@
 from sixbit_jax.formats.corrected import CorrectedArray
 from sixbit_jax.formats.int8 import Int8Array
 from sixbit_jax.formats.nvfp4 import NVFP4Array
+from sixbit_jax.formats.residual import ResidualArray
 from sixbit_jax.formats.rotation import rotate
 from sixbit_jax.formats.smoothed import SmoothedArray
 from sixbit_jax.formats.stored import ArrayLayout, StoredWeight
@@ -13,6 +14,7 @@ FORMATS: tuple[type[StoredWeight], ...] = (
     UniformArray,
     SmoothedArray,
     CorrectedArray,
+    ResidualArray,
 )
 """Every format in which a weight can be stored."""
 
@@ -40,6 +42,7 @@ __all__ = [
     "CorrectedArray",
     "Int8Array",
     "NVFP4Array",
+    "ResidualArray",
     "SmoothedArray",
     "StoredWeight",
     "UniformArray",

@@ -13,9 +13,9 @@ from sixbit_jax.checkpoint import save
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands.sample import latent_shape
 from sixbit_jax.commands.tune import settings_of
-from sixbit_jax.quantizers.q_vdit import QVDiTOptions, q_vdit_method, q_vdit_start
-from sixbit_jax.quantizers.q_vdit_factors import frame_factors
+from sixbit_jax.quantizers.q_vdit import QVDiTOptions, q_vdit_method
 from sixbit_jax.quantizers.q_vdit_inference import packed_model
+from sixbit_jax.quantizers.q_vdit_tune import prepare, token_layout
 from sixbit_jax.report.video import replacing
 from sixbit_jax.sampling.api import is_quantized
 from sixbit_jax.tuning.loop import TuneOptions, Tuner, TuneState
@@ -26,8 +26,6 @@ from sixbit_jax.tuning.session import (
     plot_losses,
 )
 from sixbit_jax.tuning.trajectories import Trajectories, record_trajectories
-
-CALIBRATION_EXAMPLES = 16
 
 
 def say(text: str) -> None:
@@ -88,20 +86,7 @@ def make_session(args: argparse.Namespace, model: Any, data: Trajectories) -> Se
     settings = settings_of(args)
     options = QVDiTOptions(**settings["q_vdit"])
     dtype = _shared.compute_dtype(args.dtype)
-    frames, text_rows = token_layout(model, data)
-    count = min(CALIBRATION_EXAMPLES, len(data))
-    examples = np.linspace(0, len(data) - 1, count).round().astype(int)
-    factors = frame_factors(
-        model,
-        [data.batch(examples[i : i + 1]) for i in range(count)],
-        options,
-        frames=frames,
-        text_rows=text_rows,
-        dtype=dtype,
-    )
-    start = q_vdit_start(
-        model, options, frames=frames, factors=factors, text_rows=text_rows
-    )
+    start, text_rows = prepare(model, data, options, dtype=dtype)
     loop = TuneOptions(
         iterations=args.iterations,
         batch=args.batch,
@@ -113,15 +98,6 @@ def make_session(args: argparse.Namespace, model: Any, data: Trajectories) -> Se
     tuner = Tuner(model, q_vdit_method(text_rows=text_rows), loop)
     rates = settings["learning_rates"]
     return Session(args.out, tuner, start, rates, note, args.checkpoint_every)
-
-
-def token_layout(model: Any, data: Trajectories) -> tuple[int, int]:
-    """Frames of tokens, and text tokens in the residual stream before them."""
-    found = data.latents.shape[2:]
-    frames = model.config.token_grid(found[0], *found[2:])[0]
-    # Networks with cross-attention keep the text out of the residual stream.
-    crossed = hasattr(model, "text_keys_values")
-    return frames, 0 if crossed else data.text.shape[2]
 
 
 def finish(

@@ -26,6 +26,7 @@ examples:
   sixbit tune --model cogvideox-2b --prompt-embeds prompts.safetensors --out tuned \\
       --weight-bits 4 --scope attention --inner-rank 32 --dtype bfloat16
 """
+# As in `quantizers.q_vdit_tune`, which imports JAX.
 RATES = {"step_sizes": 1e-5, "estimator": 1e-3, "factors": 1e-3, "inner": 1e-4}
 
 

@@ -128,12 +128,14 @@ class Tuner:
         if row.cache is None:
             return setting
         if row.cache == "step":
-            name, span = "step_cache", span_of(self.output_change, low=0.5, high=5.0)
+            span = span_of(self.output_change, low=0.5, high=5.0)
         else:
-            name, span = "tau", span_of(self.delta_change, low=0.9, high=3.0)
+            span = span_of(self.delta_change, low=0.9, high=3.0)
 
         def with_number(x: float) -> DvdSetting:
-            return replace(setting, **{name: x})
+            if row.cache == "step":
+                return replace(setting, step_cache=x)
+            return replace(setting, tau=x)
 
         value = self._solve(
             (row.cache, row.schedule),

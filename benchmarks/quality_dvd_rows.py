@@ -83,15 +83,19 @@ _SCHEDULES: dict[Schedule, str] = {
 def _rows() -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for suffix, schedule, width in _WIDTHS:
-        for name, (title, kind, *pair) in _METHODS.items():
-            rows[f"{name}_{suffix}"] = Row(f"{title}, {width}", kind, schedule, *pair)
+        for name, (title, kind, low, high) in _METHODS.items():
+            rows[f"{name}_{suffix}"] = Row(
+                f"{title}, {width}", kind, schedule, low, high
+            )
     for schedule, text in _SCHEDULES.items():
         rows[f"dvd_{schedule}"] = Row(
             f"BGR + ARQ, {text}", BOTH, schedule, Route.ARQ4, Route.ARQ8
         )
     for suffix, schedule, width in _WIDTHS[:2]:
-        for name, (title, kind, *pair) in _EXTRA.items():
-            rows[f"{name}_{suffix}"] = Row(f"{title}, {width}", kind, schedule, *pair)
+        for name, (title, kind, low, high) in _EXTRA.items():
+            rows[f"{name}_{suffix}"] = Row(
+                f"{title}, {width}", kind, schedule, low, high
+            )
     for name, kind in (("nvfp4", NVFP4), ("nvfp4_refined", NVFP4_REFINED)):
         words = f"NVFP4 weights{', refined' * (kind == NVFP4_REFINED)}"
         pair = (Route.NVFP4, Route.INT8)

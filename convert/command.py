@@ -36,21 +36,24 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
+        metavar="{keep,nvfp4,uniform2..uniform8}",
         default="keep",
-        help="nvfp4: 4.5-bit linears of blocks and modulation (default: keep)",
+        help="nvfp4: 4.5-bit linears of blocks and modulation; uniform2 to uniform8: "
+        "the same on uniform grids of 2 to 8 bits (default: keep)",
     )
     parser.add_argument(
         "--rotation",
         type=int,
         choices=ROTATIONS,
         default=128,
-        help="with nvfp4: width of the block Hadamard folded into the blocks' linears",
+        help="of quantized weights: width of the block Hadamard folded into the "
+        "blocks' linears",
     )
     parser.add_argument(
         "--refine",
         action="store_true",
-        help="with nvfp4: block scales of least squared error (DVD-Quant's grid "
-        "refinement) instead of rounding to nearest",
+        help="of quantized weights: scales of least squared error (DVD-Quant's grid "
+        "refinement) instead of those of the largest values",
     )
     parser.add_argument(
         "--dialect",
@@ -95,9 +98,10 @@ def run(args: argparse.Namespace) -> int:
                 dialect=None if args.dialect == "auto" else args.dialect,
             )
             print(made)
-        elif args.refine and args.weights != "nvfp4":
+        elif args.refine and args.weights == "keep":
             raise ConversionError(
-                f"--refine: expected --weights nvfp4, found --weights {args.weights}"
+                "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
+                "--weights keep"
             )
         else:
             report = convert(

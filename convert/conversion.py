@@ -23,7 +23,7 @@ from sixbit_jax.checkpoint import (
 )
 
 DTYPES = ("keep", "float32", "float16", "bfloat16")
-WEIGHTS = ("keep", "nvfp4")
+WEIGHTS = ("keep", "nvfp4", *(f"uniform{bits}" for bits in range(2, 9)))
 ROTATIONS = (0, 128)
 _BLOCK = 16
 
@@ -37,7 +37,7 @@ class ConversionReport:
       model_class: class name of the network.
       num_parameters: number of values.
       keys_read: tensors that became parameters.
-      keys_quantized: how many of them became NVFP4.
+      keys_quantized: how many of them are stored in a compressed format.
       keys_ignored: tensors that were ignored by name.
       source_dtypes: number of tensors by dtype.
       source_bytes: bytes of the source's files of weights.
@@ -60,7 +60,7 @@ class ConversionReport:
         dtypes = ", ".join(f"{n} {d}" for d, n in sorted(self.source_dtypes.items()))
         lines = [
             f"{self.model_class}: {self.num_parameters:,} parameters from "
-            f"{self.keys_read} tensors ({dtypes}); {self.keys_quantized} now NVFP4",
+            f"{self.keys_read} tensors ({dtypes}); {self.keys_quantized} now quantized",
             f"{self.source_bytes:,} bytes read, {self.written_bytes:,} written "
             f"({self.written_bytes / self.source_bytes:.1%}) in {self.seconds:.1f} s: "
             f"{self.destination}",
@@ -75,7 +75,7 @@ def convert(
     destination: str | os.PathLike,
     *,
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
-    weights: Literal["keep", "nvfp4"] = "keep",
+    weights: str = "keep",
     rotation: int = 128,
     refine: bool = False,
     dialect: str = "auto",
@@ -90,11 +90,13 @@ def convert(
       dtype: of the parameters that stay floating point. "keep" keeps the source's
         (float64 becomes float32, float8 becomes bfloat16, which holds it exactly).
       weights: "nvfp4" stores the linears of the blocks and the modulation linears in
-        4.5 bits; embeddings, norms, biases and the output stay.
+        4.5 bits; embeddings, norms, biases and the output stay. "uniform2" to
+        "uniform8" stores the same linears on asymmetric grids per output channel.
       rotation: width of the block Hadamard folded into the blocks' linears along K
         before quantization (128, or 0 for none); activations are rotated to match.
-      refine: with nvfp4, block scales of least squared error (DVD-Quant's grid
-        refinement on the E2M1 grid) instead of rounding to nearest with amax / 6.
+      refine: DVD-Quant's grid refinement: with nvfp4, block scales of least squared
+        error on the E2M1 grid instead of amax / 6; with uniform grids, BGR instead of
+        the range of each channel.
         Same files, same speed when sampling; the conversion takes longer.
       dialect: of a source whose weights are packed NVFP4 already (`convert.DIALECTS`):
         its codes and scales are kept, without rotation; weights that are not packed
@@ -110,7 +112,7 @@ def convert(
       sixbit_jax.checkpoint.CheckpointError: if the destination exists or cannot be
         written. Nothing is left behind in either case.
       ValueError: for values of the options that are not in the lists above, and for
-        refine without nvfp4.
+        refine without quantized weights.
     """
     began = time.perf_counter()
     found = open_source(source, dialect=dialect, reference=reference)
@@ -133,7 +135,7 @@ def convert(
         model_class=header.model_class,
         num_parameters=header.num_parameters,
         keys_read=len(assigned),
-        keys_quantized=sum(n for spec, n in header.specs() if spec.dtype == "nvfp4"),
+        keys_quantized=sum(n for spec, n in header.specs() if spec.compressed),
         keys_ignored=tuple(header.source["keys_ignored"]),
         source_dtypes=header.source["dtypes"],
         source_bytes=found.nbytes,
@@ -151,8 +153,8 @@ def _check_options(dtype: str, weights: str, rotation: int, refine: bool) -> Non
     for name, (value, allowed) in options.items():
         if value not in allowed:
             raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
-    if refine and weights != "nvfp4":
-        raise ValueError(f"refine: expected weights='nvfp4', found {weights!r}")
+    if refine and weights == "keep":
+        raise ValueError("refine: expected quantized weights, found weights='keep'")
 
 
 def _per_layer(
@@ -204,9 +206,10 @@ def plan(
         role = layers[0].rule.role
         matrix = len(shape) == 2 and shape[1] % _BLOCK == 0
         packed = all(isinstance(layer.tensor, PackedInfo) for layer in layers)
-        if (packed or weights == "nvfp4") and matrix and role is not Role.OTHER:
+        if (packed or weights != "keep") and matrix and role is not Role.OTHER:
             rotated = role is Role.SITE and rotation and shape[1] % rotation == 0
-            return ParameterSpec(shape, "nvfp4", rotation if rotated else 0)
+            stored = "nvfp4" if packed else weights
+            return ParameterSpec(shape, stored, rotation if rotated else 0)
         kept = kept_dtype(*(layer.tensor.dtype for layer in layers))
         return ParameterSpec(shape, kept if dtype == "keep" else dtype)
 
@@ -222,7 +225,7 @@ def plan(
         else:
             plain[path] = spec(shape, [assigned[path]])
     recipe: dict[str, object] = {"weights": weights, "dtype": dtype}
-    if weights == "nvfp4":
+    if weights != "keep":
         method = "grid refinement" if refine else "round-to-nearest"
         recipe |= {"method": method, "rotation": rotation}
     if found.packed.facts is not None:

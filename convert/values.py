@@ -13,6 +13,7 @@ from pallas_kernels.numerics.nvfp4 import TENSOR_SCALE_BITS
 from sixbit_jax.checkpoint import ParameterSpec
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.quantizers.rtn import NVFP4Recipe
+from sixbit_jax.quantizers.uniform import UniformRecipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,
 # for float64, rounded once.
@@ -83,23 +84,28 @@ def cast(array: np.ndarray, dtype: str, where: str) -> np.ndarray:
 def store(
     array: np.ndarray, spec: ParameterSpec, where: str, *, refine: bool = False
 ) -> Any:
-    """The stored form of a tensor: cast, or quantized to NVFP4.
+    """The stored form of a tensor: cast, or quantized.
 
     Args:
       array: the tensor, floating point, in our layout.
       spec: how it is to be stored.
       where: the tensor's name, for errors.
-      refine: NVFP4 block scales of least squared error instead of amax / 6.
+      refine: grid refinement: NVFP4 block scales of least squared error instead of
+        amax / 6, BGR instead of the range of each channel.
 
     Raises:
       ConversionError: for NaN, Inf and overflow.
     """
     check_finite(array, where)
-    if spec.dtype != "nvfp4":
+    if not spec.compressed:
         return cast(array, spec.dtype, where)
     # float64 has to be narrowed before JAX sees it; nothing else changes value here.
     array = cast(array, "float32", where)
-    compress = NVFP4Recipe(refine=refine).compress
+    recipe = NVFP4Recipe(refine=refine)
+    if spec.dtype != "nvfp4":
+        bits = int(spec.dtype.removeprefix("uniform"))
+        recipe = UniformRecipe(bits, grid="bgr" if refine else "minmax")
+    compress = recipe.compress
     return jax.tree.map(np.asarray, compress(array, rotation=spec.rotation))
 
 

@@ -10,8 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from sixbit_jax.policies import BlockGrid, ErrorPredictor, Policy, chain, dmpq, pdr, tdc
+from sixbit_jax.policies import (
+    BlockGrid,
+    ErrorPredictor,
+    Policy,
+    chain,
+    delta_gbs,
+    dmpq,
+    pdr,
+    tdc,
+)
 from sixbit_jax.policies._common import checked_count
+from sixbit_jax.routes import Route
 
 FORMAT = "sixbit-policy"
 VERSION = 1
@@ -19,7 +29,7 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class PolicyFile:
-    """DMPQ, TDC and PDR with their numbers; each may be absent.
+    """DMPQ or delta-GBS, TDC and PDR with their numbers; each may be absent.
 
     Attributes:
       model_class: class name of the model, as in diffusers' config.json.
@@ -27,7 +37,10 @@ class PolicyFile:
       sites, num_blocks: what a plan of this model covers.
       predictor, threshold: of `dmpq`; both None without it.
       importance, residual, final_int8: options of `dmpq`; importance is [L][S].
-      tau, max_skips, warmup, skip_blocks, together, shared: of `tdc`; tau None without it.
+      delta, low, high: of `delta_gbs`, with the names of its routes; delta None
+        without it.
+      tau, max_skips, warmup, skip_blocks, together, shared: of `tdc`; tau None
+        without it.
       purify: whether `pdr` is in the policy.
       outlier_ratio, scope, refresh_int8: of `pdr`.
       calibration: how it was made, free JSON (targets, correlations, runs).
@@ -42,6 +55,9 @@ class PolicyFile:
     importance: list[list[float]] | None = None
     residual: bool = False
     final_int8: int = 0
+    delta: float | None = None
+    low: str = Route.NVFP4.name
+    high: str = Route.INT8.name
     tau: float | None = None
     max_skips: int = 2
     warmup: int = 2
@@ -62,6 +78,16 @@ class PolicyFile:
             raise ValueError(
                 "a policy file needs a predictor and a threshold, or neither; found "
                 f"threshold {self.threshold} and predictor {self.predictor}"
+            )
+        routes = [route.name for route in Route]
+        if unknown := [name for name in (self.low, self.high) if name not in routes]:
+            raise ValueError(
+                f"policy file: expected routes of {', '.join(routes)}; found {unknown}"
+            )
+        if self.delta is not None and self.predictor is not None:
+            raise ValueError(
+                "policy file: expected a predictor (DMPQ) or a delta (delta-GBS), "
+                "found both"
             )
         checked_count("policy file", "num_blocks", self.num_blocks, low=1)
         # Building it is the check of all other numbers.
@@ -85,8 +111,12 @@ class PolicyFile:
         )
 
     def policy(self) -> Policy:
-        """chain(dmpq, tdc, pdr), less the absent ones."""
+        """chain(dmpq or delta_gbs, tdc, pdr), less the absent ones."""
         parts = []
+        if self.delta is not None:
+            parts.append(
+                delta_gbs(self.delta, low=Route[self.low], high=Route[self.high])
+            )
         if self.predictor is not None and self.threshold is not None:
             parts.append(
                 dmpq(

@@ -13,8 +13,10 @@ from sixbit_jax.policies import (
     random_routes,
     uniform_skips,
 )
+from sixbit_jax.recipes import RECIPES, recipe_of
 from sixbit_jax.report.runs import Configuration
 from sixbit_jax.routes import Route
+from sixbit_jax.sampling.api import is_quantized
 
 BUNDLED = Path(__file__).parent.parent / "demo"
 BUNDLED_CHECKPOINT = BUNDLED / "checkpoint"
@@ -92,6 +94,7 @@ NAMED = {
 def names_and_descriptions() -> str:
     """All configurations, for a command's help."""
     lines = [f"  {name:11} {item.description}" for name, item in NAMED.items()]
+    lines.append("  dvd-quant   DVD-Quant: refined 4-bit grids, ARQ, delta-guided bits")
     lines.append(f"  {RECOMMENDED:11} the policy that comes with the bundled model")
     lines.append("  FILE.json   a policy that `sixbit calibrate` wrote")
     return "\n".join(lines)
@@ -118,7 +121,7 @@ def configuration_for(
     """The configuration of a name or a policy file.
 
     Args:
-      spec: a key of `NAMED`, "6bit", or a JSON file.
+      spec: a key of `NAMED` or of `recipes.RECIPES`, "6bit", or a JSON file.
       plain: the model with the checkpoint's own weights.
       quantized: the model with NVFP4 weights.
       steps: denoising steps.
@@ -136,6 +139,16 @@ def configuration_for(
             cache_format=cache_format,
             description=item.description,
         )
+    if spec in RECIPES:
+        recipe = recipe_of(spec)
+        model = plain if is_quantized(plain) else recipe.quantize(plain)
+        return Configuration(
+            name=recipe.name,
+            model=model,
+            policy=recipe.policy(model),
+            cache_format=cache_format,
+            description=recipe.description,
+        )
     file = policy_path(spec)
     policy = policy_from_file(file, quantized)
     return Configuration(
@@ -143,6 +156,6 @@ def configuration_for(
         model=quantized,
         policy=policy,
         cache_format=cache_format,
-        description=f"NVFP4 weights, routes and skips chosen by {file.name}",
+        description=f"quantized weights, routes and skips chosen by {file.name}",
         policy_file=load_policy(file),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sixbit_jax.commands._configurations import BUNDLED_CHECKPOINT
+from sixbit_jax.recipes import RECIPES, recipe_of
 
 
 class Prompts(NamedTuple):
@@ -65,6 +66,23 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_recipe_argument(parser: Any) -> None:
+    """`--recipe`, for a parser or a group of its arguments."""
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="a whole method: quantizes the weights (in memory, unless those of the "
+        "checkpoint are) and brings its own policy and options",
+    )
+
+
+def quantized_by(recipe: Any, model: Any) -> Any:
+    """The model with the recipe's weights; weights that are stored stay as they are."""
+    from sixbit_jax.sampling.api import is_quantized
+
+    return model if is_quantized(model) else recipe.quantize(model)
+
+
 def read_prompts(args: argparse.Namespace, default: Sequence[str]) -> Prompts:
     """The prompts of `--captions` or `--prompt-embeds`.
 
@@ -105,7 +123,7 @@ def caption_prompts(captions: Sequence[str]) -> Prompts:
 
 
 def load_models(args: argparse.Namespace) -> Models:
-    """The model of `--model` with its own and with NVFP4 weights.
+    """The model of `--model` with its own and with NVFP4 or the recipe's weights.
 
     Raises:
       ValueError: if there is none, or `--quantized-model` is another network.
@@ -114,6 +132,9 @@ def load_models(args: argparse.Namespace) -> Models:
     from sixbit_jax.quantizers.rtn import quantize
     from sixbit_jax.sampling.api import is_quantized
 
+    recipe = getattr(args, "recipe", None)
+    if recipe is not None and args.quantized_model is not None:
+        raise ValueError("--recipe: expected no --quantized-model with it, found one")
     source = args.model or BUNDLED_CHECKPOINT
     quantized = None
     if (source / "sixbit.json").is_file():
@@ -121,7 +142,7 @@ def load_models(args: argparse.Namespace) -> Models:
     else:
         with tempfile.TemporaryDirectory() as scratch:
             plain, header = _converted(source, Path(scratch) / "model", "keep")
-            if args.quantized_model is None:
+            if args.quantized_model is None and recipe is None:
                 quantized, _ = _converted(source, Path(scratch) / "nvfp4", "nvfp4")
     if args.quantized_model is not None:
         quantized, other = load(args.quantized_model)
@@ -131,7 +152,10 @@ def load_models(args: argparse.Namespace) -> Models:
                 f"of {source}, found another one"
             )
     if quantized is None:
-        quantized = plain if is_quantized(plain) else quantize(plain)
+        if recipe is not None:
+            quantized = quantized_by(recipe_of(recipe), plain)
+        else:
+            quantized = plain if is_quantized(plain) else quantize(plain)
     return Models(plain, quantized, header)
 
 

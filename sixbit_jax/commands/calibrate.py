@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax.commands._bit_switching import switch_bits
 from sixbit_jax.commands._calibration import make_sampler, say, search
 
 DESCRIPTION = """\
@@ -18,12 +19,17 @@ activations was; fits the line that predicts one from the other; then finds
 
 and writes a JSON file for `sixbit sample --policy` and `sixbit compare`. It prints how
 strongly gamma and error are correlated, the assumption that the method rests on.
+
+With --recipe dvd-quant it finds the threshold delta of delta-guided bit switching for
+--bits instead, and no tau.
 """
 EPILOG = """\
 examples:
   sixbit calibrate --out policy.json --plot correlation.png
   sixbit calibrate --model cogvideox-5b-nvfp4 --prompt-embeds prompts.safetensors \\
       --out policy.json --bits 6 --skips 0.3
+  sixbit calibrate --recipe dvd-quant --out delta.json
+  sixbit compare full delta.json --recipe dvd-quant
 """
 
 
@@ -39,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also draw gamma against error for each site (png, svg, pdf)",
     )
     _inputs.add_model_arguments(parser)
+    _inputs.add_recipe_argument(parser)
     parser.add_argument(
         "--prompts",
         metavar="N",
@@ -132,6 +139,8 @@ def run(args: argparse.Namespace) -> int:
     models = _inputs.load_models(args)
     sampler = make_sampler(args, models, prompts)
     count = len(prompts.names)
+    if args.recipe == "dvd-quant":
+        return switch_bits(args, models.quantized, sampler, count)
     say(f"recording {count} runs of {args.steps} steps")
     recorded = sampler(chain(), count, record_errors=True)
     recording = Recording.from_traces(recorded.traces)

@@ -21,6 +21,7 @@ configurations:
 
 examples:
   sixbit compare full w4a4
+  sixbit compare 6bit dvd-quant
   sixbit compare w4a8 policy.json --captions "a cyan cross grows on a white background"
   sixbit compare full policy.json --model cogvideox-5b \\
       --quantized-model cogvideox-5b-nvfp4 --prompt-embeds prompts.safetensors
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="new directory, or an earlier report to replace (out/compare)",
     )
     _inputs.add_model_arguments(parser)
+    _inputs.add_recipe_argument(parser)
     parser.add_argument(
         "--cache-format",
         choices=("bf16", "int8", "nvfp4", "float32"),

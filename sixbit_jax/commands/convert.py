@@ -6,10 +6,14 @@ from convert import cli_arguments
 from convert import run as run_converter
 from convert.command import DESCRIPTION
 from sixbit_jax.cli import USER_ERROR
+from sixbit_jax.quantizers.rtn import NVFP4Recipe
+from sixbit_jax.quantizers.uniform import UniformRecipe
+from sixbit_jax.recipes import RECIPES, recipe_of
 
 EPILOG = """\
 examples:
   sixbit convert CogVideoX-5b cogvideox-5b-nvfp4 --weights nvfp4
+  sixbit convert CogVideoX-5b cogvideox-5b-dvd --recipe dvd-quant
   sixbit convert CogVideoX-2b cogvideox-2b --dtype bfloat16
   sixbit convert cogvideox-5b-nvfp4 exported --to-diffusers
 """
@@ -20,8 +24,44 @@ __all__ = ["DESCRIPTION", "EPILOG", "add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     cli_arguments(parser)
+    parser.add_argument(
+        "--recipe",
+        choices=tuple(RECIPES),
+        help="the weights of a whole method, instead of --weights, --rotation and "
+        "--refine",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; the converter words its own errors."""
+    """Runs the command; the converter words its own errors.
+
+    Raises:
+      ValueError: --recipe beside an option that it stands for, or a recipe whose
+        weights need more than the weights themselves.
+    """
+    if args.recipe is not None:
+        _apply_recipe(args)
     return USER_ERROR if run_converter(args) else 0
+
+
+def _apply_recipe(args: argparse.Namespace) -> None:
+    if args.weights != "keep" or args.refine or args.to_diffusers:
+        raise ValueError(
+            "--recipe: expected no --weights, --refine and --to-diffusers with it"
+        )
+    recipe = recipe_of(args.recipe)
+    weights = recipe.weights
+    if recipe.quantizer is not None:
+        raise ValueError(
+            f"--recipe {recipe.name}: its weights are not made from weights alone"
+        )
+    if isinstance(weights, NVFP4Recipe):
+        args.weights, args.refine = "nvfp4", weights.refine
+    elif isinstance(weights, UniformRecipe):
+        args.weights, args.refine = f"uniform{weights.bits}", weights.grid == "bgr"
+    else:
+        raise ValueError(
+            f"--recipe {recipe.name}: expected NVFP4 or uniform weights, found "
+            f"{type(weights).__name__}"
+        )
+    args.rotation = weights.rotation

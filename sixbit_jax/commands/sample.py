@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sixbit_jax.commands import _shared
+from sixbit_jax.commands import _inputs, _shared
 
 DESCRIPTION = """\
 Denoises a batch of videos with a converted checkpoint, in one compiled program.
@@ -60,18 +60,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name in ("frames", "height", "width"):
         size.add_argument(f"--{name}", type=int, help="default: the training size")
     method = parser.add_argument_group("method")
+    _inputs.add_recipe_argument(method)
     method.add_argument(
         "--policy",
         metavar="FILE.json|none",
-        default="none",
-        help="who chooses routes and skips: a file of `sixbit calibrate` (needs NVFP4 "
-        "weights), or none for full precision (default)",
+        help="who chooses routes and skips: a file of `sixbit calibrate` (needs "
+        "quantized weights), or none for full precision (default: the recipe's, or "
+        "none)",
     )
     method.add_argument(
         "--cache-format",
         choices=("bf16", "int8", "nvfp4", "float32"),
-        default="bf16",
-        help="storage of the delta cache (bf16)",
+        help="storage of the delta cache (the recipe's, or bf16)",
     )
     method.add_argument(
         "--dynamic-guidance",
@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from safetensors.numpy import save
 
     from sixbit_jax.checkpoint import load
+    from sixbit_jax.recipes import recipe_of
     from sixbit_jax.report.video import replacing
     from sixbit_jax.sampling.api import sample
 
@@ -101,6 +102,16 @@ def run(args: argparse.Namespace) -> int:
     loaded: tuple[Any, Any] = load(args.model)
     model, header = loaded
     config = model.config
+    options: dict[str, Any] = {}
+    policy = _shared.policy_for(args.policy or "none", model)
+    if args.recipe is not None:
+        recipe = recipe_of(args.recipe)
+        model = _inputs.quantized_by(recipe, model)
+        options = recipe.sampling()
+        if args.policy is None:
+            policy = recipe.policy(model)
+    if args.cache_format is not None:
+        options["cache_format"] = args.cache_format
     began = time.perf_counter()
     result = sample(
         model,
@@ -116,8 +127,8 @@ def run(args: argparse.Namespace) -> int:
         guidance_scale=args.guidance,
         dynamic_guidance=args.dynamic_guidance,
         seed=args.seed,
-        policy=_shared.policy_for(args.policy, model),
-        cache_format=args.cache_format,
+        policy=policy,
+        **options,
         batched_guidance=args.batched_guidance,
         dtype=dtype,
         image_latents=image.get("image_latents"),

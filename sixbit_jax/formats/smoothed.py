@@ -28,7 +28,8 @@ class SmoothedArray(StoredWeight):
     static_names: ClassVar[tuple[str, ...]] = ()
 
     weight: StoredWeight
-    divisor: Any
+    # The default replaces the property of the base class, which has no setter.
+    divisor: Any = None
 
     def __post_init__(self) -> None:
         if not (described(self.weight) and described(self.divisor)):

@@ -38,13 +38,10 @@ class StoredWeight(abc.ABC):
     Attributes:
       array_names: the dataclass fields that hold arrays, in the order of the leaves.
       static_names: the other fields; hashable, part of the tree structure.
-      divisor: [..., K], what activations are divided by before they are rotated; None:
-        by nothing.
     """
 
     array_names: ClassVar[tuple[str, ...]]
     static_names: ClassVar[tuple[str, ...]] = ("rotation",)
-    divisor: Any = None
 
     @property
     @abc.abstractmethod
@@ -107,6 +104,11 @@ class StoredWeight(abc.ABC):
         """`dequantize(bfloat16)`, by a kernel where the format has one."""
         del implementation
         return self.dequantize(jnp.bfloat16)
+
+    @property
+    def divisor(self) -> Float[Array, "*batch k"] | None:
+        """What activations are divided by before they are rotated; None: by nothing."""
+        return None
 
     @property
     def undivided(self) -> "StoredWeight":

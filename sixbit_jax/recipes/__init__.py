@@ -1,0 +1,30 @@
+"""Whole methods: weights, policy, routes and calibration targets by one name.
+
+A method adds a module with its function and a line in `RECIPES`.
+"""
+
+from collections.abc import Callable
+
+from sixbit_jax.recipes.base import Recipe
+from sixbit_jax.recipes.dvd import dvd_quant
+from sixbit_jax.recipes.sixbit import sixbit_diffusion
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "sixbit-diffusion": sixbit_diffusion,
+    "dvd-quant": dvd_quant,
+}
+"""By the name that the command line uses."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of a name, with its defaults.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}; found {name}")
+    return RECIPES[name]()
+
+
+__all__ = ["RECIPES", "Recipe", "dvd_quant", "recipe_of", "sixbit_diffusion"]

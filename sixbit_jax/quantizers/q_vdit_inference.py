@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from sixbit_jax.formats import UniformArray
@@ -82,11 +83,14 @@ def _packed(
     tuned: TunedWeight = weight.weight
     grid = UniformGrid(tuned.scale, tuned.zero_point)
     codes = encode_uniform(tuned.unrounded(), grid, bits)
+    factors = weight.factors
+    if factors is None:
+        factors = jnp.ones((*weight.shape[:-2], 1))
     packed = CorrectedArray(
         UniformArray.from_codes(codes, grid, bits),
         weight.down,
         weight.up,
-        weight.factors,
+        factors,
         text_rows=text_rows,
     )
     return packed, tuned.scale.min()

@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 from sixbit_jax.recipes.base import Recipe
 from sixbit_jax.recipes.dvd import dvd_quant
+from sixbit_jax.recipes.q_vdit import q_vdit
 from sixbit_jax.recipes.sixbit import sixbit_diffusion
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "sixbit-diffusion": sixbit_diffusion,
     "dvd-quant": dvd_quant,
+    "q-vdit": q_vdit,
 }
 """By the name that the command line uses."""
 
@@ -27,4 +29,4 @@ def recipe_of(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "Recipe", "dvd_quant", "recipe_of", "sixbit_diffusion"]
+__all__ = ["RECIPES", "Recipe", "dvd_quant", "q_vdit", "recipe_of", "sixbit_diffusion"]

@@ -101,6 +101,56 @@ class ResidualArray(StoredWeight):
                 )
         check_rotation(self.rotation, self.shape)
 
+    @classmethod
+    def from_codes(
+        cls,
+        codes: UInt8[Array, "*batch n k"],
+        levels: tuple[Array, Array, Array, Array],
+        position: Int32[Array, "*batch n"],
+        num_salient: Int32[Array, "*batch"],
+        *,
+        bits: int,
+        rotation: int = 0,
+    ) -> Self:
+        """Packs codes and levels that were found elsewhere.
+
+        Args:
+          codes: uint8 [..., N, K]: base code in the low n - 1 bits, then the bit of
+            each branch; bits of branches that a row does not have are ignored.
+          levels: scale, offset and the amplitudes of first and second branch of every
+            row, float32 [..., N]; those of absent branches are ignored.
+          position, num_salient: as in the attributes.
+          bits: n.
+          rotation: what is folded into the values.
+        """
+        scale, offset, first, second = levels
+        planes = range(bits - 1)
+        base = jnp.stack([pack_bits((codes >> i & 1) == 1) for i in planes], -3)
+        # Pool row r is the first branch of the row at position r or, behind those of
+        # all, the second one of the row at position r - (N - num_salient).
+        rank = jnp.arange(codes.shape[-2])
+        start = codes.shape[-2] - num_salient[..., None]
+        behind = rank >= start
+        order = jnp.argsort(position, -1)
+        owner = jnp.take_along_axis(order, jnp.where(behind, rank - start, rank), -1)
+        bit = jnp.where(behind, bits, bits - 1)[..., None].astype(jnp.uint8)
+        owned = jnp.take_along_axis(codes, owner[..., None], -2)
+        amplitude = jnp.where(
+            behind,
+            jnp.take_along_axis(second, owner, -1),
+            jnp.take_along_axis(first, owner, -1),
+        )
+        return cls(
+            base,
+            pack_bits((owned >> bit & 1) == 1),
+            scale,
+            offset,
+            amplitude,
+            position,
+            num_salient,
+            rotation,
+        )
+
     @property
     def bits(self) -> int:
         """n, the mean number of bits per value without the numbers of the rows."""

@@ -15,7 +15,6 @@ a special case and starts from it; s z and the mu_k are one number per channel.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -29,7 +28,6 @@ from sixbit_jax.formats.residual import (
     MAX_BITS,
     MIN_BITS,
     ResidualArray,
-    pack_bits,
 )
 from sixbit_jax.quantizers.residual_fit import (
     METHODS,
@@ -114,57 +112,63 @@ def _output_errors(
     return jax.lax.map(one_kind, levels)
 
 
-@partial(jax.jit, static_argnames=("bits", "method", "salience", "shares"))
-def _fitted(
+class ResidualFit(NamedTuple):
+    """Everything about the rows but their codes; where tuning starts.
+
+    Attributes:
+      levels: of each row with the branches it has, amplitudes 0 for those it has not.
+      selection: who has how many.
+    """
+
+    levels: Levels
+    selection: Selection
+
+
+def branches_of(selection: Selection) -> Int32[Array, "*batch n"]:
+    """Number of branches of each row, 0, 1 or 2."""
+    position, salient = selection.position, selection.num_salient[..., None]
+    first = position < position.shape[-1] - salient
+    return first.astype(jnp.int32) + (position < salient)
+
+
+@partial(jax.jit, static_argnames=("bits", "salience", "shares"))
+def _selected(
     w: Array,
-    ordered: Array,
+    levels: Levels,
+    error: Array,
     inputs: Array | None,
     bits: int,
-    method: Method,
     salience: Salience,
     shares: tuple[float, ...],
-) -> tuple[ResidualArray, Selection]:
-    levels, error = fit_levels(w, ordered, base_bits=bits - 1, method=method)
+) -> ResidualFit:
     if inputs is not None:
         error = _output_errors(w, levels, bits - 1, inputs)
     by = kurtosis(w) if salience == "kurtosis" else error[0] - error[2]
     chosen = select(by, jnp.moveaxis(error, 0, -1), shares)
-    return _stored(w, levels, chosen, bits), chosen
+    kind = branches_of(chosen)[None]
+    own = jax.tree.map(lambda part: jnp.take_along_axis(part, kind, 0)[0], levels)
+    return ResidualFit(own, chosen)
 
 
-def _stored(w: Array, fitted: Levels, chosen: Selection, bits: int) -> ResidualArray:
-    """Packs the rows; `fitted` has a leading axis of 0, 1 and 2 branches."""
-    rows = w.shape[-2]
-    salient, position = chosen.num_salient[..., None], chosen.position
-    branches = (position < rows - salient).astype(jnp.int32) + (position < salient)
-    levels = jax.tree.map(
-        lambda part: jnp.take_along_axis(part, branches[None], 0)[0], fitted
-    )
-    code = nearest_codes(w, levels, base_bits=bits - 1)
-    base = jnp.stack([pack_bits((code >> i & 1) == 1) for i in range(bits - 1)], -3)
-    # The row at position p has its first branch in pool row p, its second in row
-    # N - salient + p: the pool row r belongs to the row at position r, or, behind the
-    # first branches, to the one at r - (N - salient).
-    rank = jnp.arange(rows)
-    behind = rank >= rows - salient
-    at = jnp.where(behind, rank - (rows - salient), rank)
-    order = jnp.argsort(position, -1)
-    owner = jnp.take_along_axis(order, at, -1)
-    bit = jnp.where(behind, bits, bits - 1)[..., None].astype(jnp.uint8)
-    of_owner = jnp.take_along_axis(code, owner[..., None], -2)
-    amplitude = jnp.where(
-        behind,
-        jnp.take_along_axis(levels.second, owner, -1),
-        jnp.take_along_axis(levels.first, owner, -1),
-    )
-    return ResidualArray(
-        base,
-        pack_bits((of_owner >> bit & 1) == 1),
-        levels.scale,
-        levels.offset,
-        amplitude,
-        position,
-        chosen.num_salient,
+@partial(jax.jit, static_argnames=("bits", "rotation"))
+def pack_residual(
+    w: Float[Array, "*batch n k"], fit: ResidualFit, *, bits: int, rotation: int = 0
+) -> ResidualArray:
+    """The weights at their nearest levels, packed.
+
+    Args:
+      w: rotated already, if rotation is set.
+      fit: levels of every row.
+      bits: n.
+      rotation: what is folded into w.
+    """
+    return ResidualArray.from_codes(
+        nearest_codes(w.astype(jnp.float32), fit.levels, base_bits=bits - 1),
+        fit.levels,
+        fit.selection.position,
+        fit.selection.num_salient,
+        bits=bits,
+        rotation=rotation,
     )
 
 
@@ -203,7 +207,7 @@ def fz_rmq(
       ValueError: other bits, an unknown method or salience, a share outside 0 to 0.5,
         K that does not fit, inputs of another shape.
     """
-    return quantize_residual(
+    fit = fit_residual(
         w,
         bits,
         inputs=inputs,
@@ -211,10 +215,12 @@ def fz_rmq(
         method=method,
         salience=salience,
         shares=shares,
-    )[0]
+    )
+    w = rotate(w.astype(jnp.float32), rotation) if rotation else w
+    return pack_residual(w, fit, bits=bits, rotation=rotation)
 
 
-def quantize_residual(
+def fit_residual(
     w: Float[Array, "*batch n k"],
     bits: int,
     *,
@@ -223,11 +229,11 @@ def quantize_residual(
     method: Method = "joint",
     salience: Salience = "kurtosis",
     shares: Sequence[float] = SHARES,
-) -> tuple[ResidualArray, Selection]:
-    """`fz_rmq`, and what the search for the share found."""
+) -> ResidualFit:
+    """The levels that `fz_rmq` stores, and what the search for the share found."""
     _check(w, bits, inputs, method, salience, shares)
     if rotation:
-        w = rotate(jnp.asarray(w, jnp.float32), rotation)
+        w = rotate(w.astype(jnp.float32), rotation)
         inputs = None if inputs is None else rotate(inputs, rotation)
     on_host = isinstance(w, np.ndarray) or jax.default_backend() == "cpu"
     traced = isinstance(w, jax.core.Tracer)
@@ -239,10 +245,8 @@ def quantize_residual(
         ordered = jnp.sort(values, -1)
     if inputs is not None:
         inputs = inputs.astype(jnp.float32)
-    found, chosen = _fitted(
-        values, ordered, inputs, bits, method, salience, tuple(shares)
-    )
-    return replace(found, rotation=rotation), chosen
+    levels, error = fit_levels(values, ordered, base_bits=bits - 1, method=method)
+    return _selected(values, levels, error, inputs, bits, salience, tuple(shares))
 
 
 def _check(w, bits, inputs, method, salience, shares) -> None:
@@ -276,9 +280,12 @@ def _check(w, bits, inputs, method, salience, shares) -> None:
 __all__ = [
     "SALIENCE",
     "SHARES",
+    "ResidualFit",
     "Selection",
+    "branches_of",
+    "fit_residual",
     "fz_rmq",
     "kurtosis",
-    "quantize_residual",
+    "pack_residual",
     "select",
 ]

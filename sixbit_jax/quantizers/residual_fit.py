@@ -175,11 +175,11 @@ def _greedy(row: _Row, base_bits: int) -> Array:
 
 
 def _fit_row(
-    values: Float[Array, "k"], base_bits: int, method: Method
+    values: Float[Array, "k"], base_bits: int
 ) -> Float[Array, "kinds candidates 4"]:
     """Candidates of one sorted row for each number of branches.
 
-    With "joint" the first is the uniform grid itself.
+    Uniform grid, greedy branches, and the joint fits that start from either.
     """
     middle = values[0] / 2 + values[-1] / 2
     # An exact power of two keeps squares of tiny and huge rows in range.
@@ -187,24 +187,19 @@ def _fit_row(
     unit = jnp.ldexp(jnp.float32(1), exponent)
     values = (values - middle) / unit
     row = _Row(values, jnp.append(jnp.float32(0), jnp.cumsum(values)))
-    greedy = None if method == "uniform" else _greedy(row, base_bits)
-    if method == "greedy":
-        found = jnp.asarray(greedy)[:, None]
-    else:
-        kinds = range(KINDS)
-        columns = np.stack([basis(base_bits, kind) for kind in kinds])
-        even = np.stack([_uniform_basis(base_bits, kind) for kind in kinds])
+    kinds = range(KINDS)
+    columns = np.stack([basis(base_bits, kind) for kind in kinds])
+    even = np.stack([_uniform_basis(base_bits, kind) for kind in kinds])
 
-        def one_kind(given: tuple) -> Array:
-            kind, columns, even, greedy = given
-            uniform = _with_branches(_uniform(row, even), kind)
-            if greedy is None:
-                return uniform[None]
-            run = partial(_alternate, row, columns, rounds=_JOINT_ROUNDS)
-            joint = jax.lax.map(run, jnp.stack([uniform, greedy]))
-            return jnp.concatenate([uniform[None], joint])
+    def one_kind(given: tuple) -> Array:
+        kind, columns, even, greedy = given
+        uniform = _with_branches(_uniform(row, even), kind)
+        starts = jnp.stack([uniform, greedy])
+        run = partial(_alternate, row, columns, rounds=_JOINT_ROUNDS)
+        return jnp.concatenate([starts, jax.lax.map(run, starts)])
 
-        found = jax.lax.map(one_kind, (jnp.arange(KINDS), columns, even, greedy))
+    greedy = _greedy(row, base_bits)
+    found = jax.lax.map(one_kind, (jnp.arange(KINDS), columns, even, greedy))
     return found * unit + middle * jnp.asarray([0.0, 1.0, 0.0, 0.0])
 
 
@@ -227,7 +222,6 @@ def squared_error(
     return (nearest * nearest).sum(-1)
 
 
-@partial(jax.jit, static_argnames=("base_bits", "method"))
 def fit_levels(
     w: Float[Array, "*batch n k"],
     ordered: Float[Array, "*batch n k"],
@@ -246,20 +240,34 @@ def fit_levels(
 
     Returns:
       The levels, each array [3, ..., N], and the squared error of each row. With
-      "joint" it is never above that of "uniform".
+      "joint" it is never above that of "uniform" and "greedy".
     """
+    allowed = {
+        "joint": (True, True, True, True),
+        "uniform": (True, False, False, False),
+        "greedy": (False, True, False, False),
+    }[method]
+    # Which candidates count is an array: one program serves all methods.
+    return _fit(w, ordered, np.asarray(allowed), base_bits=base_bits)
+
+
+@partial(jax.jit, static_argnames="base_bits")
+def _fit(
+    w: Array, ordered: Array, allowed: Array, *, base_bits: int
+) -> tuple[Levels, Array]:
     flat = ordered.reshape(-1, ordered.shape[-1])
-    found = jax.vmap(lambda row: _fit_row(row, base_bits, method))(flat)
+    found = jax.vmap(lambda row: _fit_row(row, base_bits))(flat)
     found = jnp.moveaxis(found, 0, 2).reshape(KINDS, -1, *w.shape[:-1], 4)
 
     def best(candidates: Array) -> tuple[Levels, Array]:
-        def measured(theta: Array) -> Array:
+        def measured(given: tuple[Array, Array]) -> Array:
+            theta, counts = given
             levels = Levels(*jnp.moveaxis(theta, -1, 0))
             error = squared_error(w, levels, base_bits=base_bits)
             # Least squares of a degenerate row may fail: never better, then.
-            return jnp.where(jnp.isfinite(error), error, jnp.inf)
+            return jnp.where(jnp.isfinite(error) & counts, error, jnp.inf)
 
-        errors = jax.lax.map(measured, candidates)
+        errors = jax.lax.map(measured, (candidates, allowed))
         first = jnp.argmin(errors, 0)[None]
         theta = jnp.take_along_axis(candidates, first[..., None], 0)[0]
         least = jnp.take_along_axis(errors, first, 0)[0]

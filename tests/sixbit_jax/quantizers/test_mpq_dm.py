@@ -16,9 +16,9 @@ from sixbit_jax.quantizers.dvd_quant import (
 )
 from sixbit_jax.quantizers.mpq_dm import (
     SHARES,
+    fit_residual,
     fz_rmq,
     kurtosis,
-    quantize_residual,
     select,
 )
 from sixbit_jax.quantizers.residual_fit import (
@@ -148,7 +148,7 @@ def test_kurtosis_of_known_distributions():
 
 def test_heavy_tails_are_salient():
     w = planted()
-    array, chosen = quantize_residual(w, 3)
+    array, chosen = fz_rmq(w, 3), fit_residual(w, 3).selection
     assert 4 <= array.num_salient <= 16
     assert (array.position[:8] < 8).all()
     assert (array.position[-8:] >= 32).all()
@@ -185,7 +185,8 @@ def test_inputs_decide_by_the_error_of_the_output():
     rng = np.random.default_rng(2)
     x = rng.standard_normal((32, 256)).astype(np.float32)
     x *= np.where(np.arange(256) < 8, 20.0, 0.1)
-    array, chosen = quantize_residual(w, 3, inputs=x)
+    array = fz_rmq(w, 3, inputs=x)
+    chosen = fit_residual(w, 3, inputs=x).selection
     output = ((np.asarray(array.dequantize(), np.float64) - w) @ x.T) ** 2
     np.testing.assert_allclose(output.sum(), chosen.error.min(), rtol=1e-3)
 

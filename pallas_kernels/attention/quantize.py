@@ -13,8 +13,8 @@ from pallas_kernels.attention.tiles import choose_tile
 
 _LEVELS = 127.0
 _SMALLEST_AMAX = 1e-12
-# The mean of many keys is taken of every seventh: coprime to the width of usual frames.
-_MEAN_STRIDE = 7
+# The mean of many keys is taken of few: every 31st, coprime to usual widths of frames.
+_MEAN_STRIDE = 31
 _MEAN_STRIDED_FROM = 4096
 
 

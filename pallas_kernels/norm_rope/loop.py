@@ -1,4 +1,4 @@
-"""One thread per token and 64 channels of a head: the tiles that attention reads.
+"""Heads of tokens, 64 values per thread: the tiles that attention reads.
 
 A warpgroup holds 8,192 channels of one head: 128 tokens of 64, or 64 tokens of 128,
 which are the keys that share a scale. What a thread needs for a norm or a rotation it
@@ -8,6 +8,7 @@ heads; the next item loads while one is computed.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ WARPGROUPS = 4  # 512 threads: 128 registers each
 _BUFFERS = 2
 THREADS = 128
 WARP = 32
+QUAD = 4  # lanes that share tokens
 UNIT_BYTES = 128  # 64 channels of bfloat16, or 32 words of the rotary table
 _SCRATCH_WORDS = 2 * WARPGROUPS * THREADS // WARP
 
@@ -32,14 +34,18 @@ _SCRATCH_WORDS = 2 * WARPGROUPS * THREADS // WARP
 class HeadTile:
     """What one thread sees of one tile.
 
+    The four lanes of a quad share tokens: each holds a quarter of the head's channels,
+    64 values in all, which are four tokens of head dimension 64 or two of 128. So a
+    quad reads and writes whole rows, and what is given per channel serves all tokens.
+
     Attributes:
       shape: (batch, tokens, heads, head_dim) of the whole.
       batch, block, head: which tile; block counts tiles along the tokens.
       thread: of the block of threads.
       step: parity decides which half of the scratch is used.
-      words: the thread's 64 channels, two bfloat16 per word.
-      table: its 32 words of the rotary table, four by four and in order, so that few
-        are in registers at a time; None without a table.
+      words: of each of the thread's tokens, its channels, two bfloat16 per word.
+      table: the words of the rotary table for a token, four by four and in order, so
+        that few are in registers at a time; None without a table.
       raw_inputs, raw_outputs: operands in global memory.
       scratch: shared memory for exchanges between warps.
     """
@@ -50,45 +56,49 @@ class HeadTile:
     head: I32
     thread: I32
     step: I32
-    words: list[I32]
-    table: Callable[[int], list[I32]] | None
+    words: list[list[I32]]
+    table: Callable[[int, int], list[I32]] | None
     raw_inputs: tuple[Memory, ...]
     raw_outputs: tuple[Memory, ...]
     scratch: Memory
 
     @property
-    def parts(self) -> int:
-        """Threads per token: 1 or 2, neighbours."""
-        return self.shape[3] // CHANNELS
+    def width(self) -> int:
+        """Channels per thread and token."""
+        return self.shape[3] // QUAD
 
     @property
-    def part(self) -> I32:
-        """Which 64 channels of the head."""
-        return self.thread % self.parts
+    def count(self) -> int:
+        """Tokens per thread."""
+        return CHANNELS // self.width
 
     @property
-    def token(self) -> I32:
+    def quarter(self) -> I32:
+        """Which quarter of the head's channels."""
+        return self.thread % QUAD
+
+    def token(self, i: int) -> I32:
         """Of its batch entry."""
-        slot = (self.thread % THREADS) // self.parts
-        return self.block * tokens_of(self.shape[3]) + slot
+        first = self.block * tokens_of(self.shape[3])
+        return first + token_slot(self.thread, i, self.count)
 
-    def exists(self) -> ir.Value:
+    def exists(self, i: int) -> ir.Value:
         """Whether there are such a token and such a head."""
-        return lanes.both(self.token < self.shape[1], self.head < self.shape[2])
+        return lanes.both(self.token(i) < self.shape[1], self.head < self.shape[2])
 
     @property
     def safe_head(self) -> I32:
         """The head, 0 where there is none: safe to load from."""
         return lanes.select(self.head < self.shape[2], self.head, I32.of(0))
 
-    def row(self) -> I32:
+    def row(self, i: int) -> I32:
         """Number of the token over all batch entries; 0 where there is none."""
-        row = self.batch * self.shape[1] + self.token
-        return lanes.select(self.exists(), row, I32.of(0))
+        row = self.batch * self.shape[1] + self.token(i)
+        return lanes.select(self.exists(i), row, I32.of(0))
 
     def reduce_head(self, value: F32, combine: Callable[[F32, F32], F32]) -> F32:
         """Combines a value over the threads of one token and head."""
-        for distance in (1,)[: self.parts - 1]:
+        for distance in (1, 2):
             value = combine(value, lanes.exchange(value, distance))
         return value
 
@@ -115,25 +125,30 @@ class HeadTile:
         return lanes.tree(found, combine)
 
     def vector(self, operand: int, row: I32 | int) -> list[F32]:
-        """This thread's 64 values of row `row` of a raw float32 [rows, head_dim]."""
-        start = (I32.of(row) * self.shape[3] + self.part * CHANNELS) * 4
+        """This thread's values of row `row` of a raw float32 [rows, head_dim]."""
+        start = (I32.of(row) * self.shape[3] + self.quarter * self.width) * 4
         return [
             word.as_float()
-            for byte in range(0, CHANNELS * 4, 16)
+            for byte in range(0, self.width * 4, 16)
             for word in self.raw_inputs[operand].load(start, 4, byte)
         ]
 
-    def store(self, operand: int, words: Sequence[I32]) -> None:
-        """The thread's part of a raw output [batch, tokens, heads, head_dim]."""
-        per_thread = len(words) * 4
-        cell = (self.row() * self.shape[2] + self.head) * self.parts + self.part
-        start = cell * per_thread
+    def store(self, operand: int, i: int, words: Sequence[I32]) -> None:
+        """A token's part of a raw output [batch, tokens, heads, head_dim]."""
+        cell = (self.row(i) * self.shape[2] + self.head) * QUAD + self.quarter
+        start = cell * (len(words) * 4)
 
         def write() -> None:
-            for i in range(0, len(words), 4):
-                self.raw_outputs[operand].store(start, words[i : i + 4], i * 4)
+            for j in range(0, len(words), 4):
+                self.raw_outputs[operand].store(start, words[j : j + 4], j * 4)
 
-        lanes.when(self.exists(), write)
+        lanes.when(self.exists(i), write)
+
+
+def token_slot(thread: I32, i: int, count: int) -> I32:
+    """Which token of the tile token i of a thread is."""
+    warp, lane = (thread % THREADS) // WARP, thread % WARP
+    return warp * (WARP // QUAD * count) + lane // QUAD + i * (WARP // QUAD)
 
 
 def tokens_of(head_dim: int) -> int:
@@ -229,9 +244,10 @@ def head_kernel(
             own, *shared = memories[:n_shared]
             thread = lanes.thread_index()
 
-            def table(i: int) -> list[I32]:
-                return read_unit(shared[0], thread, rows, parts, i)
+            def read(memory: Memory, i: int, j: int) -> list[I32]:
+                return read_words(memory, thread, head_dim, i, j)
 
+            count, pieces = CHANNELS * QUAD // head_dim, head_dim // QUAD // 8
             body(
                 HeadTile(
                     shape=(batch, tokens, heads, head_dim),
@@ -241,11 +257,10 @@ def head_kernel(
                     thread=thread,
                     step=numbers[3],
                     words=[
-                        word
-                        for i in range(UNIT_BYTES // 16)
-                        for word in read_unit(own, thread, rows, parts, i)
+                        [w for j in range(pieces) for w in read(own, i, j)]
+                        for i in range(count)
                     ],
-                    table=table if shared else None,
+                    table=partial(read, shared[0]) if shared else None,
                     raw_inputs=tuple(memories[n_shared : n_shared + n_raw]),
                     raw_outputs=tuple(memories[n_shared + n_raw : -1]),
                     scratch=memories[-1],
@@ -293,8 +308,15 @@ def head_kernel(
     )(x.reshape(batch * tokens, heads * parts, CHANNELS), *tables, *raw_inputs)
 
 
-def read_unit(memory: Memory, thread: I32, rows: int, parts: int, i: int) -> list[I32]:
-    """Words 4 i to 4 i + 3 of a thread; memory holds swizzled units [parts, rows]."""
-    slot, part = (thread % THREADS) // parts, thread % parts
-    start = (part * rows + slot) * UNIT_BYTES
-    return memory.load(lanes.swizzled(start + i * 16, UNIT_BYTES), 4)
+def read_words(memory: Memory, thread: I32, head_dim: int, i: int, j: int) -> list[I32]:
+    """Words 4 j to 4 j + 3 of token i of a thread.
+
+    The memory holds a head of a tile, or the rotary table of its tokens, as swizzled
+    units [parts, tokens, 128 bytes]; both have two bytes per channel.
+    """
+    width = head_dim // QUAD
+    byte = (thread % QUAD) * (width * 2) + j * 16
+    row = token_slot(thread, i, CHANNELS // width)
+    start = (byte // UNIT_BYTES) * (tokens_of(head_dim) * UNIT_BYTES)
+    start = start + row * UNIT_BYTES + byte % UNIT_BYTES
+    return memory.load(lanes.swizzled(start, UNIT_BYTES), 4)

@@ -2,7 +2,8 @@
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Iterable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -46,13 +47,10 @@ class _Operands:
         return tile.vector(self.index[name], row)
 
 
-def _turned(values: list[F32], table: Callable[[int], list[I32]] | None) -> list[F32]:
+def _turned(values: list[F32], words: Iterable[I32]) -> list[F32]:
     """The rotary embedding of neighbouring pairs."""
-    if table is None:
-        return values
     exponent = I32.of(_EXPONENT)
     found = []
-    words = (word for i in range(len(values) // 8) for word in table(i))
     for i, word in enumerate(words):
         cos, sin = (
             (
@@ -68,40 +66,48 @@ def _turned(values: list[F32], table: Callable[[int], list[I32]] | None) -> list
     return found
 
 
-def _values(tile: HeadTile, operands: _Operands) -> list[F32]:
-    """`Heads.values` of one thread."""
+def _normed(tile: HeadTile, values: list[F32], eps: float) -> tuple[list[F32], F32]:
+    """Values less their mean over the head, and 1 / their standard deviation."""
+    share = 1.0 / tile.shape[3]
+    total = tile.reduce_head(lanes.tree(values, operator.add), operator.add)
+    mean = total * share
+    values = [v - mean for v in values]
+    squares = [F32.of(0.0)] * 4
+    for i, v in enumerate(values):
+        squares[i % 4] = v.fma(v, squares[i % 4])
+    square = tile.reduce_head(lanes.tree(squares, operator.add), operator.add)
+    return values, lanes.ptx_f32("rsqrt.approx.f32", square * share + eps)
+
+
+def _values(tile: HeadTile, operands: _Operands) -> list[list[F32]]:
+    """`Heads.values` of one thread's tokens."""
     heads = operands.heads
-    values = unpack(tile.words, "bf16")
-    factor: F32 | None = None
-    if heads.norm:
-        share = 1.0 / tile.shape[3]
-        total = tile.reduce_head(lanes.tree(values, operator.add), operator.add)
-        mean = total * share
-        values = [v - mean for v in values]
-        squares = [F32.of(0.0)] * 4
-        for i, v in enumerate(values):
-            squares[i % 4] = v.fma(v, squares[i % 4])
-        square = tile.reduce_head(lanes.tree(squares, operator.add), operator.add)
-        variance = square * share + heads.eps
-        factor = lanes.ptx_f32("rsqrt.approx.f32", variance)
-    if heads.row_factor is not None:
-        memory = tile.raw_inputs[operands.index["row_factor"]]
-        given = memory.load(tile.row() * 4, 1)[0].as_float()
-        factor = given if factor is None else factor * given
-    if factor is not None:
-        values = [v * factor for v in values]
-    if heads.weight is not None:
-        weights = operands.vector(tile, "weight")
-        if heads.bias is None:
-            values = [v * w for v, w in zip(values, weights, strict=True)]
-        else:
-            biases = operands.vector(tile, "bias")
+    weights = operands.vector(tile, "weight") if heads.weight is not None else None
+    biases = operands.vector(tile, "bias") if heads.bias is not None else None
+    found = []
+    for i, words in enumerate(tile.words):
+        values = unpack(words, "bf16")
+        factor: F32 | None = None
+        if heads.norm:
+            values, factor = _normed(tile, values, heads.eps)
+        if heads.row_factor is not None:
+            memory = tile.raw_inputs[operands.index["row_factor"]]
+            given = memory.load(tile.row(i) * 4, 1)[0].as_float()
+            factor = given if factor is None else factor * given
+        if factor is not None:
+            values = [v * factor for v in values]
+        if weights is not None and biases is not None:
             triples = zip(values, weights, biases, strict=True)
             values = [v.fma(w, b) for v, w, b in triples]
-    elif heads.bias is not None:
-        biases = operands.vector(tile, "bias")
-        values = [v + b for v, b in zip(values, biases, strict=True)]
-    return _turned(values, tile.table)
+        elif weights is not None:
+            values = [v * w for v, w in zip(values, weights, strict=True)]
+        elif biases is not None:
+            values = [v + b for v, b in zip(values, biases, strict=True)]
+        if tile.table is not None:
+            pieces = range(tile.width // 8)
+            values = _turned(values, (w for j in pieces for w in tile.table(i, j)))
+        found.append(values)
+    return found
 
 
 def _check(heads: Heads) -> None:
@@ -140,9 +146,9 @@ def norm_rope(heads: Heads) -> Float[Array, "batch tokens heads head_dim"]:
     operands = _Operands(heads, None)
 
     def body(tile: HeadTile) -> None:
-        values = _values(tile, operands)
-        pairs = zip(values[0::2], values[1::2], strict=True)
-        tile.store(0, [lanes.pack_bf16(low, high) for low, high in pairs])
+        for i, values in enumerate(_values(tile, operands)):
+            pairs = zip(values[0::2], values[1::2], strict=True)
+            tile.store(0, i, [lanes.pack_bf16(low, high) for low, high in pairs])
 
     outputs = [jax.ShapeDtypeStruct(heads.x.shape, jnp.bfloat16)]
     return _run(body, "norm_rope", heads, operands, outputs)[0]
@@ -163,16 +169,19 @@ def quantized_queries(
     operands = _Operands(heads, None)
 
     def body(tile: HeadTile) -> None:
-        values = _values(tile, operands)
-        amax = tile.reduce_head(encode.largest(values), F32.maximum)
-        words, step = encode.encode_int8(values, amax)
-        tile.store(0, words)
-        cell = (tile.batch * count + tile.head) * tokens + tile.token
-        step = step * (scale / math.log(2.0))
-        lanes.when(
-            lanes.both(tile.exists(), tile.part.equals(0)),
-            lambda: tile.raw_outputs[1].store(cell * 4, [step.bits()]),
-        )
+        first = (tile.batch * count + tile.head) * tokens
+        encoded = []
+        for values in _values(tile, operands):
+            amax = tile.reduce_head(encode.largest(values), F32.maximum)
+            encoded.append(encode.encode_int8(values, amax))
+        for i, (words, step) in enumerate(encoded):
+            tile.store(0, i, words)
+            cell = (first + tile.token(i)) * 4
+            step = (step * (scale / math.log(2.0))).bits()
+            lanes.when(
+                lanes.both(tile.exists(i), tile.quarter.equals(0)),
+                partial(tile.raw_outputs[1].store, cell, [step]),
+            )
 
     outputs = [
         jax.ShapeDtypeStruct(heads.x.shape, jnp.int8),
@@ -198,16 +207,24 @@ def quantized_keys(
     operands = _Operands(heads, mean)
 
     def body(tile: HeadTile) -> None:
-        values = _values(tile, operands)
         row = tile.batch * count + tile.safe_head
         means = tile.vector(operands.index["mean"], row)
-        values = [v - m for v, m in zip(values, means, strict=True)]
-        own = lanes.select(tile.exists(), encode.largest(values), F32.of(0.0))
-        amax = tile.reduce_tile(own, F32.maximum)
-        words, step = encode.encode_int8(values, amax)
-        tile.store(0, words)
+        centred = [
+            [v - m for v, m in zip(values, means, strict=True)]
+            for values in _values(tile, operands)
+        ]
+        own = [
+            lanes.select(tile.exists(i), encode.largest(values), F32.of(0.0))
+            for i, values in enumerate(centred)
+        ]
+        amax = tile.reduce_tile(lanes.tree(own, F32.maximum), F32.maximum)
+        words, step = encode.encode_int8(
+            [v for values in centred for v in values], amax
+        )
+        for i in range(tile.count):
+            tile.store(0, i, words[i * tile.width // 4 : (i + 1) * tile.width // 4])
         lanes.when(
-            lanes.both((tile.thread % THREADS).equals(0), tile.exists()),
+            lanes.both((tile.thread % THREADS).equals(0), tile.exists(0)),
             lambda: tile.raw_outputs[1].store(
                 (row * blocks + tile.block) * 4, [step.bits()]
             ),

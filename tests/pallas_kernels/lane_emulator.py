@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -349,14 +350,14 @@ def head_kernel(body, *, name, x, table, raw_inputs, outputs):
         units = filled.reshape(rows, parts, 128).transpose(1, 0, 2)
         return _swizzle(np.ascontiguousarray(units), 128)
 
-    def read(memory, i):
-        return head_loop.read_unit(memory, lanes_of_block, rows, parts, i)
+    def read(memory, i, j):
+        return head_loop.read_words(memory, lanes_of_block, head_dim, i, j)
 
-    def read_heads(units, i):
-        found = [read(Bytes(one), i) for one in units]
+    def read_heads(units, i, j):
+        found = [read(Bytes(one), i, j) for one in units]
         return [
-            Int(np.choose(warpgroup.value, [word[j].value for word in found]))
-            for j in range(4)
+            Int(np.choose(warpgroup.value, [word[part].value for word in found]))
+            for part in range(4)
         ]
 
     step = 0
@@ -377,10 +378,15 @@ def head_kernel(body, *, name, x, table, raw_inputs, outputs):
                         head=warpgroup + first,
                         thread=lanes_of_block,
                         step=Int(step),
-                        words=[w for i in range(8) for w in read_heads(units, i)],
-                        table=None
-                        if shared is None
-                        else lambda i, m=shared: read(m, i),
+                        words=[
+                            [
+                                word
+                                for j in range(head_dim // 32)
+                                for word in read_heads(units, i, j)
+                            ]
+                            for i in range(256 // head_dim)
+                        ],
+                        table=shared and functools.partial(read, shared),
                         raw_inputs=raw,
                         raw_outputs=written,
                         scratch=Bytes(np.zeros(256, np.uint32)),

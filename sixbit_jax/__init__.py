@@ -19,6 +19,7 @@ from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, sample
 from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.pair import LowNoise
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, CogVideoXDPM
 from sixbit_jax.sampling.trace import SampleResult, Trace
 
@@ -28,6 +29,7 @@ __all__ = [
     "CogVideoXDPM",
     "CogVideoXTransformer",
     "Int8Array",
+    "LowNoise",
     "NVFP4Array",
     "NVFP4Recipe",
     "Policy",

@@ -43,6 +43,7 @@ class WanTransformer(nnx.Module):
     config_class = WanConfig
     sites = SITES
     stacks = ("blocks",)
+    takes_clean_frames = True
 
     def __init__(self, config: WanConfig, *, rngs: nnx.Rngs):
         self.config = config

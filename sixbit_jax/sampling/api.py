@@ -18,6 +18,7 @@ from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.block_scan import CacheLayout
 from sixbit_jax.sampling.guidance import dynamic_guidance_scale
 from sixbit_jax.sampling.loop import Inputs, Program, run_program
+from sixbit_jax.sampling.pair import LowNoise, ModelPair, split_pair, switch_step
 from sixbit_jax.sampling.schedulers.base import Scheduler
 from sixbit_jax.sampling.trace import SampleResult
 
@@ -56,7 +57,17 @@ def _policy_states(policy: Policy, grid: BlockGrid, branches: int) -> PolicyStat
     return jax.tree.map(lambda *leaves: jnp.stack([*map(jnp.asarray, leaves)]), *states)
 
 
-def _check(model, text, negative, latent_shape, guidance_scale, num_steps, image):
+def _check(
+    model,
+    text,
+    negative,
+    latent_shape,
+    guided,
+    num_steps,
+    image,
+    image_embeds,
+    first_frames,
+):
     config = model.config
     problems = []
     for name, embeds in (("text_embeds", text), ("negative_text_embeds", negative)):
@@ -72,10 +83,10 @@ def _check(model, text, negative, latent_shape, guidance_scale, num_steps, image
                 f"{name}: expected the shape of text_embeds {tuple(text.shape)}, "
                 f"found {tuple(embeds.shape)}"
             )
-    if negative is None and guidance_scale != 1.0:
+    if negative is None and guided:
         problems.append(
-            f"negative_text_embeds: expected with guidance_scale {guidance_scale}, "
-            "found none (guidance_scale=1.0 runs without)"
+            "negative_text_embeds: expected with a guidance_scale that is not 1, found "
+            "none (guidance_scale=1.0 runs without)"
         )
     if num_steps < 1:
         problems.append(f"num_steps: expected at least 1, found {num_steps}")
@@ -89,9 +100,45 @@ def _check(model, text, negative, latent_shape, guidance_scale, num_steps, image
                 f"{config.in_channels} with image_latents, found {latent_shape[1]} "
                 f"and {channels}"
             )
+        problems += _image_problems(
+            model, (text.shape[0], *latent_shape), image_embeds, first_frames
+        )
     if problems:
         raise ValueError("sample:\n  " + "\n  ".join(problems))
     config.token_grid(latent_shape[0], *latent_shape[2:])
+
+
+def _image_problems(model, shape, embeds, frames) -> list[str]:
+    """What does not fit of the image of I2V models and the frames of TI2V models."""
+    problems = []
+    batch, num_frames, *rest = shape
+    width = getattr(model.config, "image_dim", None)
+    if width is None and embeds is not None:
+        problems.append("image_embeds: expected none for this model, found some")
+    elif width is not None and (
+        embeds is None
+        or embeds.ndim != 3
+        or (embeds.shape[0], embeds.shape[2]) != (batch, width)
+    ):
+        found = "none" if embeds is None else tuple(embeds.shape)
+        problems.append(f"image_embeds: expected [{batch}, I, {width}], found {found}")
+    if frames is None:
+        return problems
+    if not getattr(model, "takes_clean_frames", False):
+        problems.append("first_frames: expected none for this model, found some")
+        return problems
+    whole = model.config.patch_size[0]
+    count = frames.shape[1] if frames.ndim == 5 else 0
+    if (
+        frames.shape != (batch, count, *rest)
+        or not 0 < count < num_frames
+        or count % whole
+    ):
+        problems.append(
+            f"first_frames: expected {(batch, 'F', *rest)} with F a multiple of "
+            f"{whole} below {num_frames}, found {tuple(frames.shape)}"
+        )
+    return problems
 
 
 def prepare(
@@ -111,6 +158,9 @@ def prepare(
     batched_guidance: bool = False,
     dtype: Any = jnp.bfloat16,
     image_latents: Float[Array, "batch F C2 H W"] | None = None,
+    image_embeds: Float[Array, "batch I E2"] | None = None,
+    first_frames: Float[Array, "batch F0 C H W"] | None = None,
+    low_noise: LowNoise | None = None,
     ofs: float | None = None,
     outlier_stats: bool = False,
     record_errors: bool = False,
@@ -118,7 +168,7 @@ def prepare(
     arq_block: int = 64,
     kernels: bool = True,
     progress: bool = False,
-) -> tuple[Program, nnx.GraphDef, nnx.State, Inputs]:
+) -> tuple[Program, nnx.GraphDef, nnx.State | ModelPair, Inputs]:
     """The arguments of `run_program`, checked; see `sample` for their meaning.
 
     For callers that compile ahead of time, `vmap` over inputs, or embed the sampler
@@ -128,8 +178,20 @@ def prepare(
     negative = (
         None if negative_text_embeds is None else jnp.asarray(negative_text_embeds)
     )
+    scales = [guidance_scale, guidance_scale]
+    if low_noise is not None and low_noise.guidance_scale is not None:
+        scales[1] = low_noise.guidance_scale
+    guided = scales != [1.0, 1.0]
     _check(
-        model, text, negative, latent_shape, guidance_scale, num_steps, image_latents
+        model,
+        text,
+        negative,
+        latent_shape,
+        guided,
+        num_steps,
+        image_latents,
+        image_embeds,
+        first_frames,
     )
     stored = delta_cache.checked_format(cache_format)
     if attention not in ("bf16", "int8"):
@@ -142,7 +204,6 @@ def prepare(
             "expected stored weights (NVFP4: convert with --weights nvfp4, or "
             "sixbit_jax.quantize), found plain arrays"
         )
-    guided = guidance_scale != 1.0
     branches = 2 if guided and not batched_guidance else 1
     key = jax.random.key(seed)
     if noise is None:
@@ -154,6 +215,11 @@ def prepare(
     timesteps = scheduler.timesteps(num_steps)
     if dynamic_guidance:
         scale = dynamic_guidance_scale(guidance_scale, timesteps, num_steps)
+    switch = None
+    if low_noise is not None:
+        switch = switch_step(scheduler, num_steps, low_noise.boundary)
+        if scales[1] != scales[0]:
+            scale = scale.at[switch:].set(scales[1])
     program = Program(
         scheduler=scheduler,
         num_steps=num_steps,
@@ -175,8 +241,12 @@ def prepare(
         guided=guided,
         dtype=jnp.dtype(dtype),
         progress=progress,
+        switch=switch,
     )
-    graph, params = nnx.split(model)
+    if low_noise is None:
+        graph, params = nnx.split(model)
+    else:
+        graph, params = split_pair(model, low_noise.model)
     inputs = Inputs(
         text=text.reshape(branches, -1, *text.shape[1:]),
         noise=jnp.asarray(noise, jnp.float32),
@@ -190,6 +260,8 @@ def prepare(
         timesteps=jnp.asarray(
             timesteps, jnp.int32 if timesteps.dtype.kind == "i" else jnp.float32
         ),
+        image_embeds=image_embeds,
+        first_frames=first_frames,
     )
     return program, graph, params, inputs
 
@@ -218,6 +290,12 @@ def sample(model, scheduler: Scheduler, text_embeds, **options) -> SampleResult:
       batched_guidance: both guidance branches in one forward with one shared plan.
       dtype: compute dtype of the network; latents stay float32.
       image_latents: extra input channels of I2V models, [batch, F, C2, H, W].
+      image_embeds: image tokens that Wan2.1 I2V reads by cross-attention, in every
+        guidance branch, [batch, I, E2].
+      first_frames: clean latents of the first frames, [batch, F0, C, H, W], for
+        Wan2.2 TI2V: their tokens are at timestep 0 in every step.
+      low_noise: the second network of Wan2.2-A14B, its boundary and guidance scale;
+        `model` is then the one for high noise.
       ofs: extra scalar of CogVideoX1.5 I2V.
       outlier_stats: measure max|x| / mean|x| of every site.
       record_errors: measure the NVFP4 error of every site (calibration).

@@ -24,6 +24,7 @@ from sixbit_jax.policies.base import (
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.block_scan import CacheLayout, scan_blocks
 from sixbit_jax.sampling.guidance import guide
+from sixbit_jax.sampling.pair import ModelPair
 from sixbit_jax.sampling.schedulers.base import Scheduler
 from sixbit_jax.sampling.trace import SampleResult, Trace
 
@@ -42,6 +43,7 @@ class Program:
       guided: whether there is an unconditional prediction.
       dtype: compute dtype of the network.
       progress: draw a progress bar on standard error.
+      switch: the first step of the second network of a pair.
     """
 
     scheduler: Scheduler
@@ -54,6 +56,7 @@ class Program:
     guided: bool
     dtype: Any
     progress: bool
+    switch: int | None = None
 
 
 class Inputs(NamedTuple):
@@ -70,6 +73,8 @@ class Inputs(NamedTuple):
       ofs: extra scalar of CogVideoX1.5 I2V, or None.
       scheduler_state: from `scheduler.init`.
       timesteps: [steps].
+      image_embeds: image tokens of Wan2.1 I2V, or None.
+      first_frames: clean latents of the first frames (Wan2.2 TI2V), or None.
     """
 
     text: Float[Array, "branches rows T E"]
@@ -81,6 +86,8 @@ class Inputs(NamedTuple):
     ofs: Float[Array, ""] | None
     scheduler_state: Any
     timesteps: Int[Array, "steps"] | Float[Array, "steps"]
+    image_embeds: Float[Array, "batch I E2"] | None = None
+    first_frames: Float[Array, "batch F0 C H W"] | None = None
 
 
 class _Carry(NamedTuple):
@@ -93,7 +100,10 @@ class _Carry(NamedTuple):
 
 
 def run_program(
-    program: Program, graph: nnx.GraphDef, params: nnx.State, inputs: Inputs
+    program: Program,
+    graph: nnx.GraphDef,
+    params: nnx.State | ModelPair,
+    inputs: Inputs,
 ) -> SampleResult:
     """The whole sampling run as a pure function; jit it, or `vmap` over inputs.
 
@@ -101,22 +111,75 @@ def run_program(
 
     Args:
       program: static description.
-      graph, params: `nnx.split` of the model.
+      graph, params: `nnx.split` of the model, or `split_pair` of two.
       inputs: prompt embeddings, noise, policy state.
 
     Returns:
       The final latents and the trace.
     """
-    model = nnx.merge(graph, params)
+    networks, ends = [params], [program.num_steps]
+    if isinstance(params, ModelPair):
+        assert program.switch is not None
+        networks, ends = [*params], [program.switch, program.num_steps]
+    carry, rows, first = None, [], 0
+    for state, end in zip(networks, ends, strict=True):
+        if end == first:
+            continue
+        model = nnx.merge(graph, state)
+        carry, row = _run_steps(program, model, inputs, carry, (first, end))
+        rows.append(row)
+        first = end
+    assert carry is not None
+    skip, refresh, stats, change = jax.tree.map(
+        lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *rows
+    )
+    trace = Trace(
+        timestep=inputs.timesteps,
+        skip=skip,
+        refresh=refresh,
+        route=stats.route,
+        gamma=stats.gamma,
+        delta_change=stats.delta_change,
+        outlier=stats.outlier,
+        error=stats.error,
+        output_change=change,
+    )
+    return SampleResult(_with_first_frames(carry.latents, inputs), trace)
+
+
+def _run_steps(
+    program: Program,
+    model: Any,
+    inputs: Inputs,
+    carry: _Carry | None,
+    span: tuple[int, int],
+) -> tuple[_Carry, Any]:
+    """The scan over the steps of one network.
+
+    Args:
+      program, inputs: of the run.
+      model: the network.
+      carry: what the network before left, or None. Latents and scheduler go on; policy
+        and cache start again, for deltas and statistics are of one network.
+      span: first step, and the step after the last.
+
+    Returns:
+      The carry, and the rows of the trace.
+    """
+    first, end = span
     batch = inputs.noise.shape[0]
     num_blocks, num_sites = model.num_blocks, len(model.sites)
     timesteps, rows = inputs.timesteps, inputs.text.shape[1]
     # Given only where there is one: not every network has it.
-    extra = {} if inputs.ofs is None else {"ofs": jnp.full((rows,), inputs.ofs)}
-    prompts = _prompts(model, inputs.text, program.dtype)
+    extra: dict[str, Any] = {}
+    if inputs.ofs is not None:
+        extra["ofs"] = jnp.full((rows,), inputs.ofs)
+    if inputs.first_frames is not None:
+        extra["clean_frames"] = inputs.first_frames.shape[1]
+    prompts = _prompts(model, inputs, program.dtype)
 
     def forward(latents, text, timestep, plan, cache, branch):
-        x = latents.astype(program.dtype)
+        x = _with_first_frames(latents, inputs).astype(program.dtype)
         if inputs.image_latents is not None:
             x = jnp.concatenate([x, inputs.image_latents.astype(program.dtype)], 2)
         x = jnp.concatenate([x] * (rows // batch))
@@ -142,6 +205,9 @@ def run_program(
             number, text, state = xs
             start = full_precision_plan(num_blocks, num_sites)
             plan = program.plan(state, where, start)
+            if first:
+                # There is no delta of this network yet.
+                plan = plan._replace(skip=plan.skip & (index > first))
             output, cache, stats = forward(
                 carry.latents, text, timestep, plan, cache, number
             )
@@ -153,7 +219,7 @@ def run_program(
             (jnp.arange(program.branches), prompts, carry.policy_state),
         )
         output = _combine(program, inputs.guidance_scale[index], outputs)
-        change = jnp.where(index > 0, relative_l1(output, carry.output), jnp.inf)
+        change = jnp.where(index > first, relative_l1(output, carry.output), jnp.inf)
         stats = stats._replace(
             output_change=jnp.full((program.branches,), change),
             latent_change=jnp.full((program.branches,), carry.latent_change),
@@ -188,48 +254,51 @@ def run_program(
         shape = jax.eval_shape(
             lambda: model.embed(
                 jnp.zeros(_model_input(inputs, program), program.dtype),
-                inputs.text[0],
+                jax.tree.map(lambda x: x[0], prompts),
                 jnp.zeros((rows,)),
                 **extra,
             )[0]
         ).shape
         slots = program.branches * program.layout.num_slots
         cache = delta_cache.init(slots, shape, program.layout.cache_format)
-    carry = _Carry(
-        latents=inputs.noise,
-        scheduler_state=inputs.scheduler_state,
-        policy_state=inputs.policy_state,
-        cache=cache,
-        output=jnp.zeros(_output_shape(inputs, model), jnp.float32),
-        latent_change=jnp.float32(0.0),
-    )
-    carry, (skip, refresh, stats, change) = jax.lax.scan(
-        step, carry, jnp.arange(program.num_steps)
-    )
-    trace = Trace(
-        timestep=timesteps,
-        skip=skip,
-        refresh=refresh,
-        route=stats.route,
-        gamma=stats.gamma,
-        delta_change=stats.delta_change,
-        outlier=stats.outlier,
-        error=stats.error,
-        output_change=change,
-    )
-    return SampleResult(carry.latents, trace)
+    if carry is None:
+        carry = _Carry(
+            latents=inputs.noise,
+            scheduler_state=inputs.scheduler_state,
+            policy_state=inputs.policy_state,
+            cache=cache,
+            output=jnp.zeros(_output_shape(inputs, model), jnp.float32),
+            latent_change=jnp.float32(0.0),
+        )
+    else:
+        carry = carry._replace(policy_state=inputs.policy_state, cache=cache)
+    return jax.lax.scan(step, carry, jnp.arange(first, end))
 
 
-def _prompts(model, text: Array, dtype) -> Any:
+def _prompts(model, inputs: Inputs, dtype) -> Any:
     """What `model.embed` takes as a prompt, with a leading branch axis.
 
     Where the network reads the text by cross-attention, keys and values are made here,
     once for all steps.
     """
+    text, image = inputs.text, inputs.image_embeds
     if not hasattr(model, "text_keys_values"):
         return text
-    made = [model.text_keys_values(branch, dtype=dtype) for branch in text]
+    if image is not None:
+        # Every guidance branch sees the image.
+        image = jnp.concatenate([image] * (text.shape[1] // image.shape[0]))
+    made = [model.text_keys_values(branch, image, dtype=dtype) for branch in text]
     return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
+
+
+def _with_first_frames(latents: Array, inputs: Inputs) -> Array:
+    """The latents with the given frames in place of those denoised there."""
+    given = inputs.first_frames
+    if given is None:
+        return latents
+    return jnp.concatenate(
+        [given.astype(latents.dtype), latents[:, given.shape[1] :]], 1
+    )
 
 
 def _model_input(inputs: Inputs, program: Program) -> tuple[int, ...]:

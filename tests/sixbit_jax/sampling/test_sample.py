@@ -326,7 +326,7 @@ def test_errors_are_recorded_for_calibration(quantized):
 
 
 def test_low_routes_need_quantized_weights(model):
-    with pytest.raises(ValueError, match=r"INT8.*NVFP4 weights.*found plain"):
+    with pytest.raises(ValueError, match=r"INT8.*stored weights.*found plain"):
         run(model, policy=fixed(route=Route.INT8))
 
 

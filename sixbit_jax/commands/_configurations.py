@@ -64,6 +64,13 @@ NAMED = {
         True,
         lambda steps: fixed(route=Route.INT8),
     ),
+    "w4a6": Named(
+        "W4A6",
+        "stored weights (--quantized-model, such as one that `sixbit tune` made; "
+        "otherwise NVFP4), 6-bit activations on a grid per token",
+        True,
+        lambda steps: fixed(route=Route.INT6),
+    ),
     "w4a4": Named(
         "W4A4",
         "NVFP4 weights, NVFP4 activations everywhere",

@@ -145,8 +145,11 @@ def load_models(args: argparse.Namespace) -> Models:
             if args.quantized_model is None and recipe is None:
                 quantized, _ = _converted(source, Path(scratch) / "nvfp4", "nvfp4")
     if args.quantized_model is not None:
-        quantized, other = load(args.quantized_model)
-        if other.config != header.config:
+        quantized, _ = load(args.quantized_model)
+        networks: list[Any] = [quantized, plain]
+        # Not the files: they may leave out what has a default.
+        first, second = ((type(network), network.config) for network in networks)
+        if first != second:
             raise ValueError(
                 f"--quantized-model {args.quantized_model}: expected the configuration "
                 f"of {source}, found another one"

@@ -1,11 +1,18 @@
-"""Time and peak memory of converting a checkpoint of CogVideoX-5b's size.
+"""Time and peak memory of converting checkpoints of real size.
 
     python -m benchmarks.convert --scratch DIR
+    python -m benchmarks.convert --model wan2.2-a14b --layers 2 8 --scratch DIR
 
-makes a bf16 checkpoint with random weights (two shards and an index, 11 GB; needs 23 GB
-of room under DIR for `--weights keep`), converts it in a process of its own with
-`python -m convert`, reads that process's peak resident memory from the operating
-system, and removes everything again. With `--load` a further process loads the result.
+The first makes a bf16 checkpoint of CogVideoX-5b's size with random weights (two shards
+and an index, 11 GB; needs 23 GB of room under DIR for `--weights keep`), converts it in
+a process of its own with `python -m convert`, reads that process's peak resident memory
+from the operating system, and removes everything again. With `--load` a further process
+loads the result.
+
+The second does the same for the two networks of Wan2.2-A14B in float32, 57 GB each with
+their 40 layers, cut to as many layers as the disk has room for, once per number of
+layers: 1.4 GB per layer and network. Memory that does not grow from one number to the
+next does not grow up to 40.
 """
 
 import argparse
@@ -20,6 +27,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -28,15 +36,57 @@ from convert.rules import RuleTable
 from convert.safetensors_file import SafetensorsWriter
 from convert.tables import table_for
 from sixbit_jax.checkpoint import parameter_shapes, summarize
+from sixbit_jax.checkpoint.pair import NETWORKS
 
-CONFIG = {
-    "_class_name": "CogVideoXTransformer3DModel",
-    "num_attention_heads": 48,
-    "attention_head_dim": 64,
-    "num_layers": 42,
-    "use_rotary_positional_embeddings": True,
+_WAN = {
+    "_class_name": "WanTransformer3DModel",
+    "num_attention_heads": 40,
+    "ffn_dim": 13824,
+    "num_layers": 40,
 }
-NUM_SHARDS = 2
+
+
+class Model(NamedTuple):
+    """A checkpoint to imitate.
+
+    Attributes:
+      title: for records.
+      config: the network's config.json.
+      dtype: of the source.
+      shards: number of files per network.
+      folders: of its networks.
+    """
+
+    title: str
+    config: dict
+    dtype: np.dtype
+    shards: int
+    folders: tuple[str, ...]
+
+
+MODELS = {
+    "cogvideox-5b": Model(
+        "CogVideoX-5b",
+        {
+            "_class_name": "CogVideoXTransformer3DModel",
+            "num_attention_heads": 48,
+            "attention_head_dim": 64,
+            "num_layers": 42,
+            "use_rotary_positional_embeddings": True,
+        },
+        np.dtype(ml_dtypes.bfloat16),
+        2,
+        ("transformer",),
+    ),
+    "wan2.1-14b": Model("Wan2.1-14B", _WAN, np.dtype(np.float32), 12, ("transformer",)),
+    "wan2.2-a14b": Model(
+        "Wan2.2-A14B",
+        _WAN,
+        np.dtype(np.float32),
+        12,
+        ("transformer", "transformer_2"),
+    ),
+}
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -54,8 +104,8 @@ def source_shapes(config: dict, table: RuleTable) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def make_checkpoint(directory: Path, config: dict) -> int:
-    """Writes a random bf16 checkpoint, one tensor at a time.
+def make_checkpoint(directory: Path, config: dict, model: Model) -> int:
+    """Writes a random checkpoint, one tensor at a time.
 
     Returns:
       Bytes of its safetensors files.
@@ -63,25 +113,29 @@ def make_checkpoint(directory: Path, config: dict) -> int:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
     keys = source_shapes(config, table_for(config))
-    half = sum(int(np.prod(shape)) for shape in keys.values()) / NUM_SHARDS
-    parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(NUM_SHARDS)]
+    shards, dtype = model.shards, model.dtype
+    each = sum(int(np.prod(shape)) for shape in keys.values()) / shards
+    parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(shards)]
     total = 0
     for key, shape in keys.items():
-        parts[min(int(total / half), NUM_SHARDS - 1)][key] = shape
+        parts[min(int(total / each), shards - 1)][key] = shape
         total += int(np.prod(shape))
     weight_map = {}
     random = np.random.default_rng(0)
-    dtype = np.dtype(ml_dtypes.bfloat16)
     for number, part in enumerate(parts, 1):
-        name = f"diffusion_pytorch_model-{number:05}-of-{NUM_SHARDS:05}.safetensors"
+        name = f"diffusion_pytorch_model-{number:05}-of-{shards:05}.safetensors"
         layout = {key: (dtype, shape) for key, shape in part.items()}
         writer = SafetensorsWriter(directory / name, layout, {"format": "pt"})
         for key, shape in part.items():
             values = random.standard_normal(shape, dtype=np.float32)
-            writer.write(key, (values * np.float32(0.02)).astype(dtype))
+            values *= np.float32(0.02)
+            writer.write(key, values.astype(dtype, copy=False))
         writer.close()
         weight_map |= dict.fromkeys(part, name)
-    index = {"metadata": {"total_size": 2 * total}, "weight_map": weight_map}
+    index = {
+        "metadata": {"total_size": dtype.itemsize * total},
+        "weight_map": weight_map,
+    }
     name = "diffusion_pytorch_model.safetensors.index.json"
     (directory / name).write_text(json.dumps(index))
     return sum(f.stat().st_size for f in directory.glob("*.safetensors"))
@@ -104,34 +158,38 @@ def measure(arguments: list[str]) -> tuple[float, int]:
 
 
 def run_one(
-    scratch: Path, source: Path, args: argparse.Namespace, weights: str
+    scratch: Path, source: Path, model: Model, layers: int, weights: str, load: bool
 ) -> dict:
     """Converts `source` once; one flat record."""
-    source_bytes = sum(f.stat().st_size for f in source.glob("*.safetensors"))
+    source_bytes = sum(f.stat().st_size for f in source.rglob("*.safetensors"))
     destination = scratch / f"converted-{weights}"
     seconds, peak = measure(
         ["-m", "convert", str(source), str(destination), "--weights", weights]
     )
-    facts = summarize(destination)
+    parts = [destination / name for name in NETWORKS[: len(model.folders)]]
+    found = [summarize(p) for p in (parts if len(parts) > 1 else [destination])]
+    facts = found[0]
+    cut = "" if layers == model.config["num_layers"] else ", cut"
     record = {
-        "model": args.model_name,
-        "layers": args.layers,
+        "model": model.title + cut,
+        "layers": layers,
+        "networks": len(found),
+        "source_dtype": model.dtype.name,
         "weights": weights,
         "seconds": round(seconds, 1),
         "peak_rss_bytes": peak,
         "source_bytes": source_bytes,
-        "written_bytes": facts.disk_bytes,
-        "parameters": facts.num_parameters,
-        "weight_bytes": facts.memory_bytes,
+        "written_bytes": sum(f.disk_bytes for f in found),
+        "parameters": sum(f.num_parameters for f in found),
+        "weight_bytes": sum(f.memory_bytes for f in found),
         "disk_ratio_to_bf16": round(facts.disk_ratio, 3),
         "memory_ratio_to_bf16": round(facts.memory_ratio, 3),
         "load_seconds": None,
         "load_peak_rss_bytes": None,
     }
-    if args.load and weights == "nvfp4":
-        program = (
-            "import sys; from sixbit_jax import checkpoint as c; c.load(sys.argv[1])"
-        )
+    if load and weights == "nvfp4":
+        name = "load" if len(found) == 1 else "load_pair"
+        program = f"import sys, sixbit_jax as s; s.{name}(sys.argv[1])"
         seconds, peak = measure(["-c", program, str(destination)])
         record |= {"load_seconds": round(seconds, 1), "load_peak_rss_bytes": peak}
     shutil.rmtree(destination)
@@ -169,25 +227,36 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scratch", type=Path, help="where to put the checkpoints")
-    parser.add_argument("--layers", type=int, default=42, help="42 is CogVideoX-5b")
+    parser.add_argument("--model", choices=MODELS, default="cogvideox-5b")
+    parser.add_argument(
+        "--layers", type=int, nargs="+", help="one run per number (all layers)"
+    )
     parser.add_argument("--weights", nargs="+", default=["keep", "nvfp4"])
     parser.add_argument(
-        "--load", action="store_true", help="also load the nvfp4 result (3.2 GB)"
+        "--load", action="store_true", help="also load the nvfp4 result"
     )
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu" / "convert.json")
     args = parser.parse_args()
-    args.model_name = "CogVideoX-5b" if args.layers == 42 else "CogVideoX-5b, cut"
-    scratch = Path(tempfile.mkdtemp(prefix="convert-", dir=args.scratch))
-    try:
-        source = scratch / "transformer"
-        size = make_checkpoint(source, CONFIG | {"num_layers": args.layers})
-        print(f"made {size:,} bytes", flush=True)
-        records = [run_one(scratch, source, args, w) for w in args.weights]
-    finally:
-        shutil.rmtree(scratch)
+    model = MODELS[args.model]
+    given = args.layers or [model.config["num_layers"]]
+    found = []
+    for layers in given:
+        scratch = Path(tempfile.mkdtemp(prefix="convert-", dir=args.scratch))
+        try:
+            config = model.config | {"num_layers": layers}
+            source = scratch / "source"
+            sizes = [make_checkpoint(source / f, config, model) for f in model.folders]
+            print(f"{layers} layers: made {sum(sizes):,} bytes", flush=True)
+            for weights in args.weights:
+                found.append(
+                    run_one(scratch, source, model, layers, weights, args.load)
+                )
+        finally:
+            shutil.rmtree(scratch)
     # The place of the scratch directory says nothing about the measurement.
-    shown = [f"--layers {args.layers}", f"--weights {' '.join(args.weights)}"]
-    text = json.dumps(results(records, shown + ["--load"] * args.load), indent=1)
+    shown = [f"--model {args.model}", f"--layers {' '.join(map(str, given))}"]
+    shown.append(f"--weights {' '.join(args.weights)}")
+    text = json.dumps(results(found, shown + ["--load"] * args.load), indent=1)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(text + "\n")
     print(text)

@@ -5,6 +5,7 @@ from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
 from convert.export import to_diffusers
 from convert.nvfp4_dialects import CHOICES as DIALECTS
+from convert.pair import convert_pair
 
 __all__ = [
     "DIALECTS",
@@ -12,6 +13,7 @@ __all__ = [
     "ConversionReport",
     "cli_arguments",
     "convert",
+    "convert_pair",
     "run",
     "to_diffusers",
 ]

@@ -7,6 +7,7 @@ from convert.conversion import DTYPES, ROTATIONS, WEIGHTS, convert
 from convert.errors import ConversionError
 from convert.export import WRITTEN, to_diffusers
 from convert.nvfp4_dialects import CHOICES
+from convert.pair import convert_pair, is_pair
 from sixbit_jax.checkpoint import CheckpointError
 
 DESCRIPTION = (
@@ -20,7 +21,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="diffusers directory (root or transformer/) or one file of weights "
+        help="diffusers directory (root, with both networks of Wan2.2-A14B, or "
+        "transformer/) or one file of weights "
         "(.safetensors, or .bin, .pt, .pth of torch.save; nothing in it is run) with "
         "config.json next to it; with --to-diffusers, a converted directory",
     )
@@ -91,30 +93,33 @@ def run(args: argparse.Namespace) -> int:
                     f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
                     f"{args.dialect}"
                 )
-            made = to_diffusers(
+            written = to_diffusers(
                 args.source,
                 args.destination,
                 dtype=args.dtype,
                 dialect=None if args.dialect == "auto" else args.dialect,
             )
-            print(made)
+            print(written)
         elif args.refine and args.weights == "keep":
             raise ConversionError(
                 "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
                 "--weights keep"
             )
         else:
-            report = convert(
-                args.source,
-                args.destination,
-                dtype=args.dtype,
-                weights=args.weights,
-                rotation=args.rotation,
-                refine=args.refine,
-                dialect=args.dialect,
-                reference=args.reference,
-            )
-            print(report)
+            options = {
+                "dtype": args.dtype,
+                "weights": args.weights,
+                "rotation": args.rotation,
+                "refine": args.refine,
+                "dialect": args.dialect,
+                "reference": args.reference,
+            }
+            if is_pair(args.source):
+                made = convert_pair(args.source, args.destination, **options)
+            else:
+                made = [convert(args.source, args.destination, **options)]
+            for report in made:
+                print(report)
     except (ConversionError, CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

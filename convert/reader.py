@@ -13,6 +13,8 @@ from convert.nvfp4_source import PackedSource, open_packed
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
 
+# Where pipelines with two networks (Wan2.2-A14B) have the one for low noise.
+SECOND = "transformer_2"
 _SAFETENSORS = ".safetensors"
 # diffusers prefers safetensors where both are there.
 _SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES)
@@ -80,6 +82,11 @@ def open_source(
             )
         directory, files = path.parent, {path: None}
     else:
+        if (path / SECOND).is_dir():
+            raise ConversionError(
+                f"{path}: expected one network, found transformer/ and {SECOND}/; name "
+                "one of them, or convert both (convert_pair)"
+            )
         inside = path / "transformer"
         use_inside = inside.is_dir() and not (path / "config.json").is_file()
         directory = inside if use_inside else path

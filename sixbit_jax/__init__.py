@@ -2,6 +2,7 @@
 
 from sixbit_jax.calibration.policy_file import policy_from_file
 from sixbit_jax.checkpoint import load, save
+from sixbit_jax.checkpoint.pair import load_pair
 from sixbit_jax.formats import Int8Array, NVFP4Array
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
@@ -41,6 +42,7 @@ __all__ = [
     "dmpq",
     "fixed",
     "load",
+    "load_pair",
     "pdr",
     "policy_from_file",
     "prepare",

@@ -1,0 +1,77 @@
+"""Checkpoints with two networks (Wan2.2-A14B): `transformer/` and `transformer_2/`."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from convert.conversion import ConversionReport, convert
+from convert.errors import ConversionError
+from convert.reader import SECOND
+from sixbit_jax.checkpoint import new_directory
+from sixbit_jax.checkpoint.pair import NETWORKS, write_description
+
+# Of text to video; pipelines write theirs into model_index.json.
+_DEFAULT_BOUNDARY = 0.875
+
+
+def is_pair(source: str | os.PathLike) -> bool:
+    """Whether a diffusers root holds two networks."""
+    return (Path(source) / SECOND).is_dir()
+
+
+def convert_pair(
+    source: str | os.PathLike, destination: str | os.PathLike, **options: Any
+) -> tuple[ConversionReport, ConversionReport]:
+    """Converts both networks of a diffusers root, one block in memory at a time.
+
+    Args:
+      source: diffusers root with `transformer/` (high noise) and `transformer_2/`.
+      destination: directory to make: `high_noise/` and `low_noise/`, each as `convert`
+        makes it, and `pair.json` with the boundary of model_index.json.
+      options: of `convert`, for both.
+
+    Returns:
+      What was read and written, high noise first.
+
+    Raises:
+      ConversionError: if the root does not hold two networks, or model_index.json has
+        no usable boundary.
+      sixbit_jax.checkpoint.CheckpointError: if the destination exists. Nothing is left
+        behind in either case.
+    """
+    source, destination = Path(source), Path(destination)
+    if not is_pair(source):
+        raise ConversionError(f"{source}: expected transformer/ and {SECOND}/")
+    boundary = _boundary(source / "model_index.json")
+    with new_directory(destination) as temporary:
+        reports = [
+            convert(source / folder, temporary / name, **options)
+            for folder, name in zip(("transformer", SECOND), NETWORKS, strict=True)
+        ]
+        write_description(temporary, boundary)
+    high, low = (
+        replace(report, destination=destination / name)
+        for report, name in zip(reports, NETWORKS, strict=True)
+    )
+    return high, low
+
+
+def _boundary(index: Path) -> float:
+    if not index.is_file():
+        return _DEFAULT_BOUNDARY
+    try:
+        found = json.loads(index.read_text()).get("boundary_ratio")
+    except (ValueError, AttributeError) as error:
+        raise ConversionError(f"{index}: expected a JSON object: {error}") from error
+    if found is None:
+        return _DEFAULT_BOUNDARY
+    if not isinstance(found, int | float) or not 0 <= found <= 1:
+        raise ConversionError(
+            f"{index}: boundary_ratio: expected a number from 0 to 1, found {found!r}"
+        )
+    return float(found)
+
+
+__all__ = ["convert_pair", "is_pair"]

@@ -1,0 +1,78 @@
+"""Both networks of a root with two, in one directory, and back into memory."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import sixbit_jax
+from convert import convert, convert_pair
+from convert.command import main
+from convert.errors import ConversionError
+from sixbit_jax.checkpoint import CheckpointError
+from sixbit_jax.checkpoint.pair import NETWORKS
+from tests.convert.checkpoints import write_checkpoint
+from tests.golden import wan_cases
+
+CASE = "t2v_f1_6x4_t3_rows"
+
+
+def _root(path, index=None):
+    case = wan_cases.load(CASE)
+    for number, folder in enumerate(("transformer", "transformer_2")):
+        weights = {key: value + number for key, value in case.weights().items()}
+        write_checkpoint(path / folder, case.config, weights, shards=2)
+    if index is not None:
+        (path / "model_index.json").write_text(json.dumps(index))
+    return path
+
+
+def test_both_networks_are_converted_and_loaded(tmp_path):
+    root = _root(tmp_path / "root", {"boundary_ratio": 0.9})
+    reports = convert_pair(root, tmp_path / "pair", weights="nvfp4", rotation=0)
+    assert [report.destination.name for report in reports] == list(NETWORKS)
+    high, low, header = sixbit_jax.load_pair(tmp_path / "pair", guidance_scale=3.5)
+    assert (low.boundary, low.guidance_scale) == (0.9, 3.5)
+    assert header.model_class == "WanTransformer3DModel"
+    case = wan_cases.load(CASE)
+    expected = case.weights()["proj_out.bias"]
+    np.testing.assert_allclose(high.proj_out.bias[...], expected, rtol=1e-6)
+    np.testing.assert_allclose(low.model.proj_out.bias[...], expected + 1, rtol=1e-6)
+    convert(root / "transformer_2", tmp_path / "alone", weights="nvfp4", rotation=0)
+    alone = nnx.to_flat_state(nnx.state(sixbit_jax.load(tmp_path / "alone")[0]))
+    for (_, one), (_, two) in zip(
+        alone, nnx.to_flat_state(nnx.state(low.model)), strict=True
+    ):
+        for name in ("codes", "block_scales"):
+            if hasattr(one.get_value(), name):
+                found = getattr(two.get_value(), name)
+                np.testing.assert_array_equal(getattr(one.get_value(), name), found)
+
+
+def test_the_command_line_takes_the_root(tmp_path, capsys):
+    root = _root(tmp_path / "root")
+    assert main([str(root), str(tmp_path / "pair")]) == 0
+    assert capsys.readouterr().out.count("WanTransformer3DModel") == 2
+    assert (
+        json.loads((tmp_path / "pair" / "pair.json").read_text())["boundary"] == 0.875
+    )
+    with pytest.raises(ConversionError, match="name one of them, or convert both"):
+        convert(root, tmp_path / "one")
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path):
+    root = _root(tmp_path / "root", {"boundary_ratio": 900})
+    with pytest.raises(ConversionError, match="boundary_ratio: expected a number"):
+        convert_pair(root, tmp_path / "pair")
+    (root / "model_index.json").unlink()
+    next((root / "transformer_2").glob("*-00002-of-*.safetensors")).unlink()
+    with pytest.raises(ConversionError, match="no such file"):
+        convert_pair(root, tmp_path / "pair")
+    assert not (tmp_path / "pair").exists()
+    with pytest.raises(
+        ConversionError, match=r"expected transformer/ and transformer_2"
+    ):
+        convert_pair(root / "transformer", tmp_path / "pair")
+    with pytest.raises(CheckpointError, match=r"expected pair\.json of a pair"):
+        sixbit_jax.load_pair(root)

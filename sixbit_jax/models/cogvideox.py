@@ -69,10 +69,15 @@ class AdaptiveNorm(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "batch tokens D"], conditioning: Conditioning
+        self,
+        x: Float[Array, "batch tokens D"],
+        conditioning: Conditioning,
+        *,
+        kernels: bool,
     ) -> tuple[Modulate, GatedResidual]:
         """What the timestep does before and after the linears that read x."""
-        values = self.linear(jax.nn.silu(conditioning.temb)).astype(jnp.float32)
+        values = self.linear(jax.nn.silu(conditioning.temb), kernels=kernels)
+        values = values.astype(jnp.float32)
         shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(values, 6, -1)
         front = Modulate(
             *self.norm.affine(),
@@ -163,11 +168,11 @@ class CogVideoXBlock(nnx.Module):
         """
         site = SiteRunner(control, options)
         attn, ff = self.attn1, self.ff
-        front, residual = self.norm1(x, conditioning)
+        front, residual = self.norm1(x, conditioning, kernels=options.kernels)
         query, key, value = site(x, attn.to_q, attn.to_k, attn.to_v, front=front)
         mixed = attn.mix(query, key, value, conditioning, options)
         (x,) = site(mixed, attn.to_out, residual=residual)
-        front, residual = self.norm2(x, conditioning)
+        front, residual = self.norm2(x, conditioning, kernels=options.kernels)
         (hidden,) = site(x, ff.up, front=front)
         (x,) = site(hidden, ff.down, front=Gelu(), residual=residual)
         return x, site.stats()

@@ -68,8 +68,14 @@ class Linear(nnx.Module):
         """The bias, or None."""
         return None if self.bias is None else self.bias[...]
 
-    def __call__(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
+    def __call__(
+        self, x: Float[Array, "*batch K"], *, kernels: bool = False
+    ) -> Float[Array, "*batch N"]:
+        """x W^T + b; `kernels` lets a GPU kernel expand a stored weight."""
         weight = self.weight.get_value()
         if isinstance(weight, StoredWeight):
             x = weight.prepare(x)
+            if kernels and x.dtype == jnp.bfloat16:
+                # XLA's fused dequantization of a few rows takes longer than both.
+                weight = weight.expand_bfloat16()
         return matmul(x, weight, self.bias_array())

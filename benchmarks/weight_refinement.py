@@ -1,14 +1,15 @@
 """What grid refinement (BGR) saves of the quantization error of weights, and its time.
 
     python -m benchmarks.weight_refinement
+    python -m benchmarks.weight_refinement --only time --output FILE.json
 
 Errors: squared error with refined block scales / squared error of round-to-nearest
 NVFP4, for every linear of the bundled model as it is stored (rotated or not) and the
-other way round, and for synthetic weights; for the latter also uniform 2- to 8-bit
-grids against MinMax. Time: the linears of one block of CogVideoX-5b with random
-weights, from host memory to host memory, multiplied by its number of blocks; the first
-call of each shape, which compiles, is counted once. Reading and writing files is not
-in it (`benchmarks.convert` measures them).
+other way round, and for synthetic weights; also uniform grids against MinMax, of 4 bits
+for the model and of 2 to 8 for synthetic weights. Time: the linears of one block of
+CogVideoX-5b with random weights, from host memory to host memory, multiplied by its
+number of blocks; the first call of each shape, which compiles, is counted once. Reading
+and writing files is not in it (`benchmarks.convert` measures them).
 """
 
 import argparse
@@ -39,6 +40,7 @@ from sixbit_jax.quantizers.dvd_quant import (
     refine_nvfp4,
     refined_grid,
 )
+from sixbit_jax.quantizers.uniform import UniformRecipe
 
 BUNDLED = Path(sixbit_jax.__file__).parent / "demo" / "checkpoint"
 RESULTS = Path(__file__).parent / "results" / "cpu" / "weight_refinement.json"
@@ -119,6 +121,7 @@ def timing() -> Iterator[dict[str, Any]]:
     for name, compress in (
         ("round-to-nearest", jax.jit(NVFP4Array.quantize, static_argnames="rotation")),
         ("grid refinement", refine_nvfp4),
+        ("grid refinement, uniform 4", UniformRecipe(4, grid="bgr").compress),
     ):
         first = later = 0.0
         for shape, count in BLOCK.items():
@@ -141,29 +144,43 @@ def timing() -> Iterator[dict[str, Any]]:
             "block_seconds": later,
             "model_seconds": first + BLOCKS * later,
             "cores": len(os.sched_getaffinity(0)),
+            "device": jax.devices()[0].device_kind,
         }
 
 
-def main() -> None:
-    """Measures everything and writes the results file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    args = parser.parse_args()
-    rows = []
+def errors() -> Iterator[dict[str, Any]]:
+    """Errors of the bundled model's weights and of synthetic ones."""
     for name, w in bundled():
         for rotation in (0, ROTATION):
             x = rotated(w) if rotation else w
-            rows.append(record(name, "nvfp4", rotation, x, nvfp4_errors(x)))
+            yield record(name, "nvfp4", rotation, x, nvfp4_errors(x))
+            yield record(name, "uniform 4", rotation, x, uniform_errors(x, 4))
     for name, w in synthetic((256, 3072)):
         for rotation in (0, ROTATION):
             x = rotated(w) if rotation else w
-            rows.append(record(name, "nvfp4", rotation, x, nvfp4_errors(x)))
+            yield record(name, "nvfp4", rotation, x, nvfp4_errors(x))
             for bits in (2, 3, 4, 6, 8):
-                errors = uniform_errors(x, bits)
-                rows.append(record(name, f"uniform {bits}", rotation, x, errors))
-    rows.extend(timing())
-    command = ["python", "-m", "benchmarks.weight_refinement", *sys.argv[1:]]
-    records.write(args.output, records.header(command), rows)
+                found = uniform_errors(x, bits)
+                yield record(name, f"uniform {bits}", rotation, x, found)
+
+
+def main() -> None:
+    """Measures and writes the results file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--only", choices=("errors", "time"), help="default: both")
+    parser.add_argument("--commit", help="recorded where there is no git repository")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if args.only != "time":
+        rows.extend(errors())
+    if args.only != "errors":
+        rows.extend(timing())
+    given = [args.output.name if w == str(args.output) else w for w in sys.argv[1:]]
+    command = ["python", "-m", "benchmarks.weight_refinement", *given]
+    records.write(args.output, records.header(command, commit_id=args.commit), rows)
     for row in rows:
         print(row)
 

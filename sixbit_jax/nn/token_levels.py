@@ -86,10 +86,19 @@ def block_scaled_product(
     x = jnp.moveaxis(levels.reshape(*levels.shape[:-1], blocks, -1), -2, 0)
     w = jnp.moveaxis(values.reshape(values.shape[0], blocks, -1), 1, 0)
 
+    # XLA multiplies integers slowly on CPUs; sums below 2^24 are exact in float32.
+    exact = 127 * 127 * x.shape[-1] < 1 << 24
+    as_floats = exact and jax.default_backend() == "cpu"
+    if as_floats:
+        x, w = x.astype(jnp.float32), w.astype(jnp.float32)
+
     def add(total: Array, operands: tuple[Array, Array, Array]) -> tuple[Array, None]:
         x, w, scale = operands
         sums = jax.lax.dot_general(
-            x, w, (((2,), (1,)), ((), ())), preferred_element_type=jnp.int32
+            x,
+            w,
+            (((2,), (1,)), ((), ())),
+            preferred_element_type=jnp.float32 if as_floats else jnp.int32,
         )
         return total + sums.astype(jnp.float32) * scale[:, None, None], None
 

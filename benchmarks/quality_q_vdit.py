@@ -39,6 +39,7 @@ COMPARISONS = (
     ("all", "tqe"),
     ("all", "tmd"),
     ("all", "range"),
+    ("all_tmd10", "tqe"),
     ("all_inner", "all"),
 )
 """(variant, variant): paired differences in PSNR within each configuration."""

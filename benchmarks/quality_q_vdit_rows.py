@@ -37,14 +37,14 @@ class Variant(NamedTuple):
       description: one line.
       tuned: groups that are trained.
       with_m: M from the activations; otherwise ones.
-      tmd: the relation loss beside the mean squared error.
+      tmd: weight of the relation loss beside the mean squared error.
       searched: ranges are searched.
     """
 
     description: str
     tuned: tuple[str, ...] = ()
     with_m: bool = False
-    tmd: bool = False
+    tmd: float = 0.0
     searched: bool = True
 
 
@@ -55,13 +55,16 @@ VARIANTS = {
     "steps": Variant("+ trained step sizes (MSE)", ("step_sizes",)),
     "tqe_no_m": Variant("+ TQE without M (MSE)", ("step_sizes", "estimator")),
     "tqe": Variant("+ TQE with M (MSE)", _TQE, with_m=True),
-    "tmd": Variant("+ TMD, no TQE", ("step_sizes",), tmd=True),
-    "all": Variant("TQE with M + TMD", _TQE, with_m=True, tmd=True),
+    "tmd": Variant("+ TMD, no TQE", ("step_sizes",), tmd=100.0),
+    "all": Variant("TQE with M + TMD", _TQE, with_m=True, tmd=100.0),
+    "all_tmd10": Variant(
+        "TQE with M + TMD at a tenth of its weight", _TQE, with_m=True, tmd=10.0
+    ),
     "all_inner": Variant(
         "TQE with M + TMD + adapter inside the quantizer",
         (*_TQE, "inner"),
         with_m=True,
-        tmd=True,
+        tmd=100.0,
     ),
 }
 

@@ -191,10 +191,10 @@ class Workbench:
         return start._replace(trainable=trainable)
 
     def _run(
-        self, start: Start, rates: dict[str, float], tmd: bool, iterations: int
+        self, start: Start, rates: dict[str, float], tmd: float, iterations: int
     ) -> tuple[Any, dict[str, np.ndarray]]:
-        weight = start.extra["tmd_weight"] if tmd else jnp.float32(0)
-        state = self.tuner.init(start._replace(extra={"tmd_weight": weight}), rates)
+        extra = {"tmd_weight": jnp.float32(tmd)}
+        state = self.tuner.init(start._replace(extra=extra), rates)
         return self.tuner.run(
             state,
             start.frozen,
@@ -245,7 +245,7 @@ class Workbench:
                     attempt["factors"] = value
                 try:
                     state, _ = self._run(
-                        start, attempt, False, self.settings.sweep_iterations
+                        start, attempt, 0.0, self.settings.sweep_iterations
                     )
                 except FloatingPointError:
                     losses = {"mse": float("inf"), "relations": float("inf")}
@@ -291,6 +291,7 @@ class Workbench:
         record = {
             "description": chosen.description,
             "learning_rates": rates,
+            "tmd_weight": chosen.tmd,
             "iterations": self.settings.iterations if chosen.tuned else 0,
             "tune_seconds": round(seconds, 2),
             "held_out_mse": losses["mse"],

@@ -2,6 +2,7 @@
 
     python -m benchmarks.sampling --model 5b --out FILE [--minutes 8]
     python -m benchmarks.sampling --model 2b --frames 7 --height 60 --width 90 --out F
+    python -m benchmarks.sampling --model wan-14b --out F
 
 Every program compiles in a process of its own, side by side; then they run one after
 the other, so that each has the device to itself, its own peak of memory, and a crash of
@@ -33,7 +34,7 @@ _COMPILE_SHARE = 0.5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options, which `sixbit bench` shares."""
     parser.add_argument(
-        "--model", default="5b", help="5b, 2b, 1.5 or a diffusers config.json (5b)"
+        "--model", default="5b", help="5b, 2b, 1.5, wan-1.3b, wan-14b or config.json"
     )
     for name in ("frames", "height", "width"):
         parser.add_argument(

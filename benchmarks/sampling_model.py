@@ -1,4 +1,4 @@
-"""CogVideoX models of real size with random weights, made on the device.
+"""CogVideoX and Wan models of real size with random weights, made on the device.
 
 Every stacked leaf is drawn and quantized layer by layer inside one compiled loop, so
 that neither a second copy nor the bf16 weights of an NVFP4 model ever exist.
@@ -18,24 +18,42 @@ from flax import nnx
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.wan import WanTransformer
+from sixbit_jax.models.wan_config import WanConfig
 from sixbit_jax.quantizers.rtn import NVFP4Recipe
-from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler
+from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
 
-_STACK = "transformer_blocks"
+Config = CogVideoXConfig | WanConfig
+_NETWORKS: dict[type, Any] = {
+    CogVideoXConfig: CogVideoXTransformer,
+    WanConfig: WanTransformer,
+}
+# Of Wan's prompts; CogVideoX has the number in its configuration.
+_WAN_WORDS = 512
 _FIVE_B = {
     "num_attention_heads": 48,
     "num_layers": 42,
     "use_rotary_positional_embeddings": True,
 }
-CONFIGS = {
+CONFIGS: dict[str, Config] = {
     "2b": CogVideoXConfig(),
     "5b": CogVideoXConfig(**_FIVE_B),
     "1.5": CogVideoXConfig(
         **_FIVE_B, patch_size_t=2, sample_width=170, sample_height=96, sample_frames=81
     ),
+    "wan-1.3b": WanConfig(num_attention_heads=12, num_layers=30, ffn_dim=8960),
+    "wan-14b": WanConfig(),
 }
-# Latent sizes of the published default videos: 49 frames of 480x720; 81 of 768x1360.
-SIZES = {"2b": (13, 60, 90), "5b": (13, 60, 90), "1.5": (22, 96, 170)}
+# Latent sizes of the published default videos: 49 frames of 480x720; 81 of 768x1360;
+# Wan: 81 frames of 480x832.
+_WAN_SIZE = (21, 60, 104)
+SIZES = {
+    "2b": (13, 60, 90),
+    "5b": (13, 60, 90),
+    "1.5": (22, 96, 170),
+    "wan-1.3b": _WAN_SIZE,
+    "wan-14b": _WAN_SIZE,
+}
 
 
 class Subject(NamedTuple):
@@ -48,7 +66,7 @@ class Subject(NamedTuple):
     """
 
     name: str
-    config: CogVideoXConfig
+    config: Config
     size: tuple[int, int, int]
 
     @property
@@ -58,10 +76,28 @@ class Subject(NamedTuple):
         return frames, self.config.out_channels, height, width
 
     @property
+    def text_rows(self) -> int:
+        """Text tokens in the residual stream: Wan has its text in cross-attention."""
+        if isinstance(self.config, WanConfig):
+            return 0
+        return self.config.max_text_seq_length
+
+    @property
     def tokens(self) -> int:
-        """Text and video tokens of one video."""
-        video = math.prod(self.config.token_grid(*self.size))
-        return self.config.max_text_seq_length + video
+        """Tokens of one video's residual stream."""
+        return self.text_rows + math.prod(self.config.token_grid(*self.size))
+
+    @property
+    def words(self) -> int:
+        """Tokens of a prompt."""
+        return self.text_rows or _WAN_WORDS
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the feed-forward's hidden layer."""
+        if isinstance(self.config, WanConfig):
+            return self.config.ffn_dim
+        return 4 * self.config.dim
 
 
 def subject(
@@ -82,8 +118,16 @@ def subject(
                 f"--model: expected one of {', '.join(CONFIGS)} or a config.json, "
                 f"found {name!r}"
             )
-        config = CogVideoXConfig.from_dict(json.loads(path.read_text()))
-        size = (config.sample_latent_frames, config.sample_height, config.sample_width)
+        values = json.loads(path.read_text())
+        if values.get("_class_name") == WanTransformer.class_name:
+            config, size = WanConfig.from_dict(values), _WAN_SIZE
+        else:
+            config = CogVideoXConfig.from_dict(values)
+            size = (
+                config.sample_latent_frames,
+                config.sample_height,
+                config.sample_width,
+            )
         name = path.stem
     chosen = [
         default if given is None else given
@@ -93,9 +137,11 @@ def subject(
     return Subject(name, config, (chosen[0], chosen[1], chosen[2]))
 
 
-def scheduler_of(name: str) -> Scheduler:
-    """The published scheduler; only its constants depend on the model."""
-    return CogVideoXDDIM(snr_shift_scale=3.0 if name == "2b" else 1.0)
+def scheduler_of(subject: Subject) -> Scheduler:
+    """The published scheduler; of CogVideoX only constants depend on the model."""
+    if isinstance(subject.config, WanConfig):
+        return UniPC(flow_shift=3.0)
+    return CogVideoXDDIM(snr_shift_scale=3.0 if subject.name == "2b" else 1.0)
 
 
 def _draw(key, *, shape: tuple[int, ...], kind: str, rotation: int | None) -> Any:
@@ -128,8 +174,8 @@ def _kind(path: str, shape: tuple[int, ...]) -> str:
 
 
 def random_model(
-    config: CogVideoXConfig, *, quantized: bool, abstract: bool = False, seed: int = 0
-) -> CogVideoXTransformer:
+    config: Config, *, quantized: bool, abstract: bool = False, seed: int = 0
+) -> Any:
     """A model with random weights in bf16, or in NVFP4 wherever `convert` would.
 
     Args:
@@ -138,18 +184,19 @@ def random_model(
       abstract: shapes and dtypes only.
       seed: of the weights.
     """
-    empty = nnx.eval_shape(lambda: CogVideoXTransformer(config, rngs=nnx.Rngs(0)))
+    network = _NETWORKS[type(config)]
+    empty = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(empty)
     flat = dict(nnx.to_flat_state(state))
     keys = jax.random.split(jax.random.key(seed), len(flat))
     for key, (path, variable) in zip(keys, list(flat.items()), strict=True):
         name = ".".join(map(str, path))
         shape = tuple(variable.get_value().shape)
-        layers = shape[0] if name.startswith(f"{_STACK}.") else 0
+        layers = shape[0] if name.startswith(f"{network.stacks[0]}.") else 0
         shape = shape[1:] if layers else shape
         rotation = None
         if quantized:
-            role = CogVideoXTransformer.weight_role(name)
+            role = network.weight_role(name)
             rotation = NVFP4Recipe().rotation_of(role, shape[-1]) if role else None
         make = partial(
             _leaf,
@@ -172,9 +219,9 @@ def weight_bytes(model: nnx.Module) -> int:
     return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves)
 
 
-def text_embeddings(config: CogVideoXConfig, seed: int) -> jax.Array:
+def text_embeddings(subject: Subject, seed: int) -> jax.Array:
     """Random prompt embeddings, [1, T, E]."""
-    shape = (1, config.max_text_seq_length, config.text_embed_dim)
+    shape = (1, subject.words, subject.config.text_embed_dim)
     return 0.1 * jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
 
 
@@ -187,7 +234,12 @@ def forward_flops(subject: Subject) -> tuple[float, float]:
     Returns:
       Of the linears and of attention.
     """
-    config, tokens = subject.config, subject.tokens
-    linear = 2 * 12 * config.dim**2 * tokens * config.num_layers
-    attention = 4 * tokens**2 * config.dim * config.num_layers
+    config, tokens, dim = subject.config, subject.tokens, subject.config.dim
+    weights, keys = 4 * dim**2 + 2 * dim * subject.ffn_dim, tokens
+    if isinstance(config, WanConfig):
+        # Cross-attention; its keys and values are made once per prompt.
+        weights += 2 * dim**2
+        keys += subject.words
+    linear = 2 * weights * tokens * config.num_layers
+    attention = 4 * tokens * keys * dim * config.num_layers
     return float(linear), float(attention)

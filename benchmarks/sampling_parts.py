@@ -20,6 +20,8 @@ from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
 from pallas_kernels.quantize_int8.api import quantize_int8
 from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan_embed import rotary_table
 from sixbit_jax.nn.attention import attention
 from sixbit_jax.nn.linear import matmul
 from sixbit_jax.nn.rope import rotary_3d
@@ -84,13 +86,15 @@ def _linear_parts(subject: Subject) -> Iterator[Part]:
     gate = {
         "gate": jnp.full((1, dim), 0.1, jnp.float32),
         "text_gate": jnp.full((1, dim), 0.1, jnp.float32),
-        "text_rows": config.max_text_seq_length,
+        "text_rows": subject.text_rows,
     }
+    # Of Wan's cross-attention: the query, and the output with its residual.
+    cross = int(isinstance(config, WanConfig))
     kinds = (
-        ("qkv", dim, dim, 3, False),
-        ("out", dim, dim, 1, True),
-        ("up", 4 * dim, dim, 1, False),
-        ("down", dim, 4 * dim, 1, True),
+        ("qkv", dim, dim, 3 + cross, False),
+        ("out", dim, dim, 1 + cross, True),
+        ("up", subject.ffn_dim, dim, 1, False),
+        ("down", dim, subject.ffn_dim, 1, True),
     )
     for name, n, k, times, gated in kinds:
 
@@ -148,11 +152,12 @@ def _linear_parts(subject: Subject) -> Iterator[Part]:
 
 def _row_parts(subject: Subject) -> Iterator[Part]:
     config, tokens = subject.config, subject.tokens
-    dim, text = config.dim, config.max_text_seq_length
+    dim, text = config.dim, subject.text_rows
+    cross = int(isinstance(config, WanConfig))
     fronts = (
-        ("norm, modulate", dim, 2, _modulation(dim, text)),
-        ("as it is", dim, 1, {}),
-        ("GELU", 4 * dim, 1, {"activation": "gelu_tanh"}),
+        ("norm, modulate", dim, 2 + cross, _modulation(dim, text)),
+        ("as it is", dim, 1 + cross, {}),
+        ("GELU", subject.ffn_dim, 1, {"activation": "gelu_tanh"}),
     )
     for name, width, times, front in fronts:
         rotation = 128 if width % 128 == 0 else 0
@@ -169,7 +174,6 @@ def _row_parts(subject: Subject) -> Iterator[Part]:
 def _attention_parts(subject: Subject) -> Iterator[Part]:
     config, tokens = subject.config, subject.tokens
     heads, head_dim = config.num_attention_heads, config.attention_head_dim
-    text = config.max_text_seq_length
     shape = (1, tokens, heads, head_dim)
 
     def operands(key):
@@ -190,30 +194,14 @@ def _attention_parts(subject: Subject) -> Iterator[Part]:
         quantized_attention,
         quantized_operands,
     )
-    table = None
-    if config.use_rotary_positional_embeddings:
-        frames, height, width = config.token_grid(*subject.size)
-        table = rotary_3d(
-            head_dim,
-            frames=frames,
-            height=height,
-            width=width,
-            base=config.sample_grid,
-            grid="resize_crop" if config.patch_size_t is None else "slice",
-        )
-
-    ones, zeros = jnp.ones((head_dim,)), jnp.zeros((head_dim,))
-    rotary = None if table is None else Rotary(table.cos, table.sin, text)
-
-    def heads(x):
-        return Heads(x, norm="layer", weight=ones, bias=zeros, rotary=rotary)
+    as_heads = _heads_of(subject)
 
     def sixteen_bits(q, k, v, implementation=None):
         del v
-        return [norm_rope(heads(x), implementation=implementation) for x in (q, k)]
+        return [norm_rope(as_heads(x), implementation=implementation) for x in (q, k)]
 
     def quantized(q, k, v):
-        return norm_rope_qkv(heads(q), heads(k), v)
+        return norm_rope_qkv(as_heads(q), as_heads(k), v)
 
     for variant, name, run in (
         ("bf16", "q, k norm and rotary", sixteen_bits),
@@ -225,6 +213,48 @@ def _attention_parts(subject: Subject) -> Iterator[Part]:
         ),
     ):
         yield Part("element-wise", name, variant, 1, run, operands)
+    if not isinstance(config, WanConfig):
+        return
+
+    def cross_operands(key):
+        words = (1, subject.words, heads, head_dim)
+        return _normal(key, shape, words, words)
+
+    # In 16 bits whatever precision the scores of self-attention have.
+    for variant in ("bf16", "int8", "cudnn bf16"):
+        run = partial(attention, kernels=variant != "cudnn bf16")
+        yield Part("attention", "cross-attention", variant, 1, run, cross_operands)
+
+
+def _heads_of(subject: Subject) -> Callable[[jax.Array], Heads]:
+    """What is done with projected queries and keys before attention."""
+    config = subject.config
+    head_dim = config.attention_head_dim
+    frames, height, width = config.token_grid(*subject.size)
+    if isinstance(config, WanConfig):
+        made = rotary_table(head_dim, frames, height, width)
+        weight = jnp.ones((config.num_attention_heads, head_dim))
+
+        def wan(x: jax.Array) -> Heads:
+            square = jnp.square(x.astype(jnp.float32)).mean((-2, -1))
+            factor = jax.lax.rsqrt(square + config.eps)
+            rotary = Rotary(made.cos, made.sin)
+            return Heads(x, row_factor=factor, weight=weight, rotary=rotary)
+
+        return wan
+    table = None
+    if config.use_rotary_positional_embeddings:
+        table = rotary_3d(
+            head_dim,
+            frames=frames,
+            height=height,
+            width=width,
+            base=config.sample_grid,
+            grid="resize_crop" if config.patch_size_t is None else "slice",
+        )
+    ones, zeros = jnp.ones((head_dim,)), jnp.zeros((head_dim,))
+    rotary = None if table is None else Rotary(table.cos, table.sin, subject.text_rows)
+    return lambda x: Heads(x, norm="layer", weight=ones, bias=zeros, rotary=rotary)
 
 
 def _cache_parts(subject: Subject) -> Iterator[Part]:

@@ -192,10 +192,10 @@ class Sampling:
             fraction, found = replayed(trace, blocks, sites)
             self.steps = len(found[0].init(self.grid).skip)
             self.policies = {fraction: found}
-        text, negative = (sampling_model.text_embeddings(config, i) for i in (1, 2))
+        text, negative = (sampling_model.text_embeddings(subject, i) for i in (1, 2))
         self.program, graph, params, self.inputs = prepare(
             model,
-            sampling_model.scheduler_of(subject.name),
+            sampling_model.scheduler_of(subject),
             text,
             latent_shape=subject.latent_shape,
             negative_text_embeds=negative,

@@ -9,7 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks import sampling_torch_wan
 from benchmarks.sampling_model import Subject
+from sixbit_jax.models.wan_config import WanConfig
 
 _LAYERS = 8
 
@@ -28,10 +30,14 @@ def prepare_peers(subject: Subject) -> Callable[[], Iterator[dict[str, Any]]]:
         return lambda: iter(())
     torch.set_grad_enabled(False)
     layers = min(_LAYERS, subject.config.num_layers)
-    if importlib.util.find_spec("diffusers") is not None:
-        source, call = "diffusers", _diffusers(torch, subject, layers)
+    if isinstance(subject.config, WanConfig):
+        networks = (sampling_torch_wan.diffusers_model, sampling_torch_wan.blocks)
     else:
-        source, call = "PyTorch", _blocks(torch, subject, layers)
+        networks = (_diffusers, _blocks)
+    if importlib.util.find_spec("diffusers") is not None:
+        source, call = "diffusers", networks[0](torch, subject, layers)
+    else:
+        source, call = "PyTorch", networks[1](torch, subject, layers)
     compiled = torch.compile(call)
     compiled()
     torch.cuda.synchronize()
@@ -67,7 +73,8 @@ def _diffusers(torch, subject: Subject, layers: int) -> Callable:
         CogVideoXTransformer3DModel,
     )
 
-    config = subject.config.to_dict() | {"num_layers": layers}
+    network: Any = subject.config
+    config = network.to_dict() | {"num_layers": layers}
     with torch.device("cuda"):
         model = CogVideoXTransformer3DModel(**config).to(torch.bfloat16).eval()
         x = torch.randn(1, *subject.latent_shape, dtype=torch.bfloat16)
@@ -81,7 +88,7 @@ def _diffusers(torch, subject: Subject, layers: int) -> Callable:
         tokens = subject.tokens - config["max_text_seq_length"]
         table = torch.rand(tokens, subject.config.attention_head_dim)
     rotary = (table.cos(), table.sin())
-    if not subject.config.use_rotary_positional_embeddings:
+    if not network.use_rotary_positional_embeddings:
         rotary = None
     return lambda: model(
         hidden_states=x,
@@ -96,7 +103,7 @@ def _blocks(torch, subject: Subject, layers: int) -> Callable:
     """CogVideoX blocks in plain PyTorch."""
     from torch.nn import functional as F  # pyrefly: ignore[missing-import]
 
-    config = subject.config
+    config: Any = subject.config
     dim, heads = config.dim, config.num_attention_heads
     head_dim = config.attention_head_dim
     tokens, text = subject.tokens, config.max_text_seq_length

@@ -12,7 +12,7 @@ _ARQ = (Route.ARQ4, Route.ARQ8)
 _CHANNEL = (Route.ARQ4_CHANNEL, Route.ARQ8_CHANNEL)
 _NVFP4 = (Route.NVFP4, Route.INT8, Route.BF16, Route.ARQ_NVFP4)
 BLOCKS = (16, 32, 64, 128)
-"""Channels per live scale that are swept; 64 is the default of the table's rows."""
+"""Channels per live scale that are swept; 128 is the default of the table's rows."""
 
 MINMAX = DvdKind("minmax", routes=_PLAIN)
 SMOOTHED = DvdKind(SMOOTH, routes=_PLAIN)

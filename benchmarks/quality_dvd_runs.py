@@ -51,7 +51,7 @@ class DvdKind(Kind):
     """
 
     routes: tuple[Route, ...] = (Route.BF16,)
-    arq_block: int = 64
+    arq_block: int = 128
     cached: bool = False
 
 
@@ -145,7 +145,7 @@ class DvdStudy(Study):
 
     def _prepare(self, kind: Kind, setting: Setting):
         program, *rest = super()._prepare(kind, setting)
-        block = kind.arq_block if isinstance(kind, DvdKind) else 64
+        block = kind.arq_block if isinstance(kind, DvdKind) else 128
         site = replace(program.site, arq_block=block)
         return replace(program, site=site), *rest
 

@@ -82,7 +82,7 @@ class Work:
     front: Front
     residual: GatedResidual | None
     implementation: str | None
-    arq_block: int = 64
+    arq_block: int = 128
     divided: bool = False
 
     def weights(self) -> list[StoredWeight]:

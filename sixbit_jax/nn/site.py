@@ -58,7 +58,7 @@ class SiteOptions:
     errors: bool = False
     kernels: bool = False
     attention: Precision = "bf16"
-    arq_block: int = 64
+    arq_block: int = 128
 
     @property
     def branches(self) -> tuple[Route, ...]:

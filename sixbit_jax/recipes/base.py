@@ -48,7 +48,7 @@ class Recipe:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     attention: Precision = "bf16"
     cache_format: str = "bf16"
-    arq_block: int = 64
+    arq_block: int = 128
     quantizer: Callable[..., nnx.Module] | None = None
 
     def quantize(self, model: nnx.Module, **data: Any) -> nnx.Module:

@@ -13,7 +13,7 @@ def dvd_quant(
     *,
     bits: int = 4,
     rotation: int = 128,
-    arq_block: int = 64,
+    arq_block: int = 128,
     per_channel: bool = False,
 ) -> Recipe:
     """Data-free: refined uniform weights, ARQ activations, delta-guided bit switching.
@@ -30,7 +30,8 @@ def dvd_quant(
     Args:
       bits: of the weights, 2 to 8.
       rotation: width of the block Hadamard; the kernels know 128 and 0.
-      arq_block: channels that share a live scale.
+      arq_block: channels that share a live scale. A block of the rotation's width is
+        best and cheapest: the rotation levels what is inside it.
       per_channel: ARQ's definition, one scale per channel, which is fake-quantized.
     """
     routes = (Route.ARQ4, Route.ARQ8)

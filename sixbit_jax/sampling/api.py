@@ -43,6 +43,19 @@ def skippable_blocks(policy: Policy, num_blocks: int) -> tuple[int, ...]:
     return tuple(sorted(set(policy.skips)))
 
 
+def cache_layout(
+    policy: Policy, num_blocks: int, stored: delta_cache.Format
+) -> CacheLayout:
+    """Which blocks get a slot under `policy`, and which of them share one."""
+    blocks = skippable_blocks(policy, num_blocks)
+    group = num_blocks if policy.group is None else policy.group
+    whole = len(blocks) in (0, num_blocks)
+    # Groups that do not come out even, or only in part, have a slot per block.
+    if num_blocks % group or not whole:
+        group = 1
+    return CacheLayout(num_blocks, blocks, stored, group)
+
+
 def is_quantized(model) -> bool:
     """Whether the sites' weights are stored in a compressed format."""
     leaves = jax.tree.leaves(
@@ -165,7 +178,7 @@ def prepare(
     outlier_stats: bool = False,
     record_errors: bool = False,
     attention: Precision = "bf16",
-    arq_block: int = 64,
+    arq_block: int = 128,
     kernels: bool = True,
     progress: bool = False,
 ) -> tuple[Program, nnx.GraphDef, nnx.State | ModelPair, Inputs]:
@@ -234,9 +247,7 @@ def prepare(
             attention=attention,
             arq_block=arq_block,
         ),
-        layout=CacheLayout(
-            model.num_blocks, skippable_blocks(policy, model.num_blocks), stored
-        ),
+        layout=cache_layout(policy, model.num_blocks, stored),
         branches=branches,
         guided=guided,
         dtype=jnp.dtype(dtype),

@@ -45,7 +45,7 @@ def test_policies_have_the_routes_of_their_method():
     assert recipe.sampling() == {
         "attention": "bf16",
         "cache_format": "bf16",
-        "arq_block": 64,
+        "arq_block": 128,
     }
 
 

@@ -144,7 +144,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, help="start nothing after this time")
     parser.add_argument(
-        "--resume", action="store_true", help="continue the file at --out"
+        "--resume",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=Path(),
+        help="keep the rows and learning rates of this file; without FILE, of --out",
     )
     for name, value in asdict(defaults).items():
         option = "--" + name.replace("_", "-")
@@ -169,13 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(given)
     names = asdict(Settings())
     settings = Settings(**{name: getattr(args, name) for name in names})
-    done = []
-    if args.resume and args.out.is_file():
-        kept = ("quality", "settings", "sweep")
-        done = [r for r in records.read(args.out)["records"] if r["kind"] in kept]
-    elif args.out.exists():
-        raise FileExistsError(f"{args.out}: expected a new file, or --resume")
-    shown = [Path(w).name if w in (str(args.out), args.model) else w for w in given]
+    places = {str(args.out), str(args.resume), str(args.model)}
+    done = earlier_records(args.out, args.resume)
+    shown = [Path(word).name if word in places else word for word in given]
     header = records.header(
         ["python", "-m", "benchmarks.quality_q_vdit", *shown],
         commit_id=args.commit,
@@ -191,6 +192,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     records.write(args.out, header, found)
     print(markdown(found))
+
+
+def earlier_records(out: Path, resume: Path | None) -> list[dict[str, Any]]:
+    """The records to keep.
+
+    Args:
+      out: the file that is going to be written.
+      resume: the file to continue; `Path()` is `out` itself, None is none.
+
+    Raises:
+      FileExistsError: `out` would be overwritten.
+      FileNotFoundError: there is no file to continue.
+    """
+    if resume is None:
+        if out.exists():
+            raise FileExistsError(f"{out}: expected a new file, or --resume")
+        return []
+    source = out if resume == Path() else resume
+    if not source.is_file():
+        # A first run with --resume is how a command is repeated until it is done.
+        if source == out:
+            return []
+        raise FileNotFoundError(f"--resume: expected a results file, found no {source}")
+    kept = ("quality", "settings", "sweep")
+    return [r for r in records.read(source)["records"] if r["kind"] in kept]
 
 
 def markdown(content: Sequence[dict[str, Any]]) -> str:

@@ -1,5 +1,7 @@
 """The Q-VDiT table on a tiny random model: rows, resuming, time limit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,19 @@ def test_finished_rows_are_not_made_again_and_time_ends_the_run(model, found):
     assert [r for r in again if r["kind"] == "quality"] == [
         r for r in found if r["kind"] == "quality"
     ]
+
+
+def test_a_file_is_continued_and_never_overwritten(found, tmp_path):
+    out, path = tmp_path / "out.json", tmp_path / "earlier.json"
+    records.write(path, records.header(["x"], commit_id="c"), found)
+    kept = quality_q_vdit.earlier_records(out, path)
+    assert [r["kind"] for r in kept] == ["settings", *["quality"] * 6]
+    assert quality_q_vdit.earlier_records(path, Path()) == kept
+    assert quality_q_vdit.earlier_records(out, Path()) == []
+    with pytest.raises(FileExistsError, match="expected a new file, or --resume"):
+        quality_q_vdit.earlier_records(path, None)
+    with pytest.raises(FileNotFoundError, match="--resume: expected a results file"):
+        quality_q_vdit.earlier_records(path, out)
 
 
 def test_other_settings_and_unknown_rows_are_refused(model, found):

@@ -17,7 +17,9 @@ from sixbit_jax.nn.applied_weight import AppliedWeight
 Weight = jax.Array | StoredWeight | AppliedWeight
 
 
-def weight_matrix(weight: Weight, dtype: jnp.dtype) -> Float[Array, "N K"]:
+def weight_matrix(
+    weight: jax.Array | StoredWeight, dtype: jnp.dtype
+) -> Float[Array, "N K"]:
     """The weight as a plain matrix of `dtype`; stored ones are dequantized."""
     if isinstance(weight, StoredWeight):
         return weight.dequantize(dtype)

@@ -1,9 +1,10 @@
 """Fast, small video diffusion transformers in JAX."""
 
+from sixbit_jax import recipes
 from sixbit_jax.calibration.policy_file import policy_from_file
 from sixbit_jax.checkpoint import load, save
 from sixbit_jax.checkpoint.pair import load_pair
-from sixbit_jax.formats import Int8Array, NVFP4Array
+from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
 from sixbit_jax.models.cogvideox import CogVideoXTransformer
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
 from sixbit_jax.policies import (
@@ -17,6 +18,7 @@ from sixbit_jax.policies import (
     tdc,
 )
 from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, sample
 from sixbit_jax.sampling.loop import run_program
@@ -37,6 +39,8 @@ __all__ = [
     "Route",
     "SampleResult",
     "Trace",
+    "UniformArray",
+    "UniformRecipe",
     "chain",
     "delta_gbs",
     "dmpq",
@@ -47,6 +51,7 @@ __all__ = [
     "policy_from_file",
     "prepare",
     "quantize",
+    "recipes",
     "run_program",
     "sample",
     "save",

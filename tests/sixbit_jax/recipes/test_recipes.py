@@ -56,7 +56,7 @@ def test_names_and_data_are_checked():
     with pytest.raises(ValueError, match=r"expected one of .*dvd-quant.* found other"):
         recipes.recipe_of("other")
     with pytest.raises(TypeError, match="dvd-quant: expected no data, found images"):
-        recipes.dvd_quant().quantize(small_model(), images=1)
+        recipes.dvd_quant().quantize(None, images=1)
 
 
 def test_a_policy_file_holds_delta_and_its_routes(tmp_path):

@@ -79,7 +79,7 @@ def linear_errors(
     def one(operands: tuple[jax.Array, StoredWeight]) -> dict[str, jax.Array]:
         x, weight = operands
         linear = Linear(w.shape[2], w.shape[1], bias=False, rngs=nnx.Rngs(0))
-        linear.weight = nnx.Param(weight)
+        linear.weight = nnx.Param(weight)  # pyrefly: ignore[bad-assignment]
         exact = linear(x)
 
         def error(y: jax.Array) -> jax.Array:

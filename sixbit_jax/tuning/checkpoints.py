@@ -138,6 +138,9 @@ class Checkpoints:
                 save_tree(partial / "state", tree)
         for old in self.iterations()[: -self.keep]:
             shutil.rmtree(self._path(old))
+        # What runs that were killed while they saved have left.
+        for stale in self.folder.glob(".iteration_*.partial-*"):
+            shutil.rmtree(stale)
 
     def restore(self, like: Any) -> Any | None:
         """The newest checkpoint in the structure of `like`, or None.

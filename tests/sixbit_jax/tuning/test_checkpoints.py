@@ -45,6 +45,12 @@ def test_what_is_not_complete_does_not_count(tmp_path):
     kept.save(5, state(5))
     (tmp_path / "run" / ".iteration_00000009.partial-1").mkdir()
     assert kept.iterations() == [5]
+    kept.save(6, state(6))
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "iteration_00000005",
+        "iteration_00000006",
+        "run.json",
+    ]
 
 
 def test_another_run_is_refused(tmp_path):

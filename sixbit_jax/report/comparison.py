@@ -11,6 +11,7 @@ from jaxtyping import Float
 from sixbit_jax.metrics import latent_drift, psnr, ssim, temporal_consistency
 from sixbit_jax.report.runs import Run
 from sixbit_jax.report.tables import byte_size
+from sixbit_jax.routes import Route
 
 _PIXEL_RANGE = 2.0
 _SSIM_WINDOW = 11
@@ -104,6 +105,11 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values))
 
 
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+_ALWAYS = {f"share_{name}" for name in ("nvfp4", "int8", "bf16")}
 _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("attribute_score", "attributes right", lambda v: f"{100 * v:.0f} %"),
     ("psnr_db", "PSNR to the reference", lambda v: f"{v:.2f} dB"),
@@ -113,9 +119,10 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("activation_bits", "activation bits", lambda v: f"{v:.2f}"),
     ("effective_bits", "effective bits", lambda v: f"{v:.2f}"),
     ("skip_fraction", "blocks skipped", lambda v: f"{100 * v:.1f} %"),
-    ("share_nvfp4", "in NVFP4, of what ran", lambda v: f"{100 * v:.1f} %"),
-    ("share_int8", "in INT8", lambda v: f"{100 * v:.1f} %"),
-    ("share_bf16", "in BF16", lambda v: f"{100 * v:.1f} %"),
+    *(
+        (f"share_{route.name.lower()}", f"of what ran in {route.name}", _share)
+        for route in Route
+    ),
     ("weight_bytes", "weights", byte_size),
     ("cache_bytes", "delta cache", lambda v: byte_size(v) if v else "none"),
     ("temporary_bytes", "working memory", byte_size),
@@ -129,6 +136,9 @@ def table_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     records = comparison.records
     rows = []
     for key, name, form in _ROWS:
+        rare = key.startswith("share_") and key not in _ALWAYS
+        if rare and not any(record.get(key) for record in records):
+            continue
         cells = [form(r[key]) if key in r else "–" for r in records]
         if any(cell != "–" for cell in cells):
             rows.append([name, *cells])

@@ -122,3 +122,13 @@ def test_latents_without_pixels_make_a_report_without_videos(tmp_path):
 def test_slugs_are_file_names():
     assert slug("W4A8 / full precision!") == "w4a8-full-precision"
     assert slug("–") == "run"
+
+
+def test_rare_routes_have_a_row_only_where_one_ran():
+    clean = noise(0)
+    plain = make_run("full precision", clean, route=Route.BF16, skip_step=None)
+    arq = make_run("dvd", clean, route=Route.ARQ4)
+    names = [row[0] for row in table_rows(Comparison(("a", "b"), (plain, arq)))[1]]
+    assert "of what ran in ARQ4" in names
+    assert "of what ran in INT6" not in names
+    assert "of what ran in NVFP4" in names

@@ -52,10 +52,10 @@ def traced(model: str, policy, **options):
     """The sampler of one layer of a model at its default video size, traced."""
     subject = sampling_model.subject(model, frames=None, height=None, width=None)
     config = dataclasses.replace(subject.config, num_layers=1)
-    text = jnp.zeros((1, config.max_text_seq_length, config.text_embed_dim))
+    text = jnp.zeros((1, subject.words, config.text_embed_dim))
     arguments = prepare(
         sampling_model.random_model(config, quantized=True, abstract=True),
-        sampling_model.scheduler_of(model),
+        sampling_model.scheduler_of(subject),
         text.astype(jnp.bfloat16),
         latent_shape=subject.latent_shape,
         negative_text_embeds=text.astype(jnp.bfloat16),
@@ -102,6 +102,24 @@ def int8_routes():
 # statistics. The routes NVFP4 and BF16 add products, quantizations and expansions.
 INT8_KERNELS = 2 * LINEARS + 4 + 2
 ALL_KERNELS = INT8_KERNELS + LINEARS + 4 + LINEARS
+
+
+# Wan: eight linears, six sites, and attention to the prompt.
+WAN_INT8_KERNELS = 2 * 8 + 6 + 3
+WAN_ALL_KERNELS = WAN_INT8_KERNELS + 8 + 6 + 8
+
+
+@pytest.mark.parametrize("model", ["wan-1.3b", "wan-14b"])
+def test_every_operation_of_wan_is_a_kernel(model):
+    policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
+    program = traced(model, policy, attention="int8", cache_format="nvfp4")
+    assert kernels(program.jaxpr) >= WAN_ALL_KERNELS
+
+
+@pytest.mark.slow
+def test_wan_lowers():
+    program = traced("wan-1.3b", every_route(), attention="int8")
+    assert lowered_kernels(program) >= WAN_ALL_KERNELS
 
 
 @pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])

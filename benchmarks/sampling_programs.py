@@ -39,8 +39,9 @@ class Spec:
         has only 0 holds no cache.
       kernels: False leaves everything to XLA and cuDNN.
       batched: both guidance branches in one forward pass.
-      same_blocks: the same blocks are skipped in every step, so that the cache holds
-        only those. Otherwise they rotate and every block has a slot.
+      skips: "rotating" blocks, other ones in every step, so that every block has a
+        slot of the cache; the "same" blocks, so that it holds only those; or whole
+        "steps", so that all blocks share one delta.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Spec:
     fractions: tuple[float, ...] = FRACTIONS
     kernels: bool = True
     batched: bool = False
-    same_blocks: bool = False
+    skips: Literal["rotating", "same", "steps"] = "rotating"
 
     @property
     def quantized(self) -> bool:
@@ -68,8 +69,9 @@ SPECS = (
         "int8, 8-bit attention, nvfp4 cache of a third",
         cache_format="nvfp4",
         fractions=(0.0, 0.33),
-        same_blocks=True,
+        skips="same",
     ),
+    Spec("int8, 8-bit attention, whole steps", fractions=(0.0, 0.33), skips="steps"),
     Spec("mixed, 8-bit attention, int8 cache", "mixed", cache_format="int8"),
     Spec("int8, 8-bit attention, no cache", fractions=(0.0,)),
     Spec("bf16, our attention", "chain", "bf16", fractions=(0.0,)),
@@ -80,25 +82,31 @@ SPECS = (
 )
 
 
-def skip_plan(
-    steps: int, blocks: int, fraction: float, *, rotate: bool = True
-) -> np.ndarray:
+def skip_plan(steps: int, blocks: int, fraction: float, kind: str) -> np.ndarray:
     """Skips `fraction` of the blocks, evenly spread, in every step but the first.
 
     Args:
       steps: denoising steps.
       blocks: L.
-      fraction: rounded to whole blocks.
-      rotate: other blocks in every step.
+      fraction: rounded to whole blocks, or to whole steps.
+      kind: see `Spec.skips`.
 
     Returns:
-      bool [steps, L]; every row but the first has the same number of skips.
+      bool [steps, L].
     """
-    count = round(fraction * blocks)
-    row = np.zeros(blocks, bool)
-    if count:
-        row[np.floor((np.arange(count) + 0.5) * blocks / count).astype(int)] = True
-    plan = np.stack([np.roll(row, step if rotate else 0) for step in range(steps)])
+
+    def spread(count: int) -> np.ndarray:
+        row = np.zeros(count, bool)
+        chosen = round(fraction * count)
+        if chosen:
+            row[np.floor((np.arange(chosen) + 0.5) * count / chosen).astype(int)] = True
+        return row
+
+    if kind == "steps":
+        plan = np.repeat(np.append(False, spread(steps - 1))[:, None], blocks, 1)
+    else:
+        row, rotate = spread(blocks), kind == "rotating"
+        plan = np.stack([np.roll(row, step if rotate else 0) for step in range(steps)])
     plan[0] = False
     return plan
 
@@ -123,15 +131,16 @@ def policies(
         return {0.0: [chain()]}
     table = _route_table(spec.routes, blocks, sites)
     plans = {
-        fraction: skip_plan(steps, blocks, fraction, rotate=not spec.same_blocks)
+        fraction: skip_plan(steps, blocks, fraction, spec.skips)
         for fraction in spec.fractions
     }
     used = np.any([plan.any(0) for plan in plans.values()], axis=0)
     slots = tuple(np.flatnonzero(used).tolist()) or False
-    if slots and not spec.same_blocks:
+    if slots and spec.skips != "same":
         slots = True
+    group = None if spec.skips == "steps" else 1
     return {
-        fraction: [fixed(skip=plan, route=table)._replace(skips=slots)]
+        fraction: [fixed(skip=plan, route=table)._replace(skips=slots, group=group)]
         for fraction, plan in plans.items()
     }
 

@@ -112,6 +112,8 @@ class Policy(NamedTuple):
       skips: whether it may skip blocks, or which ones; the delta cache holds no
         others (none at all if it is False).
       outlier_rule: whether its plans may have a finite `outlier_limit`.
+      group: so many neighbouring blocks are skipped together or not at all, and share
+        one delta, that of all of them; None for all blocks.
     """
 
     init: Callable[[BlockGrid], PolicyState]
@@ -120,6 +122,7 @@ class Policy(NamedTuple):
     routes: tuple[Route, ...] = ()
     skips: bool | tuple[int, ...] = False
     outlier_rule: bool = False
+    group: int | None = 1
 
 
 def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:

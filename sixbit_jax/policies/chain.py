@@ -1,5 +1,6 @@
 """`chain`: several policies as one."""
 
+import math
 from dataclasses import dataclass
 
 from sixbit_jax.policies.base import (
@@ -37,6 +38,7 @@ def chain(*policies: Policy) -> Policy:
         routes=tuple(sorted({Route(r) for p in policies for r in p.routes})),
         skips=_all_skips(policies),
         outlier_rule=any(p.outlier_rule for p in policies),
+        group=_common_group(policies),
     )
 
 
@@ -48,6 +50,13 @@ def _all_skips(policies: tuple[Policy, ...]) -> bool | tuple[int, ...]:
         if policy.skips is not False:
             blocks.update(policy.skips)
     return tuple(sorted(blocks)) or False
+
+
+def _common_group(policies: tuple[Policy, ...]) -> int | None:
+    """The largest group that all skips of all policies respect."""
+    groups = [0 if p.group is None else p.group for p in policies if p.skips]
+    # gcd(0, g) = g: what skips all blocks skips every group of them.
+    return (math.gcd(*groups) or None) if groups else 1
 
 
 @dataclass(frozen=True)

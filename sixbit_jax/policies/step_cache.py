@@ -63,7 +63,7 @@ def step_cache(threshold: float, *, max_skips: int = 4, warmup: int = 2) -> Poli
         checked_count("step_cache", "max_skips", max_skips, low=1),
         checked_count("step_cache", "warmup", warmup, low=2),
     )
-    return Policy(init=init, plan=_plan, update=_update, skips=True)
+    return Policy(init=init, plan=_plan, update=_update, skips=True, group=None)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def tdc(
       blocks: the blocks that may be skipped; None for all. The cache holds no others.
       together: so many neighbouring blocks decide as one, by their mean e; None for
         all blocks. The paper's rule is 1. Larger groups skip coherently: a skipped
-        group is the group of an earlier step, not a mixture of steps.
+        group is the group of an earlier step, not a mixture of steps. They share one
+        delta, so that the cache is smaller by the size of the group.
       residual: use e * gamma, the change relative to the residual stream, so that
         blocks that add little skip sooner than blocks that add much.
       shared: both guidance branches decide as one, by their mean e. The paper's rule
@@ -110,6 +111,7 @@ def tdc(
         plan=_plan,
         update=_update,
         skips=True if init.blocks is None else init.blocks,
+        group=init.together if init.blocks is None else 1,
     )
 
 

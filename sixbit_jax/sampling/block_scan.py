@@ -23,26 +23,35 @@ class CacheLayout:
       num_blocks: L.
       blocks: the blocks that may be skipped, ascending; empty for no cache.
       cache_format: how a delta is stored.
+      group: so many neighbouring blocks share a slot, which holds the delta of all of
+        them; they are skipped together. Divides L.
     """
 
     num_blocks: int
     blocks: tuple[int, ...]
     cache_format: delta_cache.Format
+    group: int = 1
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The groups that have a slot, ascending."""
+        return tuple(sorted({block // self.group for block in self.blocks}))
 
     @property
     def num_slots(self) -> int:
         """Slots per guidance branch.
 
-        Blocks without a slot of their own write to a shared spare one: one delta of
+        Groups without a slot of their own write to a shared spare one: one delta of
         memory instead of a second compiled block.
         """
-        spare = 0 < len(self.blocks) < self.num_blocks
-        return len(self.blocks) + spare
+        spare = 0 < len(self.groups) < self.num_blocks // self.group
+        return len(self.groups) + spare
 
     def slots(self) -> np.ndarray:
-        """Slot of each block, int32 [L]."""
-        slots = np.full(self.num_blocks, len(self.blocks), np.int32)
-        slots[list(self.blocks)] = np.arange(len(self.blocks))
+        """Slot of each group, int32 [L / group]."""
+        count = self.num_blocks // self.group
+        slots = np.full(count, len(self.groups), np.int32)
+        slots[list(self.groups)] = np.arange(len(self.groups))
         return slots
 
 
@@ -84,7 +93,6 @@ def scan_blocks(
       the fields of the whole output).
     """
     graph, params = nnx.split(blocks)
-    num_sites = plan.route.shape[-1]
     may_skip = jnp.asarray(np.isin(np.arange(layout.num_blocks), layout.blocks))
     skips = plan.skip & may_skip
 
@@ -113,45 +121,59 @@ def scan_blocks(
 
     per_layer = getattr(conditioning, "per_layer", None)
 
-    def compute(x, stored, params, context, route, limit):
+    def run_block(x, layer):
+        params, context, route, limit = layer
         control = BlockControl(route, limit)
         given = conditioning
         if context is not None:
             given = conditioning._replace(per_layer=context)
-        y, sites = nnx.merge(graph, params)(x, given, control, options)
-        gamma, change, stored = measure(x, y, stored)
-        return y, stored, (gamma, change, sites)
+        return nnx.merge(graph, params)(x, given, control, options)
 
-    def reuse(x, stored, params, context, route, limit):
-        del params, context, limit
+    def run_one(x, layer):
+        y, sites = run_block(x, layer)
+        gamma, _, _ = measure(x, y, None)
+        return y, (gamma, sites)
+
+    def compute(x, stored, layer):
+        if group == 1:
+            y, sites = run_block(x, layer)
+            gamma, change, stored = measure(x, y, stored)
+            return y, stored, (gamma, change, sites)
+        y, (gamma, sites) = jax.lax.scan(run_one, x, layer)
+        _, change, stored = measure(x, y, stored)
+        return y, stored, (gamma, jnp.broadcast_to(change, gamma.shape), sites)
+
+    def reuse(x, stored, layer):
+        route = layer[2]
         y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
-        zero = jnp.zeros((), jnp.float32)
-        nothing = jnp.zeros((num_sites,), jnp.float32)
+        zero = jnp.zeros(route.shape[:-1], jnp.float32)
+        nothing = jnp.zeros(route.shape, jnp.float32)
         return y, stored, (zero, zero, BlockStats(nothing, route, nothing * jnp.nan))
 
-    def body(carry, layer):
+    def body(carry, scanned):
         x, cache = carry
-        params, context, skip, route, limit, slot = layer
+        layer, skip, slot = scanned
         if cache is None:
-            x, _, stats = compute(x, None, params, context, route, limit)
-            return (x, cache), stats
-        # Only this block's delta goes through the conditional: with the whole cache
-        # as an operand, XLA's CPU backend copies it in every block.
+            x, stats = run_one(x, layer)
+            return (x, cache), (stats[0], jnp.float32(jnp.inf), stats[1])
+        # Only this delta goes through the conditional: with the whole cache as an
+        # operand, XLA's CPU backend copies it in every block.
         stored = delta_cache.read(cache, slot)
-        x, stored, stats = jax.lax.cond(
-            skip, reuse, compute, x, stored, params, context, route, limit
-        )
+        x, stored, stats = jax.lax.cond(skip, reuse, compute, x, stored, layer)
         return (x, delta_cache.write(cache, slot, stored)), stats
 
-    layers = (
-        params,
-        per_layer,
-        skips,
-        plan.route,
-        plan.outlier_limit,
-        jnp.asarray(layout.slots()) + first_slot,
-    )
-    (x, cache), (gamma, change, sites) = jax.lax.scan(body, (x, cache), layers)
+    group = 1 if cache is None else layout.group
+    layers = (params, per_layer, plan.route, plan.outlier_limit)
+    first_skips = skips
+    if group > 1:
+        layers = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), layers)
+        first_skips = skips.reshape(-1, group).all(1)
+        skips = jnp.repeat(first_skips, group)
+    slots = None if cache is None else jnp.asarray(layout.slots()) + first_slot
+    (x, cache), stats = jax.lax.scan(body, (x, cache), (layers, first_skips, slots))
+    if group > 1:
+        stats = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
+    gamma, change, sites = stats
     change = jnp.where(may_skip, change, jnp.inf)
     stats = Stats(
         computed=~skips,

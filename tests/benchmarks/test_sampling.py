@@ -54,12 +54,19 @@ def test_nvfp4_weights_of_five_b_are_as_small_as_promised():
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.33, 0.5])
-@pytest.mark.parametrize("rotate", [False, True])
-def test_plans_skip_the_fraction_in_every_step_but_the_first(fraction, rotate):
-    plan = skip_plan(6, 42, fraction, rotate=rotate)
+@pytest.mark.parametrize("kind", ["rotating", "same"])
+def test_plans_skip_the_fraction_in_every_step_but_the_first(fraction, kind):
+    plan = skip_plan(6, 42, fraction, kind)
     assert not plan[0].any()
     assert (plan[1:].sum(1) == round(42 * fraction)).all()
-    assert rotate or (plan[1:] == plan[1]).all()
+    assert kind == "rotating" or (plan[1:] == plan[1]).all()
+
+
+def test_plans_skip_whole_steps():
+    plan = skip_plan(7, 42, 0.33, "steps")
+    assert plan.all(1).sum() == 2
+    assert not plan[0].any()
+    np.testing.assert_array_equal(plan.any(1), plan.all(1))
 
 
 def test_program_names_are_distinct():

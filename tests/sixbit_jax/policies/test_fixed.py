@@ -57,7 +57,7 @@ def test_routes_are_left_alone_without_a_route():
         ({"skip": [True, False]}, "first step cannot be skipped"),
         ({"skip": np.zeros((2, 2, 2))}, r"found shape \(2, 2, 2\)"),
         ({"skip": []}, r"found shape \(0,\)"),
-        ({"route": 7}, r"values \[7\]"),
+        ({"route": 99}, r"values \[99\]"),
         ({"route": [1, 0]}, r"found shape \(2,\)"),
         (
             {"skip": [0, 1], "route": np.ones((3, 3, 4), int)},

@@ -23,9 +23,10 @@ from benchmarks.quality_mpq_dm_rows import (
 from benchmarks.quality_q_vdit_rows import Configuration as QVDiTConfiguration
 from benchmarks.quality_q_vdit_runs import Clock, Workbench
 from sixbit_jax.formats import rotate, stored_layout
+from sixbit_jax.quantizers.mpq_dm_inference import fixed_params
+from sixbit_jax.quantizers.mpq_dm_tune import calibration_rows
 from sixbit_jax.quantizers.mpq_dm_tuning import (
     GROUPS,
-    fixed_params,
     mpq_dm_method,
     mpq_dm_start,
     student_params,
@@ -35,7 +36,6 @@ from sixbit_jax.quantizers.mtrd import MTRDOptions
 from sixbit_jax.sampling.api import block_grid
 from sixbit_jax.tuning.loop import TuneOptions, Tuner
 from sixbit_jax.tuning.method import Start, weight_names, weights_of
-from sixbit_jax.tuning.observe import observe
 
 
 @jax.jit
@@ -59,20 +59,7 @@ class Bench(Workbench):
             "temperature": settings.temperature,
             "length": float(settings.capacity),
         }
-        self.inputs = self._inputs()
-
-    def _inputs(self) -> dict[str, Any]:
-        """Rows of the activation of every weight, [L, M, K]."""
-        numbers = np.linspace(0, len(self.data) - 1, 8).round().astype(int)
-
-        def some(name: str, x: Any) -> Any:
-            del name
-            rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-            stride = max(len(rows) // self.settings.calibration, 1)
-            return rows[::stride][: self.settings.calibration]
-
-        batch = self.data.batch(numbers)
-        return observe(self.model, [batch], some, dtype=jnp.float32)
+        self.inputs = calibration_rows(self.model, self.data, rows=settings.calibration)
 
     def memory(self, mtrd: bool) -> MTRDOptions:
         """Numbers of the memory, as far as they are known."""

@@ -38,10 +38,11 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         choices=WEIGHTS,
-        metavar="{keep,nvfp4,uniform2..uniform8}",
+        metavar="{keep,nvfp4,uniform2..uniform8,residual2..residual4}",
         default="keep",
         help="nvfp4: 4.5-bit linears of blocks and modulation; uniform2 to uniform8: "
-        "the same on uniform grids of 2 to 8 bits (default: keep)",
+        "the same on uniform grids of 2 to 8 bits; residual2 to residual4: MPQ-DMv2's "
+        "residual mixed precision of 2 to 4 bits on average (default: keep)",
     )
     parser.add_argument(
         "--rotation",
@@ -104,6 +105,11 @@ def run(args: argparse.Namespace) -> int:
             raise ConversionError(
                 "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
                 "--weights keep"
+            )
+        elif args.refine and args.weights.startswith("residual"):
+            raise ConversionError(
+                "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
+                f"--weights {args.weights}, which is always fitted"
             )
         else:
             options = {

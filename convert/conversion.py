@@ -23,7 +23,12 @@ from sixbit_jax.checkpoint import (
 )
 
 DTYPES = ("keep", "float32", "float16", "bfloat16")
-WEIGHTS = ("keep", "nvfp4", *(f"uniform{bits}" for bits in range(2, 9)))
+WEIGHTS = (
+    "keep",
+    "nvfp4",
+    *(f"uniform{bits}" for bits in range(2, 9)),
+    *(f"residual{bits}" for bits in range(2, 5)),
+)
 ROTATIONS = (0, 128)
 _BLOCK = 16
 
@@ -91,7 +96,8 @@ def convert(
         (float64 becomes float32, float8 becomes bfloat16, which holds it exactly).
       weights: "nvfp4" stores the linears of the blocks and the modulation linears in
         4.5 bits; embeddings, norms, biases and the output stay. "uniform2" to
-        "uniform8" stores the same linears on asymmetric grids per output channel.
+        "uniform8" stores the same linears on asymmetric grids per output channel,
+        "residual2" to "residual4" in MPQ-DMv2's residual mixed precision, fitted.
       rotation: width of the block Hadamard folded into the blocks' linears along K
         before quantization (128, or 0 for none); activations are rotated to match.
       refine: DVD-Quant's grid refinement: with nvfp4, block scales of least squared
@@ -155,6 +161,11 @@ def _check_options(dtype: str, weights: str, rotation: int, refine: bool) -> Non
             raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
     if refine and weights == "keep":
         raise ValueError("refine: expected quantized weights, found weights='keep'")
+    if refine and weights.startswith("residual"):
+        raise ValueError(
+            f"refine: expected nvfp4 or uniform weights, found {weights!r}, which is "
+            "always fitted"
+        )
 
 
 def _per_layer(
@@ -227,6 +238,7 @@ def plan(
     recipe: dict[str, object] = {"weights": weights, "dtype": dtype}
     if weights != "keep":
         method = "grid refinement" if refine else "round-to-nearest"
+        method = "joint residual fit" if weights.startswith("residual") else method
         recipe |= {"method": method, "rotation": rotation}
     if found.packed.facts is not None:
         recipe["packed"] = dict(found.packed.facts)

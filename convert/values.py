@@ -12,7 +12,8 @@ from pallas_kernels.numerics import bits
 from pallas_kernels.numerics.nvfp4 import TENSOR_SCALE_BITS
 from sixbit_jax.checkpoint import ParameterSpec
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.quantizers.rtn import NVFP4Recipe
+from sixbit_jax.quantizers.mpq_dm_weights import ResidualRecipe
+from sixbit_jax.quantizers.rtn import NVFP4Recipe, WeightRecipe
 from sixbit_jax.quantizers.uniform import UniformRecipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,
@@ -101,8 +102,10 @@ def store(
         return cast(array, spec.dtype, where)
     # float64 has to be narrowed before JAX sees it; nothing else changes value here.
     array = cast(array, "float32", where)
-    recipe = NVFP4Recipe(refine=refine)
-    if spec.dtype != "nvfp4":
+    recipe: WeightRecipe = NVFP4Recipe(refine=refine)
+    if spec.dtype.startswith("residual"):
+        recipe = ResidualRecipe(int(spec.dtype.removeprefix("residual")))
+    elif spec.dtype != "nvfp4":
         bits = int(spec.dtype.removeprefix("uniform"))
         recipe = UniformRecipe(bits, grid="bgr" if refine else "minmax")
     compress = recipe.compress

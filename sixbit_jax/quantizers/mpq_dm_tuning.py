@@ -12,7 +12,7 @@ tuning, as in Q-VDiT.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from sixbit_jax.formats import ResidualArray, rotate
+from sixbit_jax.formats import rotate
 from sixbit_jax.formats.applied import AppliedWeight
-from sixbit_jax.formats.corrected import CorrectedArray
 from sixbit_jax.formats.residual import MAX_BITS
 from sixbit_jax.nn.applied_weight import CorrectedWeight
 from sixbit_jax.nn.fake_quantize import levels_of
@@ -32,7 +31,6 @@ from sixbit_jax.quantizers.mpq_dm import (
     SHARES,
     ResidualFit,
     Salience,
-    Selection,
     branches_of,
     fit_residual,
     pack_residual,
@@ -271,7 +269,10 @@ def _first_adapter(
     return adapter._replace(down=down)
 
 
-def _tuned(trainable: tuning.Groups, frozen: Mapping[str, Any], name: str):
+def tuned_weight(
+    trainable: tuning.Groups, frozen: Mapping[str, Any], name: str
+) -> TunedResidual:
+    """A quantizer with its present values, by the name of the weight."""
     rows = frozen["rows"][name]
     return TunedResidual(
         frozen["weights"][name],
@@ -289,7 +290,7 @@ def student_params(
     made: dict[str, AppliedWeight] = {}
     for name in frozen["weights"]:
         outside = Adapter(**trainable["outside"][name])
-        weight = CorrectedWeight(_tuned(trainable, frozen, name), *outside)
+        weight = CorrectedWeight(tuned_weight(trainable, frozen, name), *outside)
         made[name] = RotatedWeight(weight, rotation) if rotation else weight
     return tuning.with_weights(frozen["params"], made)
 
@@ -320,90 +321,10 @@ def mpq_dm_loss(
     return tuning.LossResult(loss, memory, {"mse": error, "divergence": divergence})
 
 
-@partial(jax.jit, static_argnames="rotation")
-def fixed_params(
-    trainable: tuning.Groups,
-    frozen: Mapping[str, Any],
-    activation_levels: Float[Array, ""],
-    *,
-    rotation: int = 0,
-) -> nnx.State:
-    """The tuned network with rounded weights as plain matrices, for measurements.
-
-    Args:
-      trainable, frozen: as `mpq_dm_start` and the loop made them.
-      activation_levels: highest activation code, 2^bits - 1.
-      rotation: as in the options.
-    """
-    made: dict[str, AppliedWeight] = {}
-    for name, plain in frozen["weights"].items():
-        rounded = _tuned(trainable, frozen, name).dequantize()
-        lead = plain.shape[:-2]
-        weight = CorrectedWeight(
-            rounded,
-            *Adapter(**trainable["outside"][name]),
-            activation_levels=jnp.full(lead, activation_levels, jnp.float32),
-        )
-        made[name] = RotatedWeight(weight, rotation) if rotation else weight
-    return tuning.with_weights(frozen["params"], made)
-
-
-def packed_model(
-    model: Any,
-    trainable: tuning.Groups,
-    frozen: Mapping[str, Any],
-    options: MPQDMOptions,
-) -> Any:
-    """The tuned network in its stored form.
-
-    `ResidualArray` at every site's linear, in a `CorrectedArray` where there is an
-    adapter outside; an adapter inside disappears in the codes. The activation's width
-    is left to the route of the policy (`Route.INT6`, `Route.INT8`).
-
-    Raises:
-      ValueError: rotation and an adapter outside, which is not a stored format.
-    """
-    outside = options.placement == "outside"
-    if outside and options.rotation:
-        raise ValueError(
-            "packed form: expected no rotation beside an adapter outside the "
-            f"quantizer, found rotation {options.rotation}"
-        )
-    graph, params = nnx.split(model)
-    made = {}
-    for name in frozen["weights"]:
-        rows, tuned = frozen["rows"][name], _tuned(trainable, frozen, name)
-        packed = pack_residual(
-            tuned.weight + tuned.inside.matrix(),
-            ResidualFit(
-                tuned.present(),
-                Selection(rows["position"], rows["num_salient"], jnp.zeros((0,))),
-            ),
-            bits=options.weight_bits,
-            rotation=options.rotation,
-        )
-        made[name] = _corrected(packed, trainable["outside"][name], outside)
-    return nnx.merge(graph, tuning.with_weights(params, made))
-
-
-def _corrected(
-    packed: ResidualArray, adapter: Mapping[str, Array], outside: bool
-) -> ResidualArray | CorrectedArray:
-    if not outside:
-        return packed
-    ones = jnp.ones((*packed.shape[:-2], 1), jnp.float32)
-    return CorrectedArray(packed, adapter["down"], adapter["up"], ones)
-
-
 def with_memory(start: tuning.Start, memory: MTRDOptions) -> tuning.Start:
     """The same start with an empty memory of other numbers."""
     steps, _, width = start.extra.features.shape
     return start._replace(extra=empty_memory(steps, width, memory))
-
-
-def without_adapters(options: MPQDMOptions) -> MPQDMOptions:
-    """The same quantizer alone."""
-    return replace(options, placement=None)
 
 
 __all__ = [
@@ -411,12 +332,10 @@ __all__ = [
     "MPQDMOptions",
     "RotatedWeight",
     "TunedResidual",
-    "fixed_params",
     "mpq_dm_loss",
     "mpq_dm_method",
     "mpq_dm_start",
-    "packed_model",
     "student_params",
+    "tuned_weight",
     "with_memory",
-    "without_adapters",
 ]

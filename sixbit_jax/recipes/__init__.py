@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from sixbit_jax.recipes.base import Recipe
 from sixbit_jax.recipes.dvd import dvd_quant
+from sixbit_jax.recipes.mpq_dm_v2 import mpq_dm_v2
 from sixbit_jax.recipes.q_vdit import q_vdit
 from sixbit_jax.recipes.sixbit import sixbit_diffusion
 
@@ -14,6 +15,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "sixbit-diffusion": sixbit_diffusion,
     "dvd-quant": dvd_quant,
     "q-vdit": q_vdit,
+    "mpq-dm-v2": mpq_dm_v2,
 }
 """By the name that the command line uses."""
 
@@ -29,4 +31,12 @@ def recipe_of(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-__all__ = ["RECIPES", "Recipe", "dvd_quant", "q_vdit", "recipe_of", "sixbit_diffusion"]
+__all__ = [
+    "RECIPES",
+    "Recipe",
+    "dvd_quant",
+    "mpq_dm_v2",
+    "q_vdit",
+    "recipe_of",
+    "sixbit_diffusion",
+]

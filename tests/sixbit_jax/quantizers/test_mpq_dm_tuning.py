@@ -11,13 +11,12 @@ from flax import nnx
 import sixbit_jax
 from sixbit_jax.formats import ResidualArray
 from sixbit_jax.formats.corrected import CorrectedArray
+from sixbit_jax.quantizers.mpq_dm_inference import fixed_params, packed_model
 from sixbit_jax.quantizers.mpq_dm_tuning import (
     GROUPS,
     MPQDMOptions,
-    fixed_params,
     mpq_dm_method,
     mpq_dm_start,
-    packed_model,
     with_memory,
 )
 from sixbit_jax.quantizers.mtrd import MTRDOptions
@@ -26,6 +25,7 @@ from sixbit_jax.tuning.loop import TuneOptions, Tuner
 from sixbit_jax.tuning.method import weight_names, weights_of
 from tests.sixbit_jax.tuning.runs import NAME, TEXT_ROWS, teacher, trajectories
 
+pytestmark = pytest.mark.slow
 FRAMES = 3
 MEMORY = MTRDOptions(capacity=12, draws=16, weight=0.1, temperature=0.2)
 OPTIONS = MPQDMOptions(weight_bits=2, rank=4, memory=MEMORY)

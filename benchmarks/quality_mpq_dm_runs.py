@@ -46,10 +46,9 @@ def _distance(left: Any, right: Any) -> Any:
 class Bench(Workbench):
     """The Q-VDiT table's model, trajectories and sampler, with students of MPQ-DMv2."""
 
-    settings: Settings
-
     def __init__(self, model: Any, settings: Settings, clock: Clock):
         super().__init__(model, settings, clock)
+        self.own = settings
         self._kept: dict[Any, Start] = {}
         self._tuners: dict[int, Tuner] = {}
         self.numbers = {
@@ -63,10 +62,10 @@ class Bench(Workbench):
 
     def memory(self, mtrd: bool) -> MTRDOptions:
         """Numbers of the memory, as far as they are known."""
-        numbers, capacity = self.numbers, self.settings.capacity
+        numbers, capacity = self.numbers, self.own.capacity
         return MTRDOptions(
             capacity=capacity,
-            draws=self.settings.draws,
+            draws=self.own.draws,
             length=min(int(numbers["length"]), capacity),
             temperature=numbers["temperature"] or SWEEP["temperature"][1],
             weight=numbers["weight"] if mtrd else 0.0,
@@ -74,7 +73,7 @@ class Bench(Workbench):
 
     def begin(self, bits: int, variant: Variant) -> Start:
         """Levels and adapters of a variant before tuning."""
-        options = options_of(bits, variant, self.settings)
+        options = options_of(bits, variant, self.own)
         if options not in self._kept:
             self._kept[options] = mpq_dm_start(
                 self.model, options, num_steps=self.settings.steps, inputs=self.inputs
@@ -84,7 +83,7 @@ class Bench(Workbench):
     def tuner_of(self, rotation: int) -> Tuner:
         """One program for all variants of a rotation."""
         if rotation not in self._tuners:
-            settings = self.settings
+            settings = self.own
             options = TuneOptions(
                 iterations=settings.iterations,
                 batch=settings.batch,
@@ -151,10 +150,10 @@ class Bench(Workbench):
           A record of every attempt.
         """
         given = {
-            "levels": self.settings.levels_rate,
-            "outside": self.settings.adapter_rate,
-            "weight": self.settings.mtrd_weight,
-            "temperature": self.settings.temperature,
+            "levels": self.own.levels_rate,
+            "outside": self.own.adapter_rate,
+            "weight": self.own.mtrd_weight,
+            "temperature": self.own.temperature,
         }
         tried = []
         for name, values in SWEEP.items():
@@ -185,7 +184,7 @@ class Bench(Workbench):
         return tried
 
     def _current(self, name: str) -> tuple[float, ...]:
-        return (float(self.settings.capacity),) if name == "length" else ()
+        return (float(self.own.capacity),) if name == "length" else ()
 
     def errors(self, bits: int, name: str) -> dict[str, Any]:
         """Relative squared errors of weights and outputs of a start."""
@@ -193,7 +192,8 @@ class Bench(Workbench):
         start = self.begin(bits, variant)
         rotation = ROTATION if variant.rotated else 0
         names = tuple(start.frozen["weights"])
-        made = weights_of(student_params(start.trainable, start.frozen), names)
+        found = weights_of(student_params(start.trainable, start.frozen), names)
+        made: dict[str, Any] = dict(found)
         total: dict[str, float] = dict.fromkeys(("weight", "output", "w", "y"), 0.0)
         salient = []
         for weight_name in names:
@@ -278,7 +278,7 @@ class Bench(Workbench):
         )
         method = f"{configuration}/{name}"
         self.measured[method] = found
-        size = stored_bytes(self.model, bits, variant, self.settings.rank)
+        size = stored_bytes(self.model, bits, variant, self.own.rank)
         count = sum(x.size for x in jax.tree.leaves(nnx.state(self.model)))
         row = {
             "kind": "quality",

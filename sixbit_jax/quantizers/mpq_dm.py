@@ -173,10 +173,10 @@ def pack_residual(
 
 
 def fz_rmq(
-    w: Float[Array, "*batch n k"],
+    w: Float[Array | np.ndarray, "*batch n k"],
     bits: int,
     *,
-    inputs: Float[Array, "*batch m k"] | None = None,
+    inputs: Float[Array | np.ndarray, "*batch m k"] | None = None,
     rotation: int = 0,
     method: Method = "joint",
     salience: Salience = "kurtosis",
@@ -216,15 +216,16 @@ def fz_rmq(
         salience=salience,
         shares=shares,
     )
-    w = rotate(w.astype(jnp.float32), rotation) if rotation else w
+    if rotation:
+        w = rotate(jnp.asarray(w, jnp.float32), rotation)
     return pack_residual(w, fit, bits=bits, rotation=rotation)
 
 
 def fit_residual(
-    w: Float[Array, "*batch n k"],
+    w: Float[Array | np.ndarray, "*batch n k"],
     bits: int,
     *,
-    inputs: Float[Array, "*batch m k"] | None = None,
+    inputs: Float[Array | np.ndarray, "*batch m k"] | None = None,
     rotation: int = 0,
     method: Method = "joint",
     salience: Salience = "kurtosis",
@@ -233,8 +234,9 @@ def fit_residual(
     """The levels that `fz_rmq` stores, and what the search for the share found."""
     _check(w, bits, inputs, method, salience, shares)
     if rotation:
-        w = rotate(w.astype(jnp.float32), rotation)
-        inputs = None if inputs is None else rotate(inputs, rotation)
+        w = rotate(jnp.asarray(w, jnp.float32), rotation)
+        if inputs is not None:
+            inputs = rotate(jnp.asarray(inputs), rotation)
     on_host = isinstance(w, np.ndarray) or jax.default_backend() == "cpu"
     traced = isinstance(w, jax.core.Tracer)
     if on_host and not traced:

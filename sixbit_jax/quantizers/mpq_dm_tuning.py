@@ -129,7 +129,7 @@ class TunedResidual:
     def codes(self) -> UInt8[Array, "*batch N K"]:
         """The nearest code of every weight."""
         parts = jnp.moveaxis(self.table, -1, 0)[..., None, :]
-        values = sum(
+        values: Any = sum(
             level[..., None] * part
             for level, part in zip(_in_table_order(self.present()), parts, strict=True)
         )
@@ -309,6 +309,8 @@ def mpq_dm_loss(
 
     The memory then takes the teacher's features of this batch.
     """
+    if student.features is None or teacher.features is None:
+        raise ValueError("MTRD: expected features of student and teacher, found none")
     error = mean_squared_error(student.prediction, teacher.prediction)
     pooled = partial(frame_features, frames=frames, text_rows=text_rows)
     truth = jax.lax.stop_gradient(pooled(teacher.features))
@@ -317,7 +319,7 @@ def mpq_dm_loss(
         pooled(student.features), truth, contrast, memory.temperature
     )
     loss = error + memory.weight * divergence
-    memory = remember(memory, truth, batch.step)
+    memory = remember(memory, truth, jnp.asarray(batch.step))
     return tuning.LossResult(loss, memory, {"mse": error, "divergence": divergence})
 
 

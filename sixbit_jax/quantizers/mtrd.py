@@ -29,7 +29,8 @@ class MTRDOptions:
     Attributes:
       capacity: features kept of each step.
       draws: features drawn of all steps in each iteration.
-      length: of the `capacity` places, how many are used; None: all.
+      length: of the `capacity` places, how many are used; None: all. At least the
+        frames of a video: an example must not write a place twice.
       temperature: of the softmax.
       weight: lambda, of the divergence beside the mean squared error.
       seed: of the draws.
@@ -167,7 +168,15 @@ def remember(
       memory: the queues.
       features: of the teacher, one row of frames per example; no gradient is kept.
       step: denoising step of each example.
+
+    Raises:
+      ValueError: more frames than places.
     """
+    if features.shape[1] > memory.features.shape[1]:
+        raise ValueError(
+            f"memory: expected places for the {features.shape[1]} frames of an "
+            f"example, found a capacity of {memory.features.shape[1]}"
+        )
     features = jax.lax.stop_gradient(features)
 
     def push(memory: Memory, example: tuple[Array, Array]) -> tuple[Memory, None]:

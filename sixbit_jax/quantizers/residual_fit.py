@@ -223,8 +223,8 @@ def squared_error(
 
 
 def fit_levels(
-    w: Float[Array, "*batch n k"],
-    ordered: Float[Array, "*batch n k"],
+    w: Float[Array | np.ndarray, "*batch n k"],
+    ordered: Float[Array | np.ndarray, "*batch n k"],
     *,
     base_bits: int,
     method: Method = "joint",

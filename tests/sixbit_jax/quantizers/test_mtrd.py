@@ -121,5 +121,11 @@ def test_an_empty_memory_costs_nothing():
 def test_refuses_numbers_that_make_no_memory():
     with pytest.raises(ValueError, match=r"draws.*\n.*length.*\n.*temperature"):
         MTRDOptions(draws=0, length=65, temperature=0.0)
+    with pytest.raises(ValueError, match="places for the 2 frames"):
+        remember(
+            empty_memory(STEPS, WIDTH, MTRDOptions(capacity=1)),
+            features(1),
+            jnp.asarray([0]),
+        )
     with pytest.raises(ValueError, match="weight: expected >= 0"):
         MTRDOptions(weight=-1.0)

@@ -56,8 +56,8 @@ def _both(kind, rotary, implementation, q, k, v, weight, factor):
 
 
 def _quantized(kind, rotary, implementation, q, k, v, weight, factor):
-    made = (_heads(kind, rotary, x, weight, factor) for x in (q, k))
-    found = norm_rope_qkv(*made, v, implementation=implementation)
+    queries, keys = (_heads(kind, rotary, x, weight, factor) for x in (q, k))
+    found = norm_rope_qkv(queries, keys, v, implementation=implementation)
     return found.q_values, found.q_scales, found.k_values, found.k_scales
 
 

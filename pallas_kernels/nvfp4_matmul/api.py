@@ -16,7 +16,7 @@ from pallas_kernels.dispatch import (
 )
 from pallas_kernels.gemm.epilogue import Activation, EpilogueOperands
 from pallas_kernels.numerics.nvfp4 import BLOCK
-from pallas_kernels.nvfp4_matmul import mosaic_gpu, reference, scaled_matmul
+from pallas_kernels.nvfp4_matmul import mosaic_gpu, reference, scaled_matmul, triton
 
 
 def nvfp4_matmul(
@@ -58,8 +58,9 @@ def nvfp4_matmul(
         text_rows: static; needs `text_gate`.
         out_dtype: bfloat16, float16 or float32.
         implementation: `"scaled_matmul"` (Blackwell; lowered and compiled, never run by
-            us), `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first that
-            supports the device and the inputs.
+            us), `"triton"` (RTX 50 with jax-triton; likewise), `"mosaic_gpu"` (Hopper),
+            `"reference"`, or `None` for the first that supports the device and the
+            inputs.
 
     Returns:
         `[..., M, N]` in `out_dtype`.
@@ -117,6 +118,7 @@ def nvfp4_matmul(
         "nvfp4_matmul",
         (
             Implementation("scaled_matmul", run(scaled_matmul), needs_block_scaled_mma),
+            Implementation("triton", run(triton), triton.needs_triton_and_rtx_50),
             Implementation("mosaic_gpu", run(mosaic_gpu), needs_hopper),
             Implementation("reference", run(reference)),
         ),

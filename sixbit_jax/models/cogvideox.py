@@ -117,13 +117,13 @@ class Attention(nnx.Module):
         table = conditioning.rotary
         if table is not None:
             table = Rotary(table.cos, table.sin, conditioning.num_text)
-        query, key = (
+        queries, keys = (
             Heads(x.reshape(shape), "layer", None, *norm.affine(), norm.eps, table)
             for x, norm in ((query, self.norm_q), (key, self.norm_k))
         )
         mixed = attention_of_heads(
-            query,
-            key,
+            queries,
+            keys,
             value.reshape(shape),
             kernels=options.kernels,
             precision=options.attention,

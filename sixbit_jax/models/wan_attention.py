@@ -78,7 +78,7 @@ class SelfAttention(Attention):
         """Norms, rotary embedding and attention."""
         table = Rotary(rotary.cos, rotary.sin)
         shape = (-1, self.head_dim)
-        query, key = (
+        queries, keys = (
             Heads(
                 self._heads(part),
                 row_factor=norm.factor(part),
@@ -88,8 +88,8 @@ class SelfAttention(Attention):
             for part, norm in ((query, self.norm_q), (key, self.norm_k))
         )
         mixed = attention_of_heads(
-            query,
-            key,
+            queries,
+            keys,
             self._heads(value),
             kernels=options.kernels,
             precision=options.attention,

@@ -23,7 +23,7 @@ from sixbit_jax.tuning.method import Start
 from sixbit_jax.tuning.trajectories import Trajectories
 
 LEARNING_RATES = {
-    "step_sizes": 1e-5,
+    "step_sizes": 3e-5,
     "estimator": 1e-3,
     "factors": 1e-3,
     "inner": 1e-4,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import safetensors_file, torch_file
+from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.rules import foreign_layout
@@ -26,7 +26,7 @@ class Source:
 
     Attributes:
       directory: the directory with `config.json`.
-      config: its contents.
+      config: its contents, or what the shapes say in Wan's original layout.
       scheduler: contents of `scheduler/scheduler_config.json`, if there is one.
       files: the files of weights.
       tensors: where each tensor lies.
@@ -59,6 +59,8 @@ def open_source(
       path: a diffusers root (its `transformer/` is taken), the directory of the
         network itself, or one file of weights with `config.json` next to it:
         `.safetensors`, or what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`).
+        Wan may have the key names of its original repository, and then needs no
+        config.json.
       dialect: of packed NVFP4 weights (`nvfp4_dialects.CHOICES`); "auto" is what the
         files say.
       reference: the same network unquantized, to check packed weights against.
@@ -67,9 +69,9 @@ def open_source(
       The indexed checkpoint.
 
     Raises:
-      ConversionError: if there is none, it is in an original (non-diffusers) layout,
-        or an index or a header is damaged (lists all problems of the files), or packed
-        weights do not fit their dialect.
+      ConversionError: if there is none, it is in another original (non-diffusers)
+        layout, an index or a header is damaged (lists all problems of the files), or
+        packed weights do not fit their dialect.
     """
     path = Path(path)
     if not path.exists():
@@ -100,16 +102,25 @@ def open_source(
             "torch.save"
         )
     tensors = _index_all(directory, files)
-    if layout := foreign_layout(tensors):
+    layout = foreign_layout(tensors)
+    if layout not in (None, "Wan"):
         raise ConversionError(
             f"{directory}: expected the diffusers layout, found the original layout of "
             f"{layout}; use the model's diffusers repository (with model_index.json)"
         )
-    if not (directory / "config.json").is_file():
+    stored = directory / "config.json"
+    config = _read_json(stored) if stored.is_file() else None
+    if layout == "Wan":
+        tensors = original_wan.renamed(tensors)
+        # The original config.json has other words for the same numbers.
+        kept = {} if config is None else config
+        config = original_wan.config_of(tensors) | {
+            key: value for key, value in kept.items() if key == "quantization_config"
+        }
+    if config is None:
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
         )
-    config = _read_json(directory / "config.json")
     packed = open_packed(
         tensors,
         config,

@@ -127,10 +127,12 @@ class Calibrated:
         name: str,
         with_number: Callable[[Setting, float], Setting],
         span: tuple[float, float],
+        *,
+        kind: Kind = FULL,
         **numbers: Any,
     ) -> Setting:
         """Full precision with a cache's number at the target skip fraction."""
-        base, kind = Setting(**numbers), FULL
+        base = Setting(**numbers)
 
         def make() -> Setting:
             found = solve(

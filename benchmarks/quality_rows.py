@@ -11,11 +11,13 @@ from benchmarks.quality_methods import Calibrated
 from benchmarks.quality_policies import Setting, num_steps
 from benchmarks.quality_runs import (
     ATTENTION_8_BIT,
-    ATTENTION_8_BIT_REFINED,
+    ATTENTION_8_BIT_STEPS,
     FLOAT32,
     FULL,
+    FULL_STEPS,
     QUANTIZED,
     REFINED,
+    REFINED_STEPS,
     UNROTATED,
     Kind,
 )
@@ -120,8 +122,8 @@ def _dmpq(variant: str) -> Maker:
     return lambda c: (c.dmpq(variant),)
 
 
-def _tdc(name: str, **numbers: Any) -> Maker:
-    return lambda c: (c.skipping(name, _with_tau, c.tau_span, **numbers),)
+def _tdc(name: str, kind: Kind = FULL, **numbers: Any) -> Maker:
+    return lambda c: (c.skipping(name, _with_tau, c.tau_span, kind=kind, **numbers),)
 
 
 def _pdr(rule_a: bool, rule_b: bool) -> Maker:
@@ -156,8 +158,9 @@ _SIXBIT = (
     "refined weights, DMPQ (measured importance, last steps INT8), TDC (blocks and "
     "branches decide together), rule B"
 )
-_CACHE_INT8 = Kind("nvfp4_refined", cache_format="int8")
-_CACHE_NVFP4 = Kind("nvfp4_refined", cache_format="nvfp4")
+_RTN_STEPS = Kind(group=None)
+_CACHE_INT8 = Kind("nvfp4_refined", cache_format="int8", group=None)
+_CACHE_NVFP4 = Kind("nvfp4_refined", cache_format="nvfp4", group=None)
 ROWS: dict[str, tuple[str, Kind, Maker]] = {
     "w4a16": ("NVFP4 weights, 16-bit activations", QUANTIZED, _route(Route.BF16)),
     "w4a8": ("NVFP4 weights, INT8 everywhere", QUANTIZED, _route(Route.INT8)),
@@ -202,22 +205,22 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
     ),
     "alternate_steps": ("INT8 at every second step", QUANTIZED, _alternate(0)),
     "alternate_blocks": ("INT8 in every second block", QUANTIZED, _alternate(1)),
-    "sixbit": (f"default: {_SIXBIT}", REFINED, _sixbit(REFINED)),
+    "sixbit": (f"default: {_SIXBIT}", REFINED_STEPS, _sixbit(REFINED_STEPS)),
     "tdc": ("TDC on full precision, the paper's rule", FULL, _tdc("tdc")),
     "tdc_together": (
         "TDC on full precision, all blocks decide as one",
-        FULL,
-        _tdc("tdc_together", together=None),
+        FULL_STEPS,
+        _tdc("tdc_together", FULL_STEPS, together=None),
     ),
     "tdc_shared": (
         "TDC on full precision, blocks and branches decide as one",
-        FULL,
-        _tdc("tdc_shared", together=None, shared=True),
+        FULL_STEPS,
+        _tdc("tdc_shared", FULL_STEPS, together=None, shared=True),
     ),
     "tdc_shared_four": (
         "the same, up to four skips in a row",
-        FULL,
-        _tdc("tdc_shared_four", together=None, shared=True, max_skips=4),
+        FULL_STEPS,
+        _tdc("tdc_shared_four", FULL_STEPS, together=None, shared=True, max_skips=4),
     ),
     "tdc_branches": (
         "TDC on full precision, branches decide as one, blocks alone",
@@ -241,8 +244,12 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
     ),
     "step_cache": (
         "whole-step cache on full precision",
-        FULL,
-        _one(lambda c: c.skipping("step_cache", _with_step_cache, c.step_span)),
+        FULL_STEPS,
+        _one(
+            lambda c: c.skipping(
+                "step_cache", _with_step_cache, c.step_span, kind=FULL_STEPS
+            )
+        ),
     ),
     "dmpq_tdc": ("DMPQ + TDC, no PDR", QUANTIZED, _pdr(False, False)),
     "dmpq_tdc_rule_a": ("DMPQ + TDC + PDR rule A", QUANTIZED, _pdr(True, False)),
@@ -270,8 +277,8 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
     ),
     "sixbit_rtn": (
         "the default on weights rounded to nearest",
-        QUANTIZED,
-        _sixbit(QUANTIZED),
+        _RTN_STEPS,
+        _sixbit(_RTN_STEPS),
     ),
     "sixbit_cache_int8": (
         "the default, INT8 cache",
@@ -283,12 +290,16 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
         _CACHE_NVFP4,
         _sixbit(_CACHE_NVFP4),
     ),
-    "uniform_skips": ("every n-th step skipped, full precision", FULL, _skip_uniformly),
+    "uniform_skips": (
+        "every n-th step skipped, full precision",
+        FULL_STEPS,
+        _skip_uniformly,
+    ),
     "w4a8_attention8": ("W4A8, 8-bit attention", ATTENTION_8_BIT, _route(Route.INT8)),
     "sixbit_attention8": (
         "the default, 8-bit attention",
-        ATTENTION_8_BIT_REFINED,
-        _sixbit(REFINED),
+        ATTENTION_8_BIT_STEPS,
+        _sixbit(REFINED_STEPS),
     ),
     "w4a8_refined": ("W4A8, refined weights (BGR)", REFINED, _route(Route.INT8)),
     "w4a4_refined": ("W4A4, refined weights (BGR)", REFINED, _route(Route.NVFP4)),

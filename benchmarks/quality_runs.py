@@ -48,6 +48,7 @@ class Kind:
       dtype: compute dtype; None for that of the study.
       record: measure errors and outliers under INT8 (calibration).
       attention: precision of the scores, "bf16" or "int8".
+      group: of the delta cache, see `Policy.group`; None where whole steps skip.
     """
 
     weights: str = "nvfp4"
@@ -55,6 +56,7 @@ class Kind:
     dtype: str | None = None
     record: bool = False
     attention: Precision = "bf16"
+    group: int | None = 1
 
     @property
     def quantized(self) -> bool:
@@ -69,7 +71,9 @@ UNROTATED = Kind("nvfp4_unrotated")
 REFINED = Kind("nvfp4_refined")
 RECORD = Kind(record=True)
 ATTENTION_8_BIT = Kind(attention="int8")
-ATTENTION_8_BIT_REFINED = Kind("nvfp4_refined", attention="int8")
+FULL_STEPS = Kind("full", group=None)
+REFINED_STEPS = Kind("nvfp4_refined", group=None)
+ATTENTION_8_BIT_STEPS = Kind("nvfp4_refined", attention="int8", group=None)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,8 @@ class Study:
         """The policy that a program of `kind` runs with."""
         if kind.record:
             return recording_policy()
-        return policy_of(setting, self.grid, quantized=kind.quantized)
+        policy = policy_of(setting, self.grid, quantized=kind.quantized)
+        return policy._replace(group=kind.group)
 
     def _prepare(self, kind: Kind, setting: Setting):
         text = self._null[None]

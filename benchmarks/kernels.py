@@ -35,6 +35,14 @@ def all_cases() -> Iterator[harness.Case]:
             yield from loaded.cases()
 
 
+def _is_costly_peer(case: harness.Case) -> bool:
+    """Whether it is one of XLA's products at another shape or epilogue."""
+    if case.op != "int8_matmul" or not case.implementation.startswith("xla"):
+        return False
+    wanted = {shape[2:] for shape in shapes.block_linears("cogvideox-5b")}
+    return case.note == "scales" or (case.m, case.k, case.n) not in wanted
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -42,6 +50,12 @@ def main() -> None:
     parser.add_argument("--only", default="", help="operations, separated by commas")
     parser.add_argument("--implementation", default="", help="substring of the name")
     parser.add_argument("--tune", action="store_true", help="time tile candidates")
+    parser.add_argument(
+        "--few-peers",
+        action="store_true",
+        help="XLA's products at the shapes of CogVideoX-5b only: their autotuning is "
+        "most of the time",
+    )
     known, rest = parser.parse_known_args()
     if known.tune:
         gemm_tune.main([*rest, "--out", str(known.out)])
@@ -59,6 +73,7 @@ def main() -> None:
         for case in all_cases()
         if (not wanted or case.op in wanted)
         and known.implementation in case.implementation
+        and not (known.few_peers and _is_costly_peer(case))
     ]
     peers: Iterator[dict] = iter(())
     if known.implementation in "torch" and (not wanted or "int8_matmul" in wanted):

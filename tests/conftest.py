@@ -1,6 +1,26 @@
 """Test-wide settings, made before JAX is imported."""
 
 import os
+from pathlib import Path
+
+import pytest
 
 # Most of the time of these tests is XLA compiling small programs.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# Every program that XLA compiled for the CPU holds some memory mappings, of which Linux
+# allows a process 65,530 by default; beyond that the compiler crashes.
+_MANY_MAPPINGS = 30_000
+_MAPPINGS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_compiled_programs():
+    """Lets go of compiled programs between modules once there are very many."""
+    yield
+    if not _MAPPINGS.exists():
+        return
+    if _MAPPINGS.read_bytes().count(b"\n") > _MANY_MAPPINGS:
+        import jax
+
+        jax.clear_caches()

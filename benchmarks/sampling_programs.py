@@ -140,7 +140,10 @@ def policies(
         slots = True
     group = None if spec.skips == "steps" else 1
     return {
-        fraction: [fixed(skip=plan, route=table)._replace(skips=slots, group=group)]
+        # A few steps round coarsely.
+        (float(plan[1:].mean()) if spec.skips == "steps" else fraction): [
+            fixed(skip=plan, route=table)._replace(skips=slots, group=group)
+        ]
         for fraction, plan in plans.items()
     }
 

@@ -129,7 +129,7 @@ def load_models(args: argparse.Namespace) -> Models:
       ValueError: if there is none, or `--quantized-model` is another network.
     """
     from sixbit_jax.checkpoint import load
-    from sixbit_jax.quantizers.rtn import quantize
+    from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
     from sixbit_jax.sampling.api import is_quantized
 
     recipe = getattr(args, "recipe", None)
@@ -158,7 +158,8 @@ def load_models(args: argparse.Namespace) -> Models:
         if recipe is not None:
             quantized = quantized_by(recipe_of(recipe), plain)
         else:
-            quantized = plain if is_quantized(plain) else quantize(plain)
+            refined = NVFP4Recipe(refine=True)
+            quantized = plain if is_quantized(plain) else quantize(plain, refined)
     return Models(plain, quantized, header)
 
 
@@ -180,5 +181,5 @@ def _converted(source: Path, destination: Path, weights: Any) -> tuple[Any, Any]
     from convert import convert
     from sixbit_jax.checkpoint import load
 
-    convert(source, destination, weights=weights)
+    convert(source, destination, weights=weights, refine=weights == "nvfp4")
     return load(destination)

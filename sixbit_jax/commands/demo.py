@@ -86,7 +86,12 @@ def run(args: argparse.Namespace) -> int:
     with _shared.report_directory(args.out) as directory:
         models, headers, stored = {}, {}, {}
         for name, weights in (("model", "keep"), ("model-nvfp4", "nvfp4")):
-            made = convert(args.checkpoint, directory / name, weights=weights)
+            made = convert(
+                args.checkpoint,
+                directory / name,
+                weights=weights,
+                refine=weights == "nvfp4",
+            )
             models[name], headers[name] = load(directory / name)
             stored[name] = {"disk_bytes": made.written_bytes, "seconds": made.seconds}
         tensors = {

@@ -66,8 +66,7 @@ NAMED = {
     ),
     "w4a6": Named(
         "W4A6",
-        "stored weights (--quantized-model, such as one that `sixbit tune` made; "
-        "otherwise NVFP4), 6-bit activations on a grid per token",
+        "stored weights (--quantized-model), 6-bit activations per token",
         True,
         lambda steps: fixed(route=Route.INT6),
     ),

@@ -149,12 +149,12 @@ class Settings(SharedSettings):
     temperature: float = 0.0
     mtrd_weight: float = 0.0
     calibration: int = 512
-    rates: Sequence[float] | None = (3e-5, 1e-3, 1e-3, 0.0)
+    rates: Sequence[float] | None = (3e-4, 1e-2, 1e-2, 0.0)
 
 
 SWEEP = {
-    "levels": (1e-5, 3e-5, 1e-4),
-    "outside": (1e-4, 3e-4, 1e-3),
+    "levels": (3e-5, 1e-4, 3e-4, 1e-3),
+    "outside": (3e-4, 1e-3, 3e-3, 1e-2),
     "weight": (0.01, 0.1, 1.0),
     "temperature": (0.05, 0.1, 0.3),
     "length": (16, 64),

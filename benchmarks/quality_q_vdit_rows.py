@@ -9,11 +9,12 @@ from sixbit_jax.demo.model import LATENT_SHAPE
 GROUPS = ("step_sizes", "estimator", "factors", "inner")
 SCOPES = {"all_linears": "all", "attention": "attention"}
 SWEEP = {
-    "step_sizes": (1e-5, 3e-5, 1e-4, 3e-4),
-    "estimator": (1e-3, 3e-3, 1e-2),
-    "inner": (1e-5, 1e-4, 1e-3),
+    "step_sizes": (1e-4, 3e-4, 1e-3, 3e-3),
+    "estimator": (3e-3, 1e-2, 3e-2),
+    "factors": (0.0, 1e-3, 1e-2),
+    "inner": (1e-4, 1e-3, 3e-3, 1e-2),
 }
-"""Learning rates tried, one group after the other; M takes the estimator's."""
+"""Learning rates tried, one group after the other."""
 
 
 class Configuration(NamedTuple):

@@ -241,8 +241,6 @@ class Workbench:
             found = {}
             for value in values:
                 attempt = {**rates, group: value}
-                if group == "estimator":
-                    attempt["factors"] = value
                 try:
                     state, _ = self._run(
                         start, attempt, 0.0, self.settings.sweep_iterations
@@ -255,8 +253,6 @@ class Workbench:
                 tried.append({"kind": "sweep", "learning_rates": attempt, **losses})
                 self.clock.log(f"{group} {value:g}: held-out mse {losses['mse']:.6f}")
             rates[group] = min(found, key=found.__getitem__)
-            if group == "estimator":
-                rates["factors"] = rates[group]
         return rates, tried
 
     def tune(

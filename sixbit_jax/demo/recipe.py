@@ -5,14 +5,16 @@ float32; the network runs in bfloat16.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from sixbit_jax.demo import data, text
@@ -126,7 +128,12 @@ def init_state(model: nnx.Module, recipe: Recipe) -> tuple[nnx.GraphDef, TrainSt
 
 
 def make_train_steps(
-    graph: nnx.GraphDef, recipe: Recipe, scheduler: Scheduler, count: int
+    graph: nnx.GraphDef,
+    recipe: Recipe,
+    scheduler: Scheduler,
+    count: int,
+    *,
+    devices: Sequence[Any] | None = None,
 ) -> TrainSteps:
     """A compiled function that runs `count` steps and donates its state.
 
@@ -135,15 +142,28 @@ def make_train_steps(
         recipe: the numbers.
         scheduler: gives the forward process and the velocity to predict.
         count: steps per call, one `lax.scan`.
+        devices: every batch is split over these; None takes the first one.
 
     Returns:
         `(state, span) -> (state, records)`; the span is traced and sets the learning
         rate, the records are `[count]`.
+
+    Raises:
+        ValueError: the batch does not divide among the devices.
     """
+    devices = jax.devices()[:1] if devices is None else devices
+    if recipe.batch % len(devices):
+        raise ValueError(
+            f"batch: expected a multiple of the {len(devices)} devices, found "
+            f"{recipe.batch}"
+        )
+    mesh = Mesh(np.asarray(devices), ("data",))
+    replicated = NamedSharding(mesh, PartitionSpec())
+    examples = NamedSharding(mesh, PartitionSpec("data"))
     optimizer = _optimizer(recipe)
     base = jax.random.key(recipe.seed)
     loss_and_grad = jax.value_and_grad(
-        functools.partial(diffusion_loss, graph, recipe, scheduler)
+        functools.partial(diffusion_loss, graph, recipe, scheduler, examples=examples)
     )
 
     def one(state: TrainState, span: Span) -> tuple[TrainState, StepRecord]:
@@ -160,11 +180,14 @@ def make_train_steps(
         record = StepRecord(loss, _global_norm(gradient))
         return TrainState(params, optimizer_state, average, state.step + 1), record
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=replicated)
     def steps(state: TrainState, span: Span) -> tuple[TrainState, StepRecord]:
         return jax.lax.scan(lambda s, _: one(s, span), state, length=count)
 
-    return steps
+    def run(state: TrainState, span: Span) -> tuple[TrainState, StepRecord]:
+        return steps(jax.device_put(state, replicated), span)
+
+    return run
 
 
 def diffusion_loss(
@@ -173,14 +196,23 @@ def diffusion_loss(
     scheduler: Scheduler,
     params: nnx.State,
     key: Key[Array, ""],
+    *,
+    examples: NamedSharding | None = None,
 ) -> Float[Array, ""]:
-    """Mean squared error of the predicted velocity on a batch made from `key`."""
+    """Mean squared error of the predicted velocity on a batch made from `key`.
+
+    With `examples`, the batch is split as that says; what is drawn stays the same.
+    """
     keys = jax.random.split(key, 5)
     attributes = data.sample_attributes(keys[0], recipe.batch)
     videos = data.make_videos(keys[1], attributes)
     noise = jax.random.normal(keys[2], videos.shape)
     timestep = sample_timesteps(keys[3], recipe, scheduler.num_train_timesteps)
     dropped = jax.random.bernoulli(keys[4], recipe.caption_dropout, (recipe.batch,))
+    batch = (attributes, videos, noise, timestep, dropped)
+    if examples is not None:
+        batch = jax.lax.with_sharding_constraint(batch, examples)
+    attributes, videos, noise, timestep, dropped = batch
 
     dtype = jnp.dtype(recipe.dtype)
     model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), params))

@@ -52,8 +52,9 @@ class Training:
 
     def averaged_model(self) -> Any:
         """The network with the averaged weights, as float32."""
-        # A copy: the next training step donates the state's own buffers.
-        return nnx.merge(self.graph, jax.tree.map(jnp.copy, self.state.average))
+        # A copy, on one device: the next step donates the state's own buffers.
+        host = jax.tree.map(np.asarray, self.state.average)
+        return nnx.merge(self.graph, jax.tree.map(jnp.asarray, host))
 
 
 def train(
@@ -65,6 +66,7 @@ def train(
     evaluations: int = 0,
     captions: int = 256,
     cosine: tuple[float, float] = (0.0, 1.0),
+    devices: Sequence[Any] | None = None,
 ) -> int:
     """Run training steps until their number or the time limit is reached.
 
@@ -79,6 +81,7 @@ def train(
         evaluations: how often to sample and score on the way, at even intervals.
         captions: captions per such evaluation.
         cosine: where on the learning rate's half cosine the run begins and ends.
+        devices: batches are split over these; None takes all.
 
     Returns:
         The number of steps run.
@@ -87,7 +90,11 @@ def train(
         FloatingPointError: the loss is not finite.
     """
     run = make_train_steps(
-        training.graph, training.recipe, training.demo.scheduler(), steps_per_call
+        training.graph,
+        training.recipe,
+        training.demo.scheduler(),
+        steps_per_call,
+        devices=jax.devices() if devices is None else devices,
     )
     first = int(training.state.step)
     calls = -(-steps // steps_per_call)
@@ -300,6 +307,7 @@ def _summary(
         "steps": steps,
         "seconds": round(training.seconds, 2),
         "compile_seconds": round(training.compile_seconds, 2),
+        "devices": len(jax.devices()),
         "videos_per_second": float(np.median(rates)),
         **asdict(training.recipe),
     }

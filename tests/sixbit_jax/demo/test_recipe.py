@@ -1,6 +1,9 @@
 """The training step, on a network of one block."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -128,3 +131,44 @@ def test_numbers_out_of_range_are_all_named():
         recipe.Recipe(batch=0, caption_dropout=1.0, dtype="float16")
     assert "caption_dropout" in str(error.value)
     assert "float16" in str(error.value)
+
+
+_TWO_DEVICES = """
+import jax, numpy as np
+from flax import nnx
+from sixbit_jax.demo import model, recipe, train
+from tests.sixbit_jax.demo.test_recipe import NUMBERS, SMALL
+assert len(jax.devices()) == 2
+losses = []
+for count in (1, 2):
+    graph, state = recipe.init_state(model.new_model(0, SMALL), NUMBERS)
+    training = train.Training(graph, state, NUMBERS)
+    train.train(training, steps=8, steps_per_call=4, devices=jax.devices()[:count])
+    assert len(training.state.step.sharding.device_set) == count
+    losses.append([record["loss"] for record in training.records])
+assert losses[0][0] != losses[0][1]
+np.testing.assert_allclose(*losses, rtol=1e-4)
+assert len(jax.tree.leaves(nnx.state(training.averaged_model()))[0].devices()) == 1
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does():
+    done = subprocess.run(
+        [sys.executable, "-c", _TWO_DEVICES],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("same\n")
+
+
+def test_a_batch_that_does_not_divide_is_refused(small_model):
+    graph, _ = recipe.init_state(small_model, NUMBERS)
+    with pytest.raises(ValueError, match="expected a multiple of the 3 devices"):
+        recipe.make_train_steps(
+            graph, NUMBERS, model.demo_scheduler(), 1, devices=jax.devices()[:1] * 3
+        )

@@ -265,8 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = int(state.step)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     given = sys.argv[1:] if arguments is None else arguments
+    # Where the files were put says nothing about the run.
+    places = {str(p) for p in (options.out, options.state, options.init) if p}
+    shown = [Path(word).name if word in places else word for word in given]
     header = results_header(
-        ["python", "-m", "sixbit_jax.demo.train", *given], options.commit
+        ["python", "-m", "sixbit_jax.demo.train", *shown], options.commit
     )
     print(json.dumps({**header, "parameters": parameters}), flush=True)
 

@@ -28,7 +28,7 @@ from benchmarks.quality_mpq_dm_rows import (
     names_of,
 )
 from benchmarks.quality_mpq_dm_runs import Bench
-from benchmarks.quality_q_vdit import markdown
+from benchmarks.quality_q_vdit import markdown, with_comparisons
 from benchmarks.quality_q_vdit_runs import Clock
 
 
@@ -85,7 +85,7 @@ def run(
     def add(record: dict[str, Any]) -> None:
         made.append(record)
         if after_row is not None:
-            after_row([*made, *comparisons(bench)])
+            after_row(with_comparisons(made, comparisons(bench), done))
 
     for configuration, variant in wanted:
         bits = CONFIGURATIONS[configuration].weight_bits
@@ -97,7 +97,7 @@ def run(
             add(bench.errors(bits, variant))
         if ("quality", f"{configuration}/{variant}", None) not in finished:
             add(bench.row(configuration, variant))
-    return [*made, *comparisons(bench)]
+    return with_comparisons(made, comparisons(bench), done)
 
 
 def comparisons(bench: Bench) -> list[dict[str, Any]]:

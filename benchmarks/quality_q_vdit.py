@@ -72,7 +72,7 @@ def run(
       ValueError: `only` names nothing, or `done` is of other settings.
     """
     wanted = names_of(only)
-    made = list(done)
+    made = [record for record in done if record["kind"] != "comparison"]
     finished = {r["method"] for r in made if r["kind"] == "quality"}
     used = json.loads(json.dumps(asdict(settings)))
     earlier = [r for r in made if r["kind"] == "settings"]
@@ -109,8 +109,23 @@ def run(
             for row in rows:
                 made.append(bench.evaluate(tuned, record, *row))
                 if after_row is not None:
-                    after_row([*made, *comparisons(bench)])
-    return [*made, *comparisons(bench)]
+                    after_row(with_comparisons(made, comparisons(bench), done))
+    return with_comparisons(made, comparisons(bench), done)
+
+
+def with_comparisons(
+    rows: Sequence[dict[str, Any]],
+    found: Sequence[dict[str, Any]],
+    done: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Rows, the comparisons of this run, and those that only an earlier run has."""
+
+    def pair(record: dict[str, Any]) -> tuple[str, str]:
+        return record["method"], record["against"]
+
+    new = {pair(record) for record in found}
+    earlier = [r for r in done if r["kind"] == "comparison" and pair(r) not in new]
+    return [*rows, *earlier, *found]
 
 
 def comparisons(bench: Workbench) -> list[dict[str, Any]]:
@@ -215,7 +230,7 @@ def earlier_records(out: Path, resume: Path | None) -> list[dict[str, Any]]:
         if source == out:
             return []
         raise FileNotFoundError(f"--resume: expected a results file, found no {source}")
-    kept = ("quality", "settings", "sweep")
+    kept = ("quality", "settings", "sweep", "comparison")
     return [r for r in records.read(source)["records"] if r["kind"] in kept]
 
 

@@ -27,7 +27,7 @@ examples:
       --weight-bits 4 --scope attention --inner-rank 32 --dtype bfloat16
 """
 # As in `quantizers.q_vdit_tune`, which imports JAX.
-RATES = {"step_sizes": 3e-5, "estimator": 1e-3, "factors": 1e-3, "inner": 1e-4}
+RATES = {"step_sizes": 1e-4, "estimator": 3e-3, "factors": 1e-3, "inner": 1e-3}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,10 +23,10 @@ from sixbit_jax.tuning.method import Start
 from sixbit_jax.tuning.trajectories import Trajectories
 
 LEARNING_RATES = {
-    "step_sizes": 3e-5,
-    "estimator": 1e-3,
+    "step_sizes": 1e-4,
+    "estimator": 3e-3,
     "factors": 1e-3,
-    "inner": 1e-4,
+    "inner": 1e-3,
 }
 """[ours] The paper's are 1e-6 for step sizes and 1e-5 for adapters, over 5,000 to
 15,000 iterations; these are for hundreds to a few thousand."""

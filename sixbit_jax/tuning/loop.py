@@ -134,6 +134,9 @@ class Tuner:
                 self._examples,
             ),
             out_shardings=(self._replicated, self._replicated),
+            # Sums by atomics differ from run to run, and a resumed run would differ
+            # from one that was not cut.
+            compiler_options={"xla_gpu_deterministic_ops": True},
         )
 
     def init(self, start: Start, learning_rates: dict[str, float]) -> TuneState:

@@ -56,6 +56,8 @@ class Case:
 
 def warm_up(seconds: float = 1.0) -> None:
     """Brings the chip to the clock and temperature of steady work."""
+    if jax.default_backend() != "gpu":
+        return
     x = jax.random.normal(jax.random.key(0), (8192, 8192), jnp.bfloat16)
     multiply = jax.jit(lambda x: (x @ x.T).astype(jnp.bfloat16))
     multiply(x).block_until_ready()
@@ -74,52 +76,92 @@ def _compile(case: Case) -> Callable | Exception:
         return error
 
 
-def run_all(cases: Sequence[Case]) -> Iterator[dict[str, Any]]:
-    """Times and checks one case after another.
+def is_product_of_xla(case: Case) -> bool:
+    """Whether compiling it times candidates on the device (XLA's autotuning)."""
+    return case.op == "int8_matmul" and case.implementation.startswith("xla")
 
-    Our kernels compile side by side and come first; the autotuning of XLA's products
-    takes longer than all the rest.
+
+@dataclasses.dataclass
+class _Prepared:
+    """A compiled case and the record that it begins."""
+
+    case: Case
+    program: Callable | Exception
+    record: dict[str, Any]
+
+    def attempt(self, action: Callable[[Callable], dict[str, float]]) -> None:
+        """Adds to the record what an action on the program finds, or its failure."""
+        if "failure" in self.record:
+            return
+        try:
+            if isinstance(self.program, Exception):
+                raise self.program
+            self.record |= action(self.program)
+        except (ValueError, NotImplementedError, RuntimeError) as error:
+            self.record["failure"] = f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def _begin(case: Case, program: Callable | Exception) -> _Prepared:
+    names = ("op", "implementation", "m", "k", "n")
+    record = {name: getattr(case, name) for name in names}
+    if case.note:
+        record["note"] = case.note
+    prepared = _Prepared(case, program, record)
+    prepared.attempt(lambda program: _error(case, program))
+    return prepared
+
+
+def run_all(
+    cases: Sequence[Case], ready: Callable[[], None] = lambda: None
+) -> Iterator[dict[str, Any]]:
+    """Times and checks cases: ours, then XLA's products, then the rest.
+
+    All but XLA's products compile side by side and are checked first. The autotuning
+    of those uses the device, as timing does, so each is compiled in its turn.
+
+    Args:
+        cases: what to run.
+        ready: called before the first case is timed; returns when the device is free.
 
     Yields:
         Flat records; one that could not run names its `failure`.
     """
-    ours = [case for case in cases if case.implementation == "mosaic_gpu"]
-    others = [case for case in cases if case.implementation != "mosaic_gpu"]
+    products = [case for case in cases if is_product_of_xla(case)]
+    others = [case for case in cases if not is_product_of_xla(case)]
     with concurrent.futures.ThreadPoolExecutor(_COMPILE_THREADS) as pool:
-        programs = list(pool.map(_compile, ours))
+        programs = list(pool.map(_compile, others))
+    prepared = [_begin(c, p) for c, p in zip(others, programs, strict=True)]
+    ready()
     warm_up()
-    for case, program in itertools.chain(
-        zip(ours, programs, strict=True), ((case, _compile(case)) for case in others)
-    ):
-        record = {
-            "op": case.op,
-            "implementation": case.implementation,
-            "m": case.m,
-            "k": case.k,
-            "n": case.n,
-        }
-        if case.note:
-            record["note"] = case.note
-        try:
-            if isinstance(program, Exception):
-                raise program
-            record |= _measure(case, program)
-        except (ValueError, NotImplementedError, RuntimeError) as error:
-            record["failure"] = f"{type(error).__name__}: {str(error)[:300]}"
-        yield record
+    ours = [p for p in prepared if p.case.implementation == "mosaic_gpu"]
+    rest = [p for p in prepared if p.case.implementation != "mosaic_gpu"]
+    for one in itertools.chain(ours, (_begin(c, _compile(c)) for c in products), rest):
+        one.attempt(lambda program, case=one.case: _measure(case, program))
+        yield one.record
+
+
+def _inputs(case: Case) -> list[tuple]:
+    make = jax.jit(case.make_inputs)
+    return [make(seed) for seed in range(ROTATION)]
+
+
+def _error(case: Case, program: Callable) -> dict[str, float]:
+    """The error against the definition."""
+    if case.error is None:
+        return {}
+    inputs = _inputs(case)
+    return {"relative_error": float(case.error(program(inputs)[0], inputs[0]))}
 
 
 def _measure(case: Case, program: Callable) -> dict[str, float]:
     """Median device time of one call; CUPTI's sum over the kernels it launched."""
-    inputs = [jax.jit(case.make_inputs)(seed) for seed in range(ROTATION)]
-    found: dict[str, float] = {}
-    if case.error is not None:
-        found["relative_error"] = float(case.error(program(inputs)[0], inputs[0]))
-    _, times = profiler.measure(program, iterations=REPEATS)(inputs)
+    if jax.default_backend() != "gpu":
+        raise NotImplementedError("timing: expected a GPU, found none")
+    _, times = profiler.measure(program, iterations=REPEATS)(_inputs(case))
     if not isinstance(times, list):
         raise RuntimeError("the profiler saw no kernel")
     median = statistics.median(times) / ROTATION * 1e3
-    found["median_us"] = median
+    found = {"median_us": median}
     if case.flops:
         found["tops"] = case.flops / median / 1e6
     if case.bytes:

@@ -1,6 +1,6 @@
 """Times and checks every kernel against XLA and PyTorch on one GPU.
 
-    python -m benchmarks.kernels --out FILE [--only OP,...]
+    python -m benchmarks.kernels --out FILE [--only OP,...] [--jobs 8]
     python -m benchmarks.kernels --tune --out FILE
 
 Modules `benchmarks.kernel_ops_*` that have a function `cases` add their entries. Device
@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import itertools
+import json
 import pkgutil
+import queue
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import benchmarks
 from benchmarks import gemm_tune, harness, kernel_peers_torch, records
+from benchmarks.workers import Worker, wait_for_turn
 from pallas_kernels import shapes
 
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch")
@@ -37,10 +39,79 @@ def all_cases() -> Iterator[harness.Case]:
 
 def _is_costly_peer(case: harness.Case) -> bool:
     """Whether it is one of XLA's products at another shape or epilogue."""
-    if case.op != "int8_matmul" or not case.implementation.startswith("xla"):
+    if not harness.is_product_of_xla(case):
         return False
     wanted = {shape[2:] for shape in shapes.block_linears("cogvideox-5b")}
     return case.note == "scales" or (case.m, case.k, case.n) not in wanted
+
+
+def chosen(args: argparse.Namespace) -> list[harness.Case]:
+    """The cases that the options ask for."""
+    wanted = {name for name in args.only.split(",") if name}
+    return [
+        case
+        for case in all_cases()
+        if (not wanted or case.op in wanted)
+        and args.implementation in case.implementation
+        and not (args.few_peers and _is_costly_peer(case))
+    ]
+
+
+def run_part(args: argparse.Namespace, ready=lambda: None) -> Iterator[dict]:
+    """The records of one process: all of them, or a part, see `--jobs`.
+
+    Part 0 holds XLA's products and PyTorch's, the others share the rest evenly.
+    """
+    cases = chosen(args)
+    if args.part is not None:
+        products = [case for case in cases if harness.is_product_of_xla(case)]
+        others = [case for case in cases if not harness.is_product_of_xla(case)]
+        cases = others[args.part - 1 :: args.jobs] if args.part else products
+    if not args.part and _wants_torch(args):
+        ready()
+        ready = lambda: None  # noqa: E731
+        yield from kernel_peers_torch.run(shapes.HEADLINE)
+    yield from harness.run_all(cases, ready)
+
+
+def _wants_torch(args: argparse.Namespace) -> bool:
+    """Whether PyTorch's products are asked for and can run."""
+    if args.implementation not in "torch":
+        return False
+    if args.only and "int8_matmul" not in args.only.split(","):
+        return False
+    if not kernel_peers_torch.available():
+        print("PyTorch is not importable or sees no GPU: its peers are left out")
+        return False
+    return True
+
+
+def run_parts(args: argparse.Namespace, given: list[str]) -> Iterator[dict]:
+    """The records of all parts, each in a process of its own; XLA's products last."""
+    lines: queue.Queue = queue.Queue()
+    command = ["-m", "benchmarks.kernels", *given, "--part"]
+    names = [str(n) for n in (*range(1, args.jobs + 1), 0)]
+    workers = {name: Worker(name, [*command, name], lines) for name in names}
+    waiting, ended = set(names), set()
+    try:
+        for name in names:
+            while name in waiting or (name == names[0] and waiting):
+                who, line = lines.get()
+                waiting.discard(who)
+                if line is None:
+                    ended.add(who)
+            workers[name].go()
+            while name not in ended:
+                who, line = lines.get()
+                if line is None:
+                    ended.add(who)
+                else:
+                    yield line
+            if workers[name].process.wait():
+                yield {"op": f"part {name}", "failure": workers[name].failure()}
+    finally:
+        for worker in workers.values():
+            worker.stop()
 
 
 def main() -> None:
@@ -56,36 +127,39 @@ def main() -> None:
         help="XLA's products at the shapes of CogVideoX-5b only: their autotuning is "
         "most of the time",
     )
-    known, rest = parser.parse_known_args()
-    if known.tune:
-        gemm_tune.main([*rest, "--out", str(known.out)])
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=0,
+        help="processes that compile and check side by side; the device is timed by "
+        "one at a time (0: all in this process)",
+    )
+    parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--commit", help="recorded where there is no git repository")
+    args, rest = parser.parse_known_args()
+    if args.tune:
+        gemm_tune.main([*rest, "--out", str(args.out)])
         return
     if rest:
         parser.error(f"unknown arguments {rest}")
-    wanted = {name for name in known.only.split(",") if name}
+    if args.part is not None:
+        for record in run_part(args, lambda: wait_for_turn(args.part)):
+            print(json.dumps(record), flush=True)
+        return
+    given = sys.argv[1:]
     # Where the file was put says nothing about the measurement.
-    shown = [Path(a).name if a == str(known.out) else a for a in sys.argv[1:]]
+    shown = [Path(a).name if a == str(args.out) else a for a in given]
     head = records.header(
-        ["python", "-m", "benchmarks.kernels", *shown], packages=PACKAGES
+        ["python", "-m", "benchmarks.kernels", *shown],
+        packages=PACKAGES,
+        commit_id=args.commit,
     )
-    chosen = [
-        case
-        for case in all_cases()
-        if (not wanted or case.op in wanted)
-        and known.implementation in case.implementation
-        and not (known.few_peers and _is_costly_peer(case))
-    ]
-    peers: Iterator[dict] = iter(())
-    if known.implementation in "torch" and (not wanted or "int8_matmul" in wanted):
-        if kernel_peers_torch.available():
-            peers = kernel_peers_torch.run(shapes.HEADLINE)
-        else:
-            print("PyTorch is not importable or sees no GPU: its peers are left out")
     found = []
-    for record in itertools.chain(peers, harness.run_all(chosen)):
+    for record in run_parts(args, given) if args.jobs else run_part(args):
         found.append(record)
-        print(harness.show(record), flush=True)
-        records.write(known.out, head, found)
+        shown_line = harness.show(record) if "m" in record else str(record)
+        print(shown_line, flush=True)
+        records.write(args.out, head, found)
 
 
 if __name__ == "__main__":

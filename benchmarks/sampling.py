@@ -12,18 +12,15 @@ weights have no meaningful deltas. The results file is rewritten after every rec
 
 import argparse
 import json
-import os
 import queue
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from benchmarks import records
+from benchmarks.workers import Worker, wait_for_turn
 
 PARTS, TORCH = "parts", "torch"
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch", "diffusers")
@@ -125,66 +122,8 @@ def run_job(args: argparse.Namespace, name: str, ready=lambda: None) -> Iterator
 def _work(args: argparse.Namespace) -> None:
     """The process of one job: a line when it is ready, then one per record."""
 
-    def ready() -> None:
-        print(json.dumps({"ready": records.machine()}), flush=True)
-        sys.stdin.readline()
-
-    for record in run_job(args, args.job, ready):
+    for record in run_job(args, args.job, lambda: wait_for_turn(records.machine())):
         print(json.dumps(record), flush=True)
-
-
-class Worker:
-    """A job in its own process; its lines and its end arrive in a queue."""
-
-    def __init__(self, name: str, argv: Sequence[str], lines: queue.Queue):
-        self.name = name
-        self.errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        # Without this every process would reserve most of the device's memory.
-        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        paths = (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.sampling", *argv, "--job", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            env=environment,
-        )
-        self._reader = threading.Thread(target=self._read, args=(lines,), daemon=True)
-        self._reader.start()
-
-    def _read(self, lines: queue.Queue) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                lines.put((self.name, json.loads(line)))
-        self.process.wait()
-        lines.put((self.name, None))
-
-    def go(self) -> None:
-        """Lets it use the device."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return  # It ended; its end is in the queue.
-
-    def stop(self) -> None:
-        """Ends it, if it has not ended."""
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        for stream in (self.process.stdin, self.process.stdout, self.errors):
-            if stream is not None:
-                stream.close()
-
-    def failure(self) -> str:
-        """The last line that it wrote on standard error."""
-        self.errors.seek(0)
-        lines = [line.strip() for line in self.errors if line.strip()]
-        return f"exit {self.process.poll()}: {lines[-1][-400:] if lines else ''}"
 
 
 class Driver:
@@ -229,7 +168,8 @@ class Driver:
         if self.left() < 30:
             self.say(f"no time left for {', '.join(names)}")
             return
-        workers = {name: Worker(name, self.argv, self.lines) for name in names}
+        base = ["-m", "benchmarks.sampling", *self.argv, "--job"]
+        workers = {name: Worker(name, [*base, name], self.lines) for name in names}
         try:
             ready = self._wait_ready(workers)
             for name in names:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import records, sampling, sampling_model, sampling_parts
+from benchmarks import records, sampling, sampling_model, sampling_parts, workers
 from benchmarks.sampling_programs import SPECS, compile_program, replayed, skip_plan
 from sixbit_jax import cli
 from sixbit_jax.policies import BlockGrid
@@ -174,12 +174,12 @@ def test_driver_keeps_records_of_jobs_that_end_well_and_names_failures(
         "sys.stdin.readline()\n"
         "print(json.dumps({'program': name, 'step_ms': 2.0}), flush=True)\n"
     )
-    starting = sampling.subprocess.Popen
+    starting = workers.subprocess.Popen
 
     def start(command, **options):
         return starting([sys.executable, str(script), *command[3:]], **options)
 
-    monkeypatch.setattr(sampling.subprocess, "Popen", start)
+    monkeypatch.setattr(workers.subprocess, "Popen", start)
     out = tmp_path / "out.json"
     chosen = ["--only", "bf16", "--only", "w4a16", "--only", "parts"]
     assert sampling.main(["--out", str(out), "--minutes", "1", *chosen]) == 0

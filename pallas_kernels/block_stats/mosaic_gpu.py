@@ -19,25 +19,38 @@ from pallas_kernels.row_tiles import (
 )
 from pallas_kernels.row_tiles.front import unpack
 from pallas_kernels.row_tiles.lanes import F32
+from pallas_kernels.row_tiles.loop import RUN
 
 # Slots of Tile.reduce_row
 SUMS, AMAX = 0, 4
 SLOTS = 5
 
 
-def _decode_old(tile: Tile, cache_format: str) -> list[F32]:
-    """The thread's part of the old delta: input 2, raw inputs 0 and 1."""
-    words = tile.words[2]
-    if cache_format == "bf16":
-        return unpack(words, "bf16")
-    scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
-    if cache_format == "int8":
-        return encode.decode_int8(words, scale)
-    return encode.decode_nvfp4(words, encode.load_block_scales(tile, 1), scale)
-
-
 def _sum(values: list[F32]) -> F32:
     return lanes.tree([value.abs() for value in values], operator.add)
+
+
+def _change(tile: Tile, cache_format: str, delta: list[F32]) -> list[F32]:
+    """The thread's sums of |delta - old| and |old|: input 2, raw inputs 0 and 1."""
+    words = tile.words[2]
+    if cache_format == "nvfp4":
+        scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
+        scales = encode.load_block_scales(tile, 1)
+        blocks = encode.decode_nvfp4(words, scales, scale)
+        change = [
+            value
+            for i, block in enumerate(blocks)
+            for value in block.subtracted_from(delta[i * RUN : (i + 1) * RUN])
+        ]
+        before = lanes.tree([block.magnitudes() for block in blocks], operator.add)
+        return [_sum(change), before]
+    if cache_format == "bf16":
+        old = unpack(words, "bf16")
+    else:
+        scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
+        old = encode.decode_int8(words, scale)
+    change = [d - b for d, b in zip(delta, old, strict=True)]
+    return [_sum(change), _sum(old)]
 
 
 def _delta_shapes(
@@ -83,9 +96,7 @@ def block_stats(
         delta = [b - a for a, b in zip(x_values, y_values, strict=True)]
         sums = [_sum(delta), sum_x]
         if old_format is not None:
-            before = _decode_old(tile, old_format)
-            change = [d - b for d, b in zip(delta, before, strict=True)]
-            sums += [_sum(change), _sum(before)]
+            sums += _change(tile, old_format, delta)
         sums = tile.reduce_row(sums, operator.add, SUMS)
         sums += [F32.of(0.0)] * (4 - len(sums))
         tile.store_row(0, sums)

@@ -137,9 +137,9 @@ def _affine_words(tile: Tile, front: Front) -> tuple[list[I32], list[I32]]:
 
 def gelu(x: F32) -> F32:
     """GELU in its tanh form, as x times a logistic of twice the tanh's argument."""
-    cubic = (x * x).fma(0.044715, 1.0) * x
     scale = -2.0 * math.sqrt(2.0 / math.pi) * math.log2(math.e)
-    power = lanes.ptx_f32("ex2.approx.ftz.f32", cubic * scale)
+    exponent = (x * x).fma(0.044715 * scale, scale) * x
+    power = lanes.ptx_f32("ex2.approx.ftz.f32", exponent)
     return x * lanes.ptx_f32("rcp.approx.ftz.f32", power + 1.0)
 
 

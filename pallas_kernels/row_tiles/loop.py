@@ -73,13 +73,13 @@ class Tile:
         """Row of the tile."""
         return (self.lane // 4) % self.tiling.rows
 
-    def block(self, i: int) -> I32:
+    def block(self, i: int | I32) -> I32:
         """Which 128 channels of the row block i of this thread is."""
         rows = self.tiling.rows
         first = self.warp * (SLOTS // rows) + (self.lane // 4) // rows
         return first + i * (SLOTS // 2 // rows)
 
-    def holds(self, i: int) -> ir.Value:
+    def holds(self, i: int | I32) -> ir.Value:
         """Whether block i has channels."""
         return self.block(i) < self.tiling.blocks
 
@@ -137,15 +137,19 @@ class Tile:
         access = min(per_run, 4)
         row = self.global_row * (self.tiling.channels * per_run * 4 // RUN)
 
-        def write(i: int) -> None:
-            for run in (2 * i, 2 * i + 1):
+        def write(blocks: Sequence[int]) -> None:
+            for run in (2 * i + half for i in blocks for half in range(2)):
                 start = row + self.channel(run) * (per_run * 4) // RUN
                 for j in range(0, per_run, access):
                     part = words[run * per_run + j : run * per_run + j + access]
                     self.raw_outputs[operand].store(start, part, j * 4)
 
+        if not self.tiling.ragged:
+            lanes.when(self.exists(), lambda: write(range(2)))
+            return
         for i in range(2):
-            lanes.when(lanes.both(self.exists(), self.holds(i)), lambda i=i: write(i))
+            here = lanes.both(self.exists(), self.holds(i))
+            lanes.when(here, lambda i=i: write([i]))
 
     def store_row(self, operand: int, values: Sequence[F32]) -> None:
         """Stores values of the row into a raw output [M, len(values)]."""
@@ -178,7 +182,7 @@ class Tile:
 
         def offset(warp: int | I32, index: int) -> I32:
             base = (slot + index) * warps * rows * 4
-            return (self.row + I32.of(warp) * rows) * 4 + base
+            return (self.row * warps + warp) * 4 + base
 
         def write() -> None:
             for i, value in enumerate(values):
@@ -190,8 +194,9 @@ class Tile:
         results = []
         for i in range(len(values)):
             parts = [
-                self.scratch.load(offset(warp, i), 1)[0].as_float()
-                for warp in range(warps)
+                word.as_float()
+                for warp in range(0, warps, 4)
+                for word in self.scratch.load(offset(warp, i), 4)
             ]
             results.append(lanes.tree(parts, combine))
         return results

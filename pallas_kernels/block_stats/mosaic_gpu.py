@@ -129,7 +129,7 @@ def block_stats(
         inputs=inputs,
         raw_inputs=raw_inputs,
         outputs=(sums, *_delta_shapes(rows_total, channels, cache_format)),
-        scratch_words=SLOTS * tiling.warps * tiling.rows,
+        exchanged=SLOTS,
     )
     parts = [values.reshape(*leading, -1)]
     if scales:

@@ -58,7 +58,7 @@ def quantize_rows(
         inputs=(x,),
         raw_inputs=() if affine is None else (affine,),
         outputs=outputs,
-        scratch_words=front.scratch_words(tiling.warps, tiling.rows),
+        exchanged=front.SLOTS,
     )
     return results[0], results[1], results[2] if ends.stats else None
 

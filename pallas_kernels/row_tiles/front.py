@@ -56,11 +56,6 @@ class Front:
     stats: bool = False
 
 
-def scratch_words(tile_warps: int, rows: int) -> int:
-    """Words of scratch that the front end and one amax need."""
-    return SLOTS * tile_warps * rows
-
-
 def unpack(words: list[I32], kind: Kind) -> list[F32]:
     """Values of packed words, float32."""
     one = lanes.unpack_bf16 if kind == "bf16" else lanes.unpack_f16
@@ -161,11 +156,12 @@ def _write_stats(tile: Tile, values: list[F32]) -> None:
 def _activation(tile: Tile, front: Front) -> tuple[list[I32], Kind]:
     """The values before the rotation, 16 bits each, and which 16 bits."""
     words, kind = tile.words[0], "bf16"
+    # Ahead of the norm's barrier, so that nobody waits for them behind it.
+    factors, addends = _affine_words(tile, front) if front.affine else ([], [])
     if front.layer_norm:
         words = _pack(_normalise(tile, words, front.eps), "f16")
         kind = "f16"
     if front.affine:
-        factors, addends = _affine_words(tile, front)
         if kind == "f16":
             words = [
                 lanes.fma_f16(x, factor, addend)

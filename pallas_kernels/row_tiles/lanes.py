@@ -162,7 +162,7 @@ def ptx_f32(instruction: str, *operands: F32) -> F32:
     )
 
 
-def _ptx_i32(text: str, *operands: I32) -> I32:
+def _ptx_i32(text: str, *operands: I32 | F32) -> I32:
     """PTX with one integer result, $0."""
     values = [operand.value for operand in operands]
     return I32(utils.inline_ptx(text, *values, result_types=_i32()))
@@ -179,6 +179,21 @@ def gpu_index(index: ir.Value) -> ir.Value:
 def barrier() -> None:
     """Waits for every thread of the block."""
     gpu.barrier()
+
+
+def signal(number: I32, threads: int) -> None:
+    """Counts this warp in at a barrier of so many threads, without waiting."""
+    _barrier("bar.arrive", number, threads)
+
+
+def wait(number: I32, threads: int) -> None:
+    """Waits at a barrier for the rest of its threads."""
+    _barrier("bar.sync", number, threads)
+
+
+def _barrier(instruction: str, number: I32, threads: int) -> None:
+    text = f"{instruction} $0, {threads};"
+    utils.inline_ptx(text, number.value, has_side_effects=True, convergent=True)
 
 
 def when(condition: ir.Value, action: Callable[[], None]) -> None:
@@ -266,11 +281,7 @@ def unpack_f16(word: I32) -> tuple[F32, F32]:
 
 
 def _pack(instruction: str, low: F32, high: F32) -> I32:
-    return I32(
-        utils.inline_ptx(
-            f"{instruction} $0, $1, $2;", high.value, low.value, result_types=_i32()
-        )
-    )
+    return _ptx_i32(f"{instruction} $0, $1, $2;", high, low)
 
 
 def pack_bf16(low: F32, high: F32) -> I32:
@@ -335,19 +346,13 @@ def round_e4m3(low: F32, high: F32) -> tuple[I32, F32, F32]:
     Returns:
       The two codes in the low 16 bits of a word, and the rounded values.
     """
-    code, low_value, high_value = utils.inline_ptx(
-        "{ .reg .b16 code, l, h; .reg .b32 pair;"
-        " cvt.rn.satfinite.e4m3x2.f32 code, $4, $3;"
-        " cvt.u32.u16 $0, code;"
-        " cvt.rn.f16x2.e4m3x2 pair, code;"
-        " mov.b32 {l, h}, pair;"
-        " cvt.f32.f16 $1, l;"
-        " cvt.f32.f16 $2, h; }",
-        low.value,
-        high.value,
-        result_types=(_i32(), _f32(), _f32()),
+    code = _ptx_i32(
+        "{ .reg .b16 code; cvt.rn.satfinite.e4m3x2.f32 code, $1, $2;"
+        " cvt.u32.u16 $0, code; }",
+        high,
+        low,
     )
-    return I32(code), F32(low_value), F32(high_value)
+    return code, *decode_e4m3(code)
 
 
 def decode_e4m3(word: I32) -> tuple[F32, F32]:

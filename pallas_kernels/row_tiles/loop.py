@@ -20,11 +20,15 @@ from pallas_kernels.dispatch import multiprocessors
 from pallas_kernels.row_tiles import lanes
 from pallas_kernels.row_tiles.lanes import F32, I32, Memory
 from pallas_kernels.row_tiles.tiling import BLOCK, SLOTS, WARP, RowTiling
+from pallas_kernels.row_tiles.units import RUN, Units
 
-SWIZZLE_PERIOD = 1024  # bytes
-RUN = 16  # neighbouring channels in one thread
 RUNS = 4
 HALF = BLOCK // 2
+# Whether only the warp that loads waits until the others have read a tile. They run on,
+# none ahead by more tiles than there are buffers: as many of the hardware's barriers
+# take turns. Not needed where threads meet anyway, in `Tile.reduce_row`.
+ONE_WAITS = True
+HARDWARE_BARRIERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Tile:
         where there are no channels.
       raw_inputs, raw_outputs: whole operands in global memory.
       scratch: shared memory for exchanges between warps.
+      scratch_start: where this tile's half of it begins, in bytes. Tiles alternate, so
+        that slow threads may still read what they exchanged in the tile before.
     """
 
     tiling: RowTiling
@@ -55,6 +61,7 @@ class Tile:
     raw_inputs: tuple[Memory, ...]
     raw_outputs: tuple[Memory, ...]
     scratch: Memory
+    scratch_start: I32
 
     @property
     def warp(self) -> I32:
@@ -182,7 +189,7 @@ class Tile:
 
         def offset(warp: int | I32, index: int) -> I32:
             base = (slot + index) * warps * rows * 4
-            return (self.row * warps + warp) * 4 + base
+            return self.scratch_start + (self.row * warps + warp) * 4 + base
 
         def write() -> None:
             for i, value in enumerate(values):
@@ -208,49 +215,6 @@ class Tile:
         return value
 
 
-@dataclasses.dataclass(frozen=True)
-class Units:
-    """An operand [M, columns] as [M, count, width], one swizzled unit in the last axis.
-
-    In a tile's shared memory the units of one column lie together, row after row.
-    """
-
-    columns: int
-    dtype: jnp.dtype
-
-    @classmethod
-    def of(cls, operand: jax.Array) -> "Units":
-        return cls(operand.shape[1], jnp.dtype(operand.dtype))
-
-    @property
-    def swizzle(self) -> int:
-        """Bytes of a unit."""
-        return 128 if self.columns * self.dtype.itemsize % 128 == 0 else 64
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        width = self.swizzle // self.dtype.itemsize
-        return self.columns // width, width
-
-    @property
-    def transforms(self) -> tuple[plgpu.SwizzleTransform]:
-        return (plgpu.SwizzleTransform(self.swizzle),)
-
-    def words_per_run(self, channels: int) -> int:
-        """32-bit words of 16 channels."""
-        return RUN * self.columns * self.dtype.itemsize // channels // 4
-
-    def padded_count(self, rows: int) -> int:
-        """Units that a buffer has room for, so that the next one stays aligned."""
-        per_period = max(1, SWIZZLE_PERIOD // (rows * self.swizzle))
-        return -(-self.shape[0] // per_period) * per_period
-
-    def scratch(self, slots: int, rows: int):
-        """Shared memory for tiles."""
-        shape = (slots, self.padded_count(rows), rows, self.shape[1])
-        return plgpu.SMEM(shape, self.dtype, transforms=self.transforms)
-
-
 def row_kernel(
     body: Callable[[Tile], None],
     *,
@@ -259,7 +223,7 @@ def row_kernel(
     inputs: Sequence[jax.Array],
     raw_inputs: Sequence[jax.Array] = (),
     outputs: Sequence[jax.ShapeDtypeStruct],
-    scratch_words: int,
+    exchanged: int,
 ) -> tuple[jax.Array, ...]:
     """Runs `body` once per thread and tile.
 
@@ -270,7 +234,7 @@ def row_kernel(
       inputs: arrays [M, K'] that travel through shared memory, K' items per row.
       raw_inputs: arrays that the body reads from global memory.
       outputs: arrays that the body writes to global memory.
-      scratch_words: shared 32-bit words for `Tile.reduce_row`.
+      exchanged: slots for `Tile.reduce_row`; 0 if the body never calls it.
 
     Returns:
       The outputs.
@@ -293,6 +257,8 @@ def row_kernel(
     grid = min(tiles, multiprocessors() * tiling.blocks_per_sm)
     units = [Units.of(x) for x in inputs]
     n_in, n_raw = len(inputs), len(raw_inputs)
+    threads = tiling.warps * WARP
+    half = exchanged * tiling.warps * rows * 4
 
     def kernel(*refs):
         refs = list(refs)
@@ -316,14 +282,30 @@ def row_kernel(
         for ahead in range(buffers - 1):
             pl.when(leader & (ahead < count))(lambda ahead=ahead: load(ahead))
 
+        def number_of(step: I32) -> I32:
+            """Of the hardware barrier that readers of a step's tile pass."""
+            return step % buffers + (HARDWARE_BARRIERS - buffers)
+
+        def have_read(step: I32, refilled: ir.Value) -> None:
+            """Tells that this thread has read the tile of a step."""
+            if not ONE_WAITS:
+                lanes.barrier()
+                return
+            others = I32.of(WARP - 1) < lanes.thread_index()
+            lanes.when(
+                lanes.both(others, refilled),
+                lambda: lanes.signal(number_of(step), threads),
+            )
+
         @plgpu.inline_mgpu(
             arg_types=(
-                plgpu.Layout.WG_SPLAT(()),
+                *(plgpu.Layout.WG_SPLAT(()) for _ in range(3)),
                 *(plgpu.RefType(unit.transforms) for unit in units),
                 *(plgpu.RefType() for _ in range(n_raw + len(written) + 1)),
             )
         )
-        def work(_, index, *operands):
+        def work(_, step, count, index, *operands):
+            step = I32(step.registers.item())
             memories = [Memory.of(ref) for ref in operands]
             tile = Tile(
                 tiling=tiling,
@@ -334,23 +316,36 @@ def row_kernel(
                 raw_inputs=tuple(memories[n_in : n_in + n_raw]),
                 raw_outputs=tuple(memories[n_in + n_raw : -1]),
                 scratch=memories[-1],
+                scratch_start=(step % 2) * half,
             )
             words = tuple(
                 tile.read(memory, unit.swizzle, unit.words_per_run(tiling.channels))
                 for memory, unit in zip(memories[:n_in], units, strict=True)
             )
-            # All threads have read the tile: the buffer may be filled again.
-            lanes.barrier()
+            if not exchanged:
+                have_read(step, step + buffers < I32(count.registers.item()))
             body(dataclasses.replace(tile, words=words))
+
+        @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WG_SPLAT(()),))
+        def wait_for_readers(_, step):
+            first_warp = lanes.thread_index() < WARP
+            number = number_of(I32(step.registers.item()) - 1)
+            lanes.when(first_warp, lambda: lanes.wait(number, threads))
+
+        def refill(step):
+            """Loads into the buffer of the tile before, which everybody has read."""
+            if ONE_WAITS and not exchanged:
+                pl.when(step > 0)(lambda: wait_for_readers(step))
+            load(step + buffers - 1)
 
         @pl.loop(0, count)
         def _(step):
-            pl.when(leader & (step + buffers - 1 < count))(
-                lambda: load(step + buffers - 1)
-            )
+            pl.when(leader & (step + buffers - 1 < count))(lambda: refill(step))
             slot = lax.rem(step, buffers)
             plgpu.barrier_wait(loaded.at[slot])
             work(
+                step,
+                count,
                 block + step * grid,
                 *(ref.at[slot] for ref in in_smem),
                 *raw,
@@ -368,7 +363,7 @@ def row_kernel(
         thread_name="warpgroup",
         scratch_types=(
             *(unit.scratch(buffers, rows) for unit in units),
-            plgpu.SMEM((scratch_words,), jnp.int32),
+            plgpu.SMEM((max(1, 2 * half // 4),), jnp.int32),
             plgpu.Barrier(num_arrivals=n_in, num_barriers=buffers),
         ),
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),

@@ -247,7 +247,7 @@ def row_kernel(
     inputs: Sequence,
     raw_inputs=(),
     outputs=(),
-    scratch_words,
+    exchanged,
 ):
     """Same contract as `row_tiles.row_kernel`."""
     del name
@@ -264,7 +264,8 @@ def row_kernel(
         words=(),
         raw_inputs=tuple(Bytes(np.asarray(x).copy()) for x in raw_inputs),
         raw_outputs=tuple(Bytes(result) for result in results),
-        scratch=Bytes(np.full(scratch_words, np.nan, np.float32)),
+        scratch=Bytes(np.full(max(1, exchanged * tiling.warps * rows), np.nan, "f4")),
+        scratch_start=Int(0),
     )
     for index in range(-(-total // rows)):
         words = []

@@ -21,7 +21,7 @@ from pallas_kernels.row_tiles.front import unpack
 from pallas_kernels.row_tiles.lanes import F32
 from pallas_kernels.row_tiles.loop import RUN
 
-# Slots of Tile.reduce_row
+# Slots of Tile.share
 SUMS, AMAX = 0, 4
 SLOTS = 5
 
@@ -97,14 +97,22 @@ def block_stats(
         sums = [_sum(delta), sum_x]
         if old_format is not None:
             sums += _change(tile, old_format, delta)
-        sums = tile.reduce_row(sums, operator.add, SUMS)
-        sums += [F32.of(0.0)] * (4 - len(sums))
-        tile.store_row(0, sums)
-        if cache_format == "bf16":
+        tile.share(sums, operator.add, SUMS)
+        quantized = cache_format != "bf16"
+        if quantized:
+            tile.share([encode.largest(delta)], F32.maximum, AMAX)
+        lanes.barrier()
+
+        def totals() -> list[F32]:
+            found = [tile.shared(operator.add, SUMS + i) for i in range(len(sums))]
+            return found + [F32.of(0.0)] * (4 - len(sums))
+
+        tile.store_row(0, totals)
+        if not quantized:
             pairs = zip(delta[0::2], delta[1::2], strict=True)
             tile.store(1, [lanes.pack_bf16(low, high) for low, high in pairs])
             return
-        [amax] = tile.reduce_row([encode.largest(delta)], F32.maximum, AMAX)
+        amax = tile.shared(F32.maximum, AMAX)
         if cache_format == "int8":
             words, scale = encode.encode_int8(delta, amax)
         else:
@@ -112,7 +120,7 @@ def block_stats(
             words, blocks = encode.encode_nvfp4(delta, scale)
             encode.store_block_scales(tile, 3, blocks)
         tile.store(1, words)
-        tile.store_row(2, [scale])
+        tile.store_row(2, lambda: [scale])
 
     def rows(array: jax.Array) -> jax.Array:
         return array.reshape(rows_total, array.size // max(rows_total, 1))

@@ -91,7 +91,7 @@ def row_amax(
         finite = [lanes.select(m < encode.INFINITY, m, zero) for m in magnitudes]
         partial = lanes.tree(finite, F32.maximum)
         [amax] = tile.reduce_row([partial], F32.maximum, front.AMAX)
-        tile.store_row(0, [amax * norm])
+        tile.store_row(0, lambda: [amax * norm])
 
     [amax] = row_kernel(
         body,

@@ -26,7 +26,7 @@ RUNS = 4
 HALF = BLOCK // 2
 # Whether only the warp that loads waits until the others have read a tile. They run on,
 # none ahead by more tiles than there are buffers: as many of the hardware's barriers
-# take turns. Not needed where threads meet anyway, in `Tile.reduce_row`.
+# take turns. Not needed where threads meet anyway, behind `Tile.share`.
 ONE_WAITS = True
 HARDWARE_BARRIERS = 16
 
@@ -158,55 +158,68 @@ class Tile:
             here = lanes.both(self.exists(), self.holds(i))
             lanes.when(here, lambda i=i: write([i]))
 
-    def store_row(self, operand: int, values: Sequence[F32]) -> None:
-        """Stores values of the row into a raw output [M, len(values)]."""
-        size = 4 * len(values)
-        first = lanes.both(self.quarter.equals(0), self.block(0).equals(0))
-        lanes.when(
-            lanes.both(self.exists(), first),
-            lambda: self.raw_outputs[operand].store(
-                self.global_row * size, [value.bits() for value in values]
-            ),
-        )
+    def store_row(self, operand: int, values: Callable[[], Sequence[F32]]) -> None:
+        """Stores values of the row into a raw output [M, len(values)].
 
-    def reduce_row(
-        self,
-        values: Sequence[F32],
-        combine: Callable[[F32, F32], F32],
-        slot: int,
-    ) -> list[F32]:
-        """Combines values of the threads of each row, every value on its own.
-
-        Every thread of the block must call it. Two calls in a tile may not use the same
-        slots (one per value, from `slot` on). The order is fixed, so that all threads
-        of a row get the same bits. Values without channels must be neutral.
+        They are built where they are stored: by one thread of a row.
         """
+
+        def write() -> None:
+            words = [value.bits() for value in values()]
+            start = self.global_row * (4 * len(words))
+            self.raw_outputs[operand].store(start, words)
+
+        first = lanes.both(self.quarter.equals(0), self.block(0).equals(0))
+        lanes.when(lanes.both(self.exists(), first), write)
+
+    def _scratch_at(self, slot: int, warp: int | I32) -> I32:
         rows, warps = self.tiling.rows, self.tiling.warps
+        start = self.scratch_start + slot * warps * rows * 4
+        return start + (self.row * warps + warp) * 4
+
+    def share(
+        self, values: Sequence[F32], combine: Callable[[F32, F32], F32], slot: int
+    ) -> None:
+        """Combines values over each warp and leaves them to the row's other warps.
+
+        Behind a barrier, `shared` gives them out. A tile may not use a slot (one per
+        value, from `slot` on) twice. Values without channels must be neutral.
+        """
         values = list(values)
         for distance in (1, 2, 4, 8, 16):
-            if distance < 4 or distance >= 4 * rows:
+            if distance < 4 or distance >= 4 * self.tiling.rows:
                 values = [combine(v, lanes.exchange(v, distance)) for v in values]
-
-        def offset(warp: int | I32, index: int) -> I32:
-            base = (slot + index) * warps * rows * 4
-            return self.scratch_start + (self.row * warps + warp) * 4 + base
 
         def write() -> None:
             for i, value in enumerate(values):
-                self.scratch.store(offset(self.warp, i), [value.bits()])
+                at = self._scratch_at(slot + i, self.warp)
+                self.scratch.store(at, [value.bits()])
 
-        first = lanes.both(self.quarter.equals(0), self.lane < 4 * rows)
+        first = lanes.both(self.quarter.equals(0), self.lane < 4 * self.tiling.rows)
         lanes.when(first, write)
+
+    def shared(self, combine: Callable[[F32, F32], F32], slot: int) -> F32:
+        """What the warps of this thread's row left in a slot, combined.
+
+        The order is fixed, so that all threads of a row get the same bits.
+        """
+        parts = [
+            word.as_float()
+            for warp in range(0, self.tiling.warps, 4)
+            for word in self.scratch.load(self._scratch_at(slot, warp), 4)
+        ]
+        return lanes.tree(parts, combine)
+
+    def reduce_row(
+        self, values: Sequence[F32], combine: Callable[[F32, F32], F32], slot: int
+    ) -> list[F32]:
+        """Combines values of the threads of each row, every value on its own.
+
+        Every thread of the block must call it; see `share` and `shared`.
+        """
+        self.share(values, combine, slot)
         lanes.barrier()
-        results = []
-        for i in range(len(values)):
-            parts = [
-                word.as_float()
-                for warp in range(0, warps, 4)
-                for word in self.scratch.load(offset(warp, i), 4)
-            ]
-            results.append(lanes.tree(parts, combine))
-        return results
+        return [self.shared(combine, slot + i) for i in range(len(values))]
 
     def reduce_warp(self, value: F32, combine: Callable[[F32, F32], F32]) -> F32:
         """Combines one value per lane over the warp."""
@@ -234,7 +247,8 @@ def row_kernel(
       inputs: arrays [M, K'] that travel through shared memory, K' items per row.
       raw_inputs: arrays that the body reads from global memory.
       outputs: arrays that the body writes to global memory.
-      exchanged: slots for `Tile.reduce_row`; 0 if the body never calls it.
+      exchanged: slots for `Tile.share`, and a barrier behind it; 0 if the body has
+        neither.
 
     Returns:
       The outputs.

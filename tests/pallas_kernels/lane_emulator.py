@@ -53,6 +53,7 @@ INSTRUCTIONS: dict[str, Callable] = {
     "rcp.approx.ftz.f32": _quiet(lambda x: 1.0 / x),
     "ex2.approx.ftz.f32": _quiet(np.exp2),
     "rsqrt.approx.f32": _quiet(lambda x: 1.0 / np.sqrt(x)),
+    "rsqrt.approx.ftz.f32": _quiet(lambda x: 1.0 / np.sqrt(x)),
 }
 
 

@@ -19,25 +19,38 @@ from pallas_kernels.row_tiles import (
 )
 from pallas_kernels.row_tiles.front import unpack
 from pallas_kernels.row_tiles.lanes import F32
+from pallas_kernels.row_tiles.loop import RUN
 
-# Slots of Tile.reduce_row
+# Slots of Tile.share
 SUMS, AMAX = 0, 4
 SLOTS = 5
 
 
-def _decode_old(tile: Tile, cache_format: str) -> list[F32]:
-    """The thread's part of the old delta: input 2, raw inputs 0 and 1."""
-    words = tile.words[2]
-    if cache_format == "bf16":
-        return unpack(words, "bf16")
-    scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
-    if cache_format == "int8":
-        return encode.decode_int8(words, scale)
-    return encode.decode_nvfp4(words, encode.load_block_scales(tile, 1), scale)
-
-
 def _sum(values: list[F32]) -> F32:
     return lanes.tree([value.abs() for value in values], operator.add)
+
+
+def _change(tile: Tile, cache_format: str, delta: list[F32]) -> list[F32]:
+    """The thread's sums of |delta - old| and |old|: input 2, raw inputs 0 and 1."""
+    words = tile.words[2]
+    if cache_format == "nvfp4":
+        scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
+        scales = encode.load_block_scales(tile, 1)
+        blocks = encode.decode_nvfp4(words, scales, scale)
+        change = [
+            value
+            for i, block in enumerate(blocks)
+            for value in block.subtracted_from(delta[i * RUN : (i + 1) * RUN])
+        ]
+        before = lanes.tree([block.magnitudes() for block in blocks], operator.add)
+        return [_sum(change), before]
+    if cache_format == "bf16":
+        old = unpack(words, "bf16")
+    else:
+        scale = tile.raw_inputs[0].load(tile.row_index() * 4, 1)[0].as_float()
+        old = encode.decode_int8(words, scale)
+    change = [d - b for d, b in zip(delta, old, strict=True)]
+    return [_sum(change), _sum(old)]
 
 
 def _delta_shapes(
@@ -83,17 +96,23 @@ def block_stats(
         delta = [b - a for a, b in zip(x_values, y_values, strict=True)]
         sums = [_sum(delta), sum_x]
         if old_format is not None:
-            before = _decode_old(tile, old_format)
-            change = [d - b for d, b in zip(delta, before, strict=True)]
-            sums += [_sum(change), _sum(before)]
-        sums = tile.reduce_row(sums, operator.add, SUMS)
-        sums += [F32.of(0.0)] * (4 - len(sums))
-        tile.store_row(0, sums)
-        if cache_format == "bf16":
+            sums += _change(tile, old_format, delta)
+        tile.share(sums, operator.add, SUMS)
+        quantized = cache_format != "bf16"
+        if quantized:
+            tile.share([encode.largest(delta)], F32.maximum, AMAX)
+        lanes.barrier()
+
+        def totals() -> list[F32]:
+            found = [tile.shared(operator.add, SUMS + i) for i in range(len(sums))]
+            return found + [F32.of(0.0)] * (4 - len(sums))
+
+        tile.store_row(0, totals)
+        if not quantized:
             pairs = zip(delta[0::2], delta[1::2], strict=True)
             tile.store(1, [lanes.pack_bf16(low, high) for low, high in pairs])
             return
-        [amax] = tile.reduce_row([encode.largest(delta)], F32.maximum, AMAX)
+        amax = tile.shared(F32.maximum, AMAX)
         if cache_format == "int8":
             words, scale = encode.encode_int8(delta, amax)
         else:
@@ -101,7 +120,7 @@ def block_stats(
             words, blocks = encode.encode_nvfp4(delta, scale)
             encode.store_block_scales(tile, 3, blocks)
         tile.store(1, words)
-        tile.store_row(2, [scale])
+        tile.store_row(2, lambda: [scale])
 
     def rows(array: jax.Array) -> jax.Array:
         return array.reshape(rows_total, array.size // max(rows_total, 1))
@@ -118,7 +137,7 @@ def block_stats(
         inputs=inputs,
         raw_inputs=raw_inputs,
         outputs=(sums, *_delta_shapes(rows_total, channels, cache_format)),
-        scratch_words=SLOTS * tiling.warps * tiling.rows,
+        exchanged=SLOTS,
     )
     parts = [values.reshape(*leading, -1)]
     if scales:

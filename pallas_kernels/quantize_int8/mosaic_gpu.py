@@ -42,7 +42,7 @@ def quantize_rows(
         [amax] = tile.reduce_row([encode.largest(values)], F32.maximum, front.AMAX)
         words, scale = encode.encode_int8(values, amax * norm, norm)
         tile.store(0, words)
-        tile.store_row(1, [scale])
+        tile.store_row(1, lambda: [scale])
 
     outputs = [
         jax.ShapeDtypeStruct((rows_total, channels), jnp.int8),
@@ -58,7 +58,7 @@ def quantize_rows(
         inputs=(x,),
         raw_inputs=() if affine is None else (affine,),
         outputs=outputs,
-        scratch_words=front.scratch_words(tiling.warps, tiling.rows),
+        exchanged=front.SLOTS,
     )
     return results[0], results[1], results[2] if ends.stats else None
 

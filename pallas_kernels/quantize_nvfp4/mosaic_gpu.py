@@ -67,7 +67,7 @@ def quantize_rows(
         inputs=(x,),
         raw_inputs=(*(() if affine is None else (affine,)), tensor_scale.reshape(1)),
         outputs=outputs,
-        scratch_words=front.scratch_words(tiling.warps, tiling.rows),
+        exchanged=front.SLOTS if ends.layer_norm else 0,
     )
     return results[0], results[1], results[2] if ends.stats else None
 
@@ -91,7 +91,7 @@ def row_amax(
         finite = [lanes.select(m < encode.INFINITY, m, zero) for m in magnitudes]
         partial = lanes.tree(finite, F32.maximum)
         [amax] = tile.reduce_row([partial], F32.maximum, front.AMAX)
-        tile.store_row(0, [amax * norm])
+        tile.store_row(0, lambda: [amax * norm])
 
     [amax] = row_kernel(
         body,
@@ -100,7 +100,7 @@ def row_amax(
         inputs=(x,),
         raw_inputs=() if affine is None else (affine,),
         outputs=(jax.ShapeDtypeStruct(x.shape[:1], jnp.float32),),
-        scratch_words=front.scratch_words(tiling.warps, tiling.rows),
+        exchanged=front.SLOTS,
     )
     return amax
 

@@ -1,18 +1,22 @@
 """INT8 and NVFP4 of one thread's 64 values, both ways, in registers."""
 
+import dataclasses
+import functools
 from collections.abc import Sequence
 
 from pallas_kernels.numerics import bits, e2m1, nvfp4
 from pallas_kernels.row_tiles import lanes
 from pallas_kernels.row_tiles.lanes import F32, I32, ROUNDER
-from pallas_kernels.row_tiles.loop import RUNS, Tile
+from pallas_kernels.row_tiles.loop import Tile
 from pallas_kernels.row_tiles.tiling import BLOCK
 
 INFINITY = float("inf")
 NAN = float("nan")
 E2M1_SCALE = 1.0 / (e2m1.E2M1_MAX * bits.E4M3_MAX)
-# Twice the magnitudes of the codes 0..3 and 4..7, a byte each.
-DOUBLED = (0x03020100, 0x0C080604)
+# What makes E2M1's subnormal numbers those of float16.
+CODE_SCALE = 2.0**-14
+# A magnitude of as many steps would round to a code beyond the last one.
+MOST_STEPS = 7.0
 
 
 def largest(values: Sequence[F32]) -> F32:
@@ -59,33 +63,30 @@ def decode_int8(words: Sequence[I32], scale: F32) -> list[F32]:
     return values
 
 
-def _magnitude_code(value: F32, half: F32) -> I32:
-    """The E2M1 code of |value| / step in the low byte; half = 1 / (2 step).
+def code_word(values: Sequence[F32], inverse: F32) -> I32:
+    """E2M1 codes of eight values in one word, the first in the low nibble.
 
-    The code of a magnitude q is the nearest integer, ties to even, of the polygon
-    through the code points, 4 sat(q/2) + 2 sat(q/2 - 1) + sat(q/2 - 2), where sat
-    clamps to 0..1: every operation runs on the float32 pipe, which is twice as wide
-    as the one for comparisons and integers. Adding onto ROUNDER rounds; the later
-    terms are whole numbers wherever an earlier one was not saturated.
+    With the exponents of float16 shifted so that its subnormal numbers are those of
+    E2M1, the bits of a float16 are E2M1 codes with nine more mantissa bits: a sign, two
+    bits of exponent and one of mantissa at 15 and 11..9. Conversions cut off what does
+    not fit, so the top byte of a float16 still tells on which side of a boundary the
+    product lies; adding half a code, its lowest bit, rounds. Ties go away from zero.
+
+    Args:
+      values: eight, of magnitudes below 7 times their step.
+      inverse: `CODE_SCALE` / step.
     """
-    magnitude = value.abs()
 
-    def clamped(offset: float) -> F32:
-        return lanes.ptx_f32("fma.rn.sat.f32", magnitude, half, F32.of(offset))
+    def tops(i: int) -> I32:
+        """The top bytes of the float16 of values i, i + 2, i + 4, i + 6."""
+        a, b, c, d = (value * inverse for value in values[i::2])
+        first, second = lanes.pack_f16_down(a, b), lanes.pack_f16_down(c, d)
+        return lanes.permute_bytes(first, second, 0x7531)
 
-    code = lanes.ptx_f32("mul.rn.sat.f32", magnitude, half).fma(4.0, ROUNDER)
-    code = clamped(-1.0).fma(2.0, code)
-    return (code + clamped(-2.0)).bits()
-
-
-def code_word(values: Sequence[F32], half: F32) -> I32:
-    """E2M1 codes of eight values in one word, the first in the low nibble."""
-    codes = [_magnitude_code(value, half) for value in values]
-    even, odd = (
-        lanes.pack_bytes(codes[i::2]) | (lanes.sign_bytes(values[i::2]) & 0x08080808)
-        for i in range(2)
-    )
-    return even | (odd << 4)
+    even, odd = tops(0), tops(1)
+    low = lanes.merge(0x08080808, even >> 4, (even + 0x01010101) >> 1)
+    high = lanes.merge(0x80808080, odd, (odd << 3) + 0x08080808)
+    return lanes.merge(0x0F0F0F0F, low, high)
 
 
 def encode_nvfp4(
@@ -93,50 +94,116 @@ def encode_nvfp4(
 ) -> tuple[list[I32], I32]:
     """`numerics.nvfp4.quantize` of norm * values, 64 values as four blocks.
 
-    Against the definition, a value within one part in 2^23 of a rounding boundary may
+    Against the definition, a value within one part in 2^22 of a rounding boundary may
     get the neighbouring code.
 
     Returns:
       The codes, eight per word, and the four block scales in one word.
     """
-    inverse = lanes.ptx_f32("rcp.rz.f32", tensor_scale * e2m1.E2M1_MAX)
+    reciprocal = lanes.ptx_f32("rcp.rz.f32", tensor_scale * e2m1.E2M1_MAX)
     blocks = [values[i : i + nvfp4.BLOCK] for i in range(0, len(values), nvfp4.BLOCK)]
+    largests = [largest(block) for block in blocks]
     wanted = []
-    for block in blocks:
-        amax = largest(block) * norm
-        scale = (amax * inverse).maximum(bits.E4M3_SMALLEST)
+    for amax in largests:
+        scale = (amax * norm * reciprocal).maximum(bits.E4M3_SMALLEST)
         wanted.append(lanes.select(amax < INFINITY, scale, F32.of(NAN)))
     low, first, second = lanes.round_e4m3(wanted[0], wanted[1])
     high, third, fourth = lanes.round_e4m3(wanted[2], wanted[3])
+    steps = [scale * tensor_scale for scale in (first, second, third, fourth)]
+    # The norm goes into the step instead of every value.
+    inverses = [
+        lanes.ptx_f32("rcp.approx.ftz.f32", step) * (CODE_SCALE * norm)
+        for step in steps
+    ]
+    inside = functools.reduce(
+        lanes.both,
+        (
+            amax * inverse < CODE_SCALE * MOST_STEPS
+            for amax, inverse in zip(largests, inverses, strict=True)
+        ),
+    )
+    parts = [*(v for block in blocks for v in block), *inverses]
+
+    def saturated() -> list[F32]:
+        """Values within 6 steps; zeros of either sign where a scale is NaN."""
+        found, finite = [], []
+        for block, step, inverse in zip(blocks, steps, inverses, strict=True):
+            valid = step < INFINITY
+            most = lanes.select(valid, step * (e2m1.E2M1_MAX / norm), F32.of(0.0))
+            found += [lanes.limit(v, most) for v in block]
+            finite.append(lanes.select(valid, inverse, F32.of(0.0)))
+        return found + finite
+
+    # Only under a given tensor scale, or where a block's scale is subnormal or NaN.
+    *values, a, b, c, d = lanes.unless(inside, saturated, parts)
     words = []
-    for block, scale in zip(blocks, (first, second, third, fourth), strict=True):
-        # The norm goes into the step instead of every value.
-        half = lanes.ptx_f32("rcp.rn.f32", scale * tensor_scale) * (0.5 * norm)
-        words += [code_word(block[:8], half), code_word(block[8:], half)]
+    for i, inverse in enumerate((a, b, c, d)):
+        block = values[i * nvfp4.BLOCK : (i + 1) * nvfp4.BLOCK]
+        words += [code_word(block[:8], inverse), code_word(block[8:], inverse)]
     return words, low | (high << 16)
+
+
+def decode_code_word(word: I32) -> list[I32]:
+    """The eight codes of a word as float16 values * `CODE_SCALE`.
+
+    Returns:
+      Values 0, 2; 4, 6; 1, 3 and 5, 7, two per word.
+    """
+    # The top byte of such a float16: its sign and three more bits of a code.
+    even = ((word << 4) & 0x80808080) | ((word << 1) & 0x0E0E0E0E)
+    odd = (word & 0x80808080) | ((word >> 3) & 0x0E0E0E0E)
+    return [
+        lanes.permute_bytes(tops, I32.of(0), order)
+        for tops in (even, odd)
+        for order in (0x1404, 0x3424)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodedBlock:
+    """A block of 16 values, step * float16.
+
+    Attributes:
+      halves: of the eight values of each half, in the order of `decode_code_word`.
+      step: float32.
+    """
+
+    halves: tuple[list[I32], list[I32]]
+    step: F32
+
+    def magnitudes(self) -> F32:
+        """The sum of |v|; of the float16 it is exact."""
+        total = lanes.tree([*self.halves[0], *self.halves[1]], lanes.add_magnitudes_f16)
+        low, high = lanes.unpack_f16(total)
+        return (low + high) * self.step
+
+    def subtracted_from(self, values: Sequence[F32]) -> list[F32]:
+        """Each of 16 other values minus the one of this block."""
+        found, step = list(values), -self.step
+        for first, words in zip((0, 8), self.halves, strict=True):
+            for i, word in zip((0, 4, 1, 5), words, strict=True):
+                low, high = lanes.unpack_f16(word)
+                for j, value in ((first + i, low), (first + i + 2, high)):
+                    found[j] = value.fma(step, values[j])
+        return found
 
 
 def decode_nvfp4(
     words: Sequence[I32], block_scales: I32, tensor_scale: F32
-) -> list[F32]:
+) -> list[DecodedBlock]:
     """E2M1 * block_scale * tensor_scale of every code."""
     scales = [
         *lanes.decode_e4m3(block_scales),
         *lanes.decode_e4m3(block_scales >> 16),
     ]
-    low, high = (I32.of(table) for table in DOUBLED)
-    values = []
-    for i, word in enumerate(words):
-        step = scales[i // 2] * tensor_scale * 0.5
-        index = word & 0x77777777
-        for half in range(2):
-            doubled = lanes.permute_bytes(low, high, index >> (16 * half))
-            for j in range(4):
-                placed = lanes.permute_bytes(doubled, I32.of(0x4B000000), 0x7440 + j)
-                magnitude = (placed.as_float() - 2.0**23) * step
-                sign = (word << (28 - 4 * (4 * half + j))) & 0x80000000
-                values.append((magnitude.bits() ^ sign).as_float())
-    return values
+    halves = [decode_code_word(word) for word in words]
+    return [
+        DecodedBlock(
+            (halves[2 * i], halves[2 * i + 1]),
+            scale * tensor_scale * (1.0 / CODE_SCALE),
+        )
+        for i, scale in enumerate(scales)
+    ]
 
 
 def row_tensor_scale(amax: F32) -> F32:
@@ -151,34 +218,31 @@ def row_tensor_scale(amax: F32) -> F32:
 def store_block_scales(tile: Tile, operand: int, scales: I32) -> None:
     """Stores a thread's block scales, one per run, into a raw output [M, K/16].
 
-    The four lanes of a block put their bytes together; the first one stores.
+    The four lanes of a block transpose their bytes: lane q gets all those of run q.
     """
-    words = []
-    for run in range(RUNS):
-        word = ((scales >> (8 * run)) & 0xFF) << (tile.quarter * 8)
-        for distance in (1, 2):
-            word = word | lanes.exchange(word, distance)
-        words.append(word)
-    row = tile.global_row * (tile.tiling.channels // nvfp4.BLOCK)
-    stores = lanes.both(tile.exists(), tile.quarter.equals(0))
-    for i in range(2):
-        offset = row + tile.block(i) * (BLOCK // nvfp4.BLOCK)
-        part = words[2 * i : 2 * i + 2]
-        lanes.when(
-            lanes.both(stores, tile.holds(i)),
-            lambda offset=offset, part=part: tile.raw_outputs[operand].store(
-                offset, part
-            ),
+    quarter = tile.quarter
+    for distance, unset, is_set in ((2, 0x5410, 0x3276), (1, 0x6240, 0x3715)):
+        order = lanes.select(
+            (quarter & distance).equals(0), I32.of(unset), I32.of(is_set)
         )
+        other = lanes.exchange(scales, distance)
+        scales = lanes.permute_bytes(scales, other, order)
+    i = quarter // 2
+    row = tile.global_row * (tile.tiling.channels // nvfp4.BLOCK)
+    offset = row + tile.block(i) * (BLOCK // nvfp4.BLOCK) + (quarter % 2) * 4
+    lanes.when(
+        lanes.both(tile.exists(), tile.holds(i)),
+        lambda: tile.raw_outputs[operand].store(offset, [scales]),
+    )
 
 
 def load_block_scales(tile: Tile, operand: int) -> I32:
     """The counterpart of `store_block_scales`, from a raw input."""
     row = tile.row_index() * (tile.tiling.channels // nvfp4.BLOCK)
-    scales = I32.of(0)
+    order = tile.quarter * 0x11 + 0x40
+    pairs = []
     for i in range(2):
         start = tile.channel(2 * i) // BLOCK * (BLOCK // nvfp4.BLOCK)
-        for half, word in enumerate(tile.raw_inputs[operand].load(row + start, 2)):
-            byte = (word >> (tile.quarter * 8)) & 0xFF
-            scales = scales | (byte << (8 * (2 * i + half)))
-    return scales
+        low, high = tile.raw_inputs[operand].load(row + start, 2)
+        pairs.append(lanes.permute_bytes(low, high, order))
+    return lanes.permute_bytes(pairs[0], pairs[1], 0x5410)

@@ -143,6 +143,16 @@ def both(first: ir.Value, second: ir.Value) -> ir.Value:
     return arith.andi(first, second)
 
 
+def limit(value: F32, most: F32) -> F32:
+    """The value with a magnitude of at most `most`; that of NaN becomes `most`."""
+    return ptx_f32("min.xorsign.abs.f32", value, most)
+
+
+def merge(mask: int, yes: I32, no: I32) -> I32:
+    """The bits of `yes` under the mask, those of `no` elsewhere: one instruction."""
+    return _ptx_i32("lop3.b32 $0, $1, $2, $3, 0xCA;", I32.of(mask), yes, no)
+
+
 def ptx_f32(instruction: str, *operands: F32) -> F32:
     """One PTX instruction on float32, such as `rcp.rz.f32`."""
     names = ", ".join(f"${i}" for i in range(len(operands) + 1))
@@ -150,6 +160,12 @@ def ptx_f32(instruction: str, *operands: F32) -> F32:
     return F32(
         utils.inline_ptx(f"{instruction} {names};", *values, result_types=_f32())
     )
+
+
+def _ptx_i32(text: str, *operands: I32 | F32) -> I32:
+    """PTX with one integer result, $0."""
+    values = [operand.value for operand in operands]
+    return I32(utils.inline_ptx(text, *values, result_types=_i32()))
 
 
 def thread_index() -> I32:
@@ -165,12 +181,40 @@ def barrier() -> None:
     gpu.barrier()
 
 
+def signal(number: I32, threads: int) -> None:
+    """Counts this warp in at a barrier of so many threads, without waiting."""
+    _barrier("bar.arrive", number, threads)
+
+
+def wait(number: I32, threads: int) -> None:
+    """Waits at a barrier for the rest of its threads."""
+    _barrier("bar.sync", number, threads)
+
+
+def _barrier(instruction: str, number: I32, threads: int) -> None:
+    text = f"{instruction} $0, {threads};"
+    utils.inline_ptx(text, number.value, has_side_effects=True, convergent=True)
+
+
 def when(condition: ir.Value, action: Callable[[], None]) -> None:
     """Runs the action in the threads where the condition holds."""
     branch = scf.IfOp(condition)
     with ir.InsertionPoint(branch.then_block):
         action()
         scf.YieldOp([])
+
+
+def unless(
+    condition: ir.Value, action: Callable[[], Sequence[F32]], values: Sequence[F32]
+) -> list[F32]:
+    """The values where the condition holds; what the action returns elsewhere."""
+    branch = scf.IfOp(condition, [_f32()] * len(values), has_else=True)
+    assert branch.else_block is not None
+    with ir.InsertionPoint(branch.then_block):
+        scf.YieldOp([value.value for value in values])
+    with ir.InsertionPoint(branch.else_block):
+        scf.YieldOp([value.value for value in action()])
+    return [F32(result) for result in branch.results]
 
 
 def exchange[T: (I32, F32)](value: T, distance: int) -> T:
@@ -237,11 +281,7 @@ def unpack_f16(word: I32) -> tuple[F32, F32]:
 
 
 def _pack(instruction: str, low: F32, high: F32) -> I32:
-    return I32(
-        utils.inline_ptx(
-            f"{instruction} $0, $1, $2;", high.value, low.value, result_types=_i32()
-        )
-    )
+    return _ptx_i32(f"{instruction} $0, $1, $2;", high, low)
 
 
 def pack_bf16(low: F32, high: F32) -> I32:
@@ -254,16 +294,22 @@ def pack_f16(low: F32, high: F32) -> I32:
     return _pack("cvt.rn.f16x2.f32", low, high)
 
 
+def pack_f16_down(low: F32, high: F32) -> I32:
+    """Two float32 rounded to float16, towards zero, in one word."""
+    return _pack("cvt.rz.f16x2.f32", low, high)
+
+
 def fma_f16(a: I32, b: I32, c: I32) -> I32:
     """a * b + c of two float16 each, rounded once."""
-    return I32(
-        utils.inline_ptx(
-            "fma.rn.f16x2 $0, $1, $2, $3;",
-            a.value,
-            b.value,
-            c.value,
-            result_types=_i32(),
-        )
+    return _ptx_i32("fma.rn.f16x2 $0, $1, $2, $3;", a, b, c)
+
+
+def add_magnitudes_f16(a: I32, b: I32) -> I32:
+    """|a| + |b| of two float16 each, rounded once."""
+    return _ptx_i32(
+        "{ .reg .b32 x, y; abs.f16x2 x, $1; abs.f16x2 y, $2; add.rn.f16x2 $0, x, y; }",
+        a,
+        b,
     )
 
 
@@ -300,19 +346,13 @@ def round_e4m3(low: F32, high: F32) -> tuple[I32, F32, F32]:
     Returns:
       The two codes in the low 16 bits of a word, and the rounded values.
     """
-    code, low_value, high_value = utils.inline_ptx(
-        "{ .reg .b16 code, l, h; .reg .b32 pair;"
-        " cvt.rn.satfinite.e4m3x2.f32 code, $4, $3;"
-        " cvt.u32.u16 $0, code;"
-        " cvt.rn.f16x2.e4m3x2 pair, code;"
-        " mov.b32 {l, h}, pair;"
-        " cvt.f32.f16 $1, l;"
-        " cvt.f32.f16 $2, h; }",
-        low.value,
-        high.value,
-        result_types=(_i32(), _f32(), _f32()),
+    code = _ptx_i32(
+        "{ .reg .b16 code; cvt.rn.satfinite.e4m3x2.f32 code, $1, $2;"
+        " cvt.u32.u16 $0, code; }",
+        high,
+        low,
     )
-    return I32(code), F32(low_value), F32(high_value)
+    return code, *decode_e4m3(code)
 
 
 def decode_e4m3(word: I32) -> tuple[F32, F32]:
@@ -335,27 +375,13 @@ def permute_bytes(low: I32, high: I32, order: int | I32) -> I32:
 
     A nibble with its top bit set picks eight copies of the byte's sign instead.
     """
-    return I32(
-        utils.inline_ptx(
-            "prmt.b32 $0, $1, $2, $3;",
-            low.value,
-            high.value,
-            I32.of(order).value,
-            result_types=_i32(),
-        )
-    )
+    return _ptx_i32("prmt.b32 $0, $1, $2, $3;", low, high, I32.of(order))
 
 
 def pack_bytes(values: Sequence[I32]) -> I32:
     """The low bytes of four words as one word, the first one lowest."""
     a, b, c, d = values
     return permute_bytes(permute_bytes(a, b, 0x40), permute_bytes(c, d, 0x40), 0x5410)
-
-
-def sign_bytes(values: Sequence[F32]) -> I32:
-    """0xFF for each negative of four values, 0 for the others, as one word."""
-    a, b, c, d = (value.bits() for value in values)
-    return permute_bytes(permute_bytes(a, b, 0xFB), permute_bytes(c, d, 0xFB), 0x5410)
 
 
 def tree[T](values: Sequence[T], combine: Callable[[T, T], T]) -> T:

@@ -20,11 +20,15 @@ from pallas_kernels.dispatch import multiprocessors
 from pallas_kernels.row_tiles import lanes
 from pallas_kernels.row_tiles.lanes import F32, I32, Memory
 from pallas_kernels.row_tiles.tiling import BLOCK, SLOTS, WARP, RowTiling
+from pallas_kernels.row_tiles.units import RUN, Units
 
-SWIZZLE_PERIOD = 1024  # bytes
-RUN = 16  # neighbouring channels in one thread
 RUNS = 4
 HALF = BLOCK // 2
+# Whether only the warp that loads waits until the others have read a tile. They run on,
+# none ahead by more tiles than there are buffers: as many of the hardware's barriers
+# take turns. Not needed where threads meet anyway, behind `Tile.share`.
+ONE_WAITS = True
+HARDWARE_BARRIERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Tile:
         where there are no channels.
       raw_inputs, raw_outputs: whole operands in global memory.
       scratch: shared memory for exchanges between warps.
+      scratch_start: where this tile's half of it begins, in bytes. Tiles alternate, so
+        that slow threads may still read what they exchanged in the tile before.
     """
 
     tiling: RowTiling
@@ -55,6 +61,7 @@ class Tile:
     raw_inputs: tuple[Memory, ...]
     raw_outputs: tuple[Memory, ...]
     scratch: Memory
+    scratch_start: I32
 
     @property
     def warp(self) -> I32:
@@ -73,13 +80,13 @@ class Tile:
         """Row of the tile."""
         return (self.lane // 4) % self.tiling.rows
 
-    def block(self, i: int) -> I32:
+    def block(self, i: int | I32) -> I32:
         """Which 128 channels of the row block i of this thread is."""
         rows = self.tiling.rows
         first = self.warp * (SLOTS // rows) + (self.lane // 4) // rows
         return first + i * (SLOTS // 2 // rows)
 
-    def holds(self, i: int) -> ir.Value:
+    def holds(self, i: int | I32) -> ir.Value:
         """Whether block i has channels."""
         return self.block(i) < self.tiling.blocks
 
@@ -137,113 +144,88 @@ class Tile:
         access = min(per_run, 4)
         row = self.global_row * (self.tiling.channels * per_run * 4 // RUN)
 
-        def write(i: int) -> None:
-            for run in (2 * i, 2 * i + 1):
+        def write(blocks: Sequence[int]) -> None:
+            for run in (2 * i + half for i in blocks for half in range(2)):
                 start = row + self.channel(run) * (per_run * 4) // RUN
                 for j in range(0, per_run, access):
                     part = words[run * per_run + j : run * per_run + j + access]
                     self.raw_outputs[operand].store(start, part, j * 4)
 
+        if not self.tiling.ragged:
+            lanes.when(self.exists(), lambda: write(range(2)))
+            return
         for i in range(2):
-            lanes.when(lanes.both(self.exists(), self.holds(i)), lambda i=i: write(i))
+            here = lanes.both(self.exists(), self.holds(i))
+            lanes.when(here, lambda i=i: write([i]))
 
-    def store_row(self, operand: int, values: Sequence[F32]) -> None:
-        """Stores values of the row into a raw output [M, len(values)]."""
-        size = 4 * len(values)
-        first = lanes.both(self.quarter.equals(0), self.block(0).equals(0))
-        lanes.when(
-            lanes.both(self.exists(), first),
-            lambda: self.raw_outputs[operand].store(
-                self.global_row * size, [value.bits() for value in values]
-            ),
-        )
+    def store_row(self, operand: int, values: Callable[[], Sequence[F32]]) -> None:
+        """Stores values of the row into a raw output [M, len(values)].
 
-    def reduce_row(
-        self,
-        values: Sequence[F32],
-        combine: Callable[[F32, F32], F32],
-        slot: int,
-    ) -> list[F32]:
-        """Combines values of the threads of each row, every value on its own.
-
-        Every thread of the block must call it. Two calls in a tile may not use the same
-        slots (one per value, from `slot` on). The order is fixed, so that all threads
-        of a row get the same bits. Values without channels must be neutral.
+        They are built where they are stored: by one thread of a row.
         """
+
+        def write() -> None:
+            words = [value.bits() for value in values()]
+            start = self.global_row * (4 * len(words))
+            self.raw_outputs[operand].store(start, words)
+
+        first = lanes.both(self.quarter.equals(0), self.block(0).equals(0))
+        lanes.when(lanes.both(self.exists(), first), write)
+
+    def _scratch_at(self, slot: int, warp: int | I32) -> I32:
         rows, warps = self.tiling.rows, self.tiling.warps
+        start = self.scratch_start + slot * warps * rows * 4
+        return start + (self.row * warps + warp) * 4
+
+    def share(
+        self, values: Sequence[F32], combine: Callable[[F32, F32], F32], slot: int
+    ) -> None:
+        """Combines values over each warp and leaves them to the row's other warps.
+
+        Behind a barrier, `shared` gives them out. A tile may not use a slot (one per
+        value, from `slot` on) twice. Values without channels must be neutral.
+        """
         values = list(values)
         for distance in (1, 2, 4, 8, 16):
-            if distance < 4 or distance >= 4 * rows:
+            if distance < 4 or distance >= 4 * self.tiling.rows:
                 values = [combine(v, lanes.exchange(v, distance)) for v in values]
-
-        def offset(warp: int | I32, index: int) -> I32:
-            base = (slot + index) * warps * rows * 4
-            return (self.row + I32.of(warp) * rows) * 4 + base
 
         def write() -> None:
             for i, value in enumerate(values):
-                self.scratch.store(offset(self.warp, i), [value.bits()])
+                at = self._scratch_at(slot + i, self.warp)
+                self.scratch.store(at, [value.bits()])
 
-        first = lanes.both(self.quarter.equals(0), self.lane < 4 * rows)
+        first = lanes.both(self.quarter.equals(0), self.lane < 4 * self.tiling.rows)
         lanes.when(first, write)
+
+    def shared(self, combine: Callable[[F32, F32], F32], slot: int) -> F32:
+        """What the warps of this thread's row left in a slot, combined.
+
+        The order is fixed, so that all threads of a row get the same bits.
+        """
+        parts = [
+            word.as_float()
+            for warp in range(0, self.tiling.warps, 4)
+            for word in self.scratch.load(self._scratch_at(slot, warp), 4)
+        ]
+        return lanes.tree(parts, combine)
+
+    def reduce_row(
+        self, values: Sequence[F32], combine: Callable[[F32, F32], F32], slot: int
+    ) -> list[F32]:
+        """Combines values of the threads of each row, every value on its own.
+
+        Every thread of the block must call it; see `share` and `shared`.
+        """
+        self.share(values, combine, slot)
         lanes.barrier()
-        results = []
-        for i in range(len(values)):
-            parts = [
-                self.scratch.load(offset(warp, i), 1)[0].as_float()
-                for warp in range(warps)
-            ]
-            results.append(lanes.tree(parts, combine))
-        return results
+        return [self.shared(combine, slot + i) for i in range(len(values))]
 
     def reduce_warp(self, value: F32, combine: Callable[[F32, F32], F32]) -> F32:
         """Combines one value per lane over the warp."""
         for distance in (1, 2, 4, 8, 16):
             value = combine(value, lanes.exchange(value, distance))
         return value
-
-
-@dataclasses.dataclass(frozen=True)
-class Units:
-    """An operand [M, columns] as [M, count, width], one swizzled unit in the last axis.
-
-    In a tile's shared memory the units of one column lie together, row after row.
-    """
-
-    columns: int
-    dtype: jnp.dtype
-
-    @classmethod
-    def of(cls, operand: jax.Array) -> "Units":
-        return cls(operand.shape[1], jnp.dtype(operand.dtype))
-
-    @property
-    def swizzle(self) -> int:
-        """Bytes of a unit."""
-        return 128 if self.columns * self.dtype.itemsize % 128 == 0 else 64
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        width = self.swizzle // self.dtype.itemsize
-        return self.columns // width, width
-
-    @property
-    def transforms(self) -> tuple[plgpu.SwizzleTransform]:
-        return (plgpu.SwizzleTransform(self.swizzle),)
-
-    def words_per_run(self, channels: int) -> int:
-        """32-bit words of 16 channels."""
-        return RUN * self.columns * self.dtype.itemsize // channels // 4
-
-    def padded_count(self, rows: int) -> int:
-        """Units that a buffer has room for, so that the next one stays aligned."""
-        per_period = max(1, SWIZZLE_PERIOD // (rows * self.swizzle))
-        return -(-self.shape[0] // per_period) * per_period
-
-    def scratch(self, slots: int, rows: int):
-        """Shared memory for tiles."""
-        shape = (slots, self.padded_count(rows), rows, self.shape[1])
-        return plgpu.SMEM(shape, self.dtype, transforms=self.transforms)
 
 
 def row_kernel(
@@ -254,7 +236,7 @@ def row_kernel(
     inputs: Sequence[jax.Array],
     raw_inputs: Sequence[jax.Array] = (),
     outputs: Sequence[jax.ShapeDtypeStruct],
-    scratch_words: int,
+    exchanged: int,
 ) -> tuple[jax.Array, ...]:
     """Runs `body` once per thread and tile.
 
@@ -265,7 +247,8 @@ def row_kernel(
       inputs: arrays [M, K'] that travel through shared memory, K' items per row.
       raw_inputs: arrays that the body reads from global memory.
       outputs: arrays that the body writes to global memory.
-      scratch_words: shared 32-bit words for `Tile.reduce_row`.
+      exchanged: slots for `Tile.share`, and a barrier behind it; 0 if the body has
+        neither.
 
     Returns:
       The outputs.
@@ -288,6 +271,8 @@ def row_kernel(
     grid = min(tiles, multiprocessors() * tiling.blocks_per_sm)
     units = [Units.of(x) for x in inputs]
     n_in, n_raw = len(inputs), len(raw_inputs)
+    threads = tiling.warps * WARP
+    half = exchanged * tiling.warps * rows * 4
 
     def kernel(*refs):
         refs = list(refs)
@@ -311,14 +296,30 @@ def row_kernel(
         for ahead in range(buffers - 1):
             pl.when(leader & (ahead < count))(lambda ahead=ahead: load(ahead))
 
+        def number_of(step: I32) -> I32:
+            """Of the hardware barrier that readers of a step's tile pass."""
+            return step % buffers + (HARDWARE_BARRIERS - buffers)
+
+        def have_read(step: I32, refilled: ir.Value) -> None:
+            """Tells that this thread has read the tile of a step."""
+            if not ONE_WAITS:
+                lanes.barrier()
+                return
+            others = I32.of(WARP - 1) < lanes.thread_index()
+            lanes.when(
+                lanes.both(others, refilled),
+                lambda: lanes.signal(number_of(step), threads),
+            )
+
         @plgpu.inline_mgpu(
             arg_types=(
-                plgpu.Layout.WG_SPLAT(()),
+                *(plgpu.Layout.WG_SPLAT(()) for _ in range(3)),
                 *(plgpu.RefType(unit.transforms) for unit in units),
                 *(plgpu.RefType() for _ in range(n_raw + len(written) + 1)),
             )
         )
-        def work(_, index, *operands):
+        def work(_, step, count, index, *operands):
+            step = I32(step.registers.item())
             memories = [Memory.of(ref) for ref in operands]
             tile = Tile(
                 tiling=tiling,
@@ -329,23 +330,36 @@ def row_kernel(
                 raw_inputs=tuple(memories[n_in : n_in + n_raw]),
                 raw_outputs=tuple(memories[n_in + n_raw : -1]),
                 scratch=memories[-1],
+                scratch_start=(step % 2) * half,
             )
             words = tuple(
                 tile.read(memory, unit.swizzle, unit.words_per_run(tiling.channels))
                 for memory, unit in zip(memories[:n_in], units, strict=True)
             )
-            # All threads have read the tile: the buffer may be filled again.
-            lanes.barrier()
+            if not exchanged:
+                have_read(step, step + buffers < I32(count.registers.item()))
             body(dataclasses.replace(tile, words=words))
+
+        @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WG_SPLAT(()),))
+        def wait_for_readers(_, step):
+            first_warp = lanes.thread_index() < WARP
+            number = number_of(I32(step.registers.item()) - 1)
+            lanes.when(first_warp, lambda: lanes.wait(number, threads))
+
+        def refill(step):
+            """Loads into the buffer of the tile before, which everybody has read."""
+            if ONE_WAITS and not exchanged:
+                pl.when(step > 0)(lambda: wait_for_readers(step))
+            load(step + buffers - 1)
 
         @pl.loop(0, count)
         def _(step):
-            pl.when(leader & (step + buffers - 1 < count))(
-                lambda: load(step + buffers - 1)
-            )
+            pl.when(leader & (step + buffers - 1 < count))(lambda: refill(step))
             slot = lax.rem(step, buffers)
             plgpu.barrier_wait(loaded.at[slot])
             work(
+                step,
+                count,
                 block + step * grid,
                 *(ref.at[slot] for ref in in_smem),
                 *raw,
@@ -363,7 +377,7 @@ def row_kernel(
         thread_name="warpgroup",
         scratch_types=(
             *(unit.scratch(buffers, rows) for unit in units),
-            plgpu.SMEM((scratch_words,), jnp.int32),
+            plgpu.SMEM((max(1, 2 * half // 4),), jnp.int32),
             plgpu.Barrier(num_arrivals=n_in, num_barriers=buffers),
         ),
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),

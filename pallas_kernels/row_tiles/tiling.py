@@ -51,7 +51,7 @@ class RowTiling:
 
 
 def choose_tiling(
-    channels: int, shared_bytes_per_channel: float = 2.0, shared_bytes: int = 208 * 1024
+    channels: int, shared_bytes_per_channel: float = 2.0, shared_bytes: int = 216 * 1024
 ) -> RowTiling:
     """The tiling that leaves the fewest slots empty; among equals the largest.
 

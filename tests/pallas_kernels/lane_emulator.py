@@ -18,87 +18,9 @@ import numpy as np
 
 from pallas_kernels.norm_rope import loop as head_loop
 from pallas_kernels.row_tiles import encode, front, lanes, loop
+from tests.pallas_kernels.lane_values import Float, Int
 
 _MASKS: list[np.ndarray] = []
-
-
-def _words(value) -> np.ndarray:
-    return np.asarray(value, np.uint32)
-
-
-class Int:
-    """Stands for `lanes.I32`."""
-
-    def __init__(self, value):
-        self.value = _words(value)
-
-    @staticmethod
-    def of(number):
-        return number if isinstance(number, Int) else Int(number)
-
-    def _apply(self, function, other):
-        with np.errstate(over="ignore"):
-            return Int(function(self.value, Int.of(other).value))
-
-    __add__ = lambda self, other: self._apply(np.add, other)  # noqa: E731
-    __sub__ = lambda self, other: self._apply(np.subtract, other)  # noqa: E731
-    __mul__ = lambda self, other: self._apply(np.multiply, other)  # noqa: E731
-    __floordiv__ = lambda self, other: self._apply(np.floor_divide, other)  # noqa: E731
-    __mod__ = lambda self, other: self._apply(np.remainder, other)  # noqa: E731
-    __and__ = lambda self, other: self._apply(np.bitwise_and, other)  # noqa: E731
-    __or__ = lambda self, other: self._apply(np.bitwise_or, other)  # noqa: E731
-    __xor__ = lambda self, other: self._apply(np.bitwise_xor, other)  # noqa: E731
-    __lshift__ = lambda self, other: self._apply(np.left_shift, other)  # noqa: E731
-    __rshift__ = lambda self, other: self._apply(np.right_shift, other)  # noqa: E731
-    __lt__ = lambda self, other: self.value < Int.of(other).value  # noqa: E731
-
-    def equals(self, other):
-        return self.value == Int.of(other).value
-
-    def as_float(self):
-        return Float(self.value.view(np.float32))
-
-
-class Float:
-    """Stands for `lanes.F32`."""
-
-    def __init__(self, value):
-        self.value = np.asarray(value, np.float32)
-
-    @staticmethod
-    def of(number):
-        return number if isinstance(number, Float) else Float(number)
-
-    def _apply(self, function, other):
-        with np.errstate(all="ignore"):
-            return Float(function(self.value, Float.of(other).value))
-
-    __add__ = lambda self, other: self._apply(np.add, other)  # noqa: E731
-    __sub__ = lambda self, other: self._apply(np.subtract, other)  # noqa: E731
-    __mul__ = lambda self, other: self._apply(np.multiply, other)  # noqa: E731
-    __neg__ = lambda self: Float(-self.value)  # noqa: E731
-    __gt__ = lambda self, other: self.value > Float.of(other).value  # noqa: E731
-    __ge__ = lambda self, other: self.value >= Float.of(other).value  # noqa: E731
-    __lt__ = lambda self, other: self.value < Float.of(other).value  # noqa: E731
-    maximum = lambda self, other: self._apply(np.maximum, other)  # noqa: E731
-    minimum = lambda self, other: self._apply(np.minimum, other)  # noqa: E731
-
-    def abs(self):
-        return Float(np.abs(self.value))
-
-    def fma(self, factor, addend):
-        factor, addend = Float.of(factor), Float.of(addend)
-        with np.errstate(all="ignore"):
-            # float64 holds the product exactly; the sum is rounded twice, rarely seen.
-            exact = self.value.astype(np.float64) * factor.value + addend.value
-            return Float(exact)
-
-    def bits(self):
-        return Int(np.broadcast_to(self.value, self.value.shape).copy().view(np.uint32))
-
-
-def _saturated(x):
-    return Float(np.nan_to_num(np.clip(x.value, 0.0, 1.0), nan=0.0))
 
 
 def _truncated_reciprocal(x):
@@ -117,14 +39,21 @@ def _quiet(function):
     return run
 
 
+def _smaller_magnitude(a, b):
+    """The other operand where one is NaN; the sign is the product's."""
+    signs = np.signbit(a.value) ^ np.signbit(b.value)
+    magnitude = np.fmin(np.abs(a.value), np.abs(b.value))
+    return Float(np.where(signs, -magnitude, magnitude))
+
+
 INSTRUCTIONS: dict[str, Callable] = {
-    "fma.rn.sat.f32": lambda a, b, c: _saturated(a.fma(b, c)),
-    "mul.rn.sat.f32": lambda a, b: _saturated(a * b),
+    "min.xorsign.abs.f32": _smaller_magnitude,
     "rcp.rz.f32": _truncated_reciprocal,
     "rcp.rn.f32": _quiet(lambda x: 1.0 / x),
     "rcp.approx.ftz.f32": _quiet(lambda x: 1.0 / x),
     "ex2.approx.ftz.f32": _quiet(np.exp2),
     "rsqrt.approx.f32": _quiet(lambda x: 1.0 / np.sqrt(x)),
+    "rsqrt.approx.ftz.f32": _quiet(lambda x: 1.0 / np.sqrt(x)),
 }
 
 
@@ -187,6 +116,16 @@ def _packed(dtype):
     return run
 
 
+def _truncated_f16(value):
+    """Bits of float16, rounded towards zero, subnormal numbers kept."""
+    with np.errstate(all="ignore"):
+        nearest = value.value.astype(np.float16)
+        above = np.abs(nearest.astype(np.float32)) > np.abs(value.value)
+        below = np.nextafter(nearest, np.float16(0))
+    bits = np.where(above, below, nearest).view(np.uint16).astype(np.uint32)
+    return np.where(np.isnan(value.value), np.uint32(0x7FFF), bits)
+
+
 HALVES = {"bf16": ml_dtypes.bfloat16, "f16": np.float16}
 
 
@@ -197,6 +136,17 @@ def _halves(word, kind):
 def _fma_f16(a, b, c):
     parts = zip(*(_halves(word, "f16") for word in (a, b, c)), strict=True)
     return _packed(np.float16)(*(x.fma(y, z) for x, y, z in parts))
+
+
+def _add_magnitudes_f16(a, b):
+    parts = zip(_halves(a, "f16"), _halves(b, "f16"), strict=True)
+    return _packed(np.float16)(*(x.abs() + y.abs() for x, y in parts))
+
+
+def _unless(condition, action, values):
+    """Both branches run: what they write to memory is nobody's."""
+    pairs = zip(values, action(), strict=True)
+    return [Float(np.where(condition, yes.value, no.value)) for yes, no in pairs]
 
 
 def _matrix_product(kind, a, b, c=()):
@@ -251,7 +201,13 @@ REPLACED = {
     "pack_bf16": _packed(ml_dtypes.bfloat16),
     "pack_f16": _packed(np.float16),
     "unpack_f16": lambda w: tuple(_halves(w, "f16")),
+    "pack_f16_down": lambda low, high: Int(
+        _truncated_f16(low) | _truncated_f16(high) << 16
+    ),
     "fma_f16": _fma_f16,
+    "add_magnitudes_f16": _add_magnitudes_f16,
+    "merge": lambda mask, yes, no: (yes & mask) | (no & (mask ^ 0xFFFFFFFF)),
+    "unless": _unless,
     "matrix_product": _matrix_product,
     "round_e4m3": _round_e4m3,
     "decode_e4m3": lambda w: (_e4m3(w, 0), _e4m3(w, 8)),
@@ -292,7 +248,7 @@ def row_kernel(
     inputs: Sequence,
     raw_inputs=(),
     outputs=(),
-    scratch_words,
+    exchanged,
 ):
     """Same contract as `row_tiles.row_kernel`."""
     del name
@@ -309,7 +265,8 @@ def row_kernel(
         words=(),
         raw_inputs=tuple(Bytes(np.asarray(x).copy()) for x in raw_inputs),
         raw_outputs=tuple(Bytes(result) for result in results),
-        scratch=Bytes(np.full(scratch_words, np.nan, np.float32)),
+        scratch=Bytes(np.full(max(1, exchanged * tiling.warps * rows), np.nan, "f4")),
+        scratch_start=Int(0),
     )
     for index in range(-(-total // rows)):
         words = []

@@ -39,6 +39,31 @@ compile(
     shape((), jnp.float32),
 )
 """
+_ROWS = """
+from benchmarks.kernel_ops_elementwise import _inputs, _nvfp4, _stats, _stats_inputs
+from pallas_kernels.block_stats import mosaic_gpu as stats_kernel
+from pallas_kernels.quantize_nvfp4 import mosaic_gpu as nvfp4_kernel
+def shapes(make, *options):
+    found = jax.eval_shape(lambda: make(*options, 0))
+    return jax.tree.map(lambda a: shape(a.shape, a.dtype), found)
+"""
+_QUANTIZE_NVFP4 = (
+    _ROWS
+    + """
+compile(
+    lambda *a: _nvfp4(nvfp4_kernel, {kind!r}, 2e-3, *a), *shapes(_inputs, {k}, {kind!r})
+)
+"""
+)
+_BLOCK_STATS = (
+    _ROWS
+    + """
+compile(
+    lambda *a: _stats(stats_kernel, {cache_format!r}, *a),
+    *shapes(_stats_inputs, {k}, {cache_format!r}),
+)
+"""
+)
 
 
 def spilled_bytes(report: str) -> int:
@@ -68,3 +93,23 @@ def test_expansion_keeps_rows_in_registers(to, k, tmp_path):
     assert spilled_bytes(report) == 0
     assert "LDL" not in code
     assert not code or "STG.E.128" in code
+
+
+@pytest.mark.parametrize(
+    ("k", "kind"), [(3072, "norm"), (1920, "norm"), (12_288, "gelu"), (7680, "plain")]
+)
+def test_nvfp4_quantization_keeps_rows_in_registers(k, kind, tmp_path):
+    report, code = compiled(_QUANTIZE_NVFP4.format(k=k, kind=kind), tmp_path)
+    assert spilled_bytes(report) == 0
+    # One conversion for two values, towards zero: what the codes are read from.
+    assert not code or code.count("F2FP.F16.F32.PACK_AB.RZ") == 32
+    assert not code or "HMMA.16816.F32" in code
+
+
+@pytest.mark.parametrize("k", [3072, 1920])
+@pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])
+def test_block_statistics_keep_rows_in_registers(k, cache_format, tmp_path):
+    program = _BLOCK_STATS.format(k=k, cache_format=cache_format)
+    report, code = compiled(program, tmp_path)
+    assert spilled_bytes(report) == 0
+    assert "LDL" not in code

@@ -15,9 +15,9 @@ from pallas_kernels import shapes
 from pallas_kernels.numerics import int8
 from pallas_kernels.numerics.hadamard import block_hadamard
 from pallas_kernels.quantize_int8 import mosaic_gpu, quantize_int8, reference
-from pallas_kernels.row_tiles import choose_tiling
+from pallas_kernels.row_tiles import choose_tiling, front
 from pallas_kernels.row_tiles.site import SiteInput
-from tests.pallas_kernels.lane_emulator import emulated
+from tests.pallas_kernels.lane_emulator import Float, emulated
 
 MODEL_CHANNELS = sorted({linear.k for linear in shapes.ALL_LINEARS})
 
@@ -96,6 +96,36 @@ def test_kernel_threads_agree_with_the_reference(monkeypatch, shape, kind):
     assert (difference > 0).mean() <= allowed
     np.testing.assert_allclose(scales, expected[1], rtol=tolerance)
     np.testing.assert_allclose(outlier, expected[2], rtol=tolerance)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2, 3])
+def test_rotation_may_add_up_on_the_tensor_cores(monkeypatch, accumulated):
+    site = random_site(0, (3, 384), "plain")
+    monkeypatch.setattr(front, "ACCUMULATED", accumulated)
+    with emulated(monkeypatch, mosaic_gpu):
+        values, scales, _ = mosaic_gpu.quantize_int8(site, with_stats=False)
+    expected = compiled(site)
+    assert (np.asarray(values) != np.asarray(expected[0])).mean() <= 1e-4
+    np.testing.assert_allclose(scales, expected[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shared_reciprocals", [False, True])
+def test_gelu_of_two_values_is_that_of_each(monkeypatch, shared_reciprocals):
+    monkeypatch.setattr(front, "SHARED_RECIPROCALS", shared_reciprocals)
+    values = np.concatenate(
+        [np.linspace(-12, 12, 97), [-1e10, -1e4, 1e4, 3e38]]
+    ).astype(np.float32)
+    x, y = (v.reshape(-1) for v in np.meshgrid(values, values))
+    with emulated(monkeypatch, mosaic_gpu):
+        found = front.gelu(Float(x), Float(y))
+        not_finite = front.gelu(Float([np.nan, np.inf, -np.inf]), Float([1.0] * 3))
+    for part, argument in zip(found, (x, y), strict=True):
+        wide = argument.astype(np.float64)
+        with np.errstate(over="ignore"):
+            inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
+        expected = 0.5 * wide * (1 + np.tanh(inner))
+        np.testing.assert_allclose(part.value, expected, rtol=2e-5, atol=1e-6)
+    assert not np.isfinite(not_finite[0].value).any()
 
 
 @pytest.mark.parametrize("norm", [None, "layer"])

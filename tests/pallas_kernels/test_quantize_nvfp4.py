@@ -59,35 +59,109 @@ def test_given_tensor_scale_is_used_as_it_is():
     assert float(jnp.max(jnp.abs(back - rotated))) < 0.5
 
 
-def test_polygon_of_the_kernel_is_the_e2m1_code(monkeypatch):
-    grid = np.arange(0, 8, 2.0**-7, dtype=np.float32)  # every boundary and its sides
-    sides = [np.nextafter(grid, np.float32(x)) for x in (-np.inf, np.inf)]
-    values = np.concatenate([grid, *sides])
-    values = np.concatenate([values, -values, np.zeros(-2 * values.size % 8)])
-    values = values.astype(np.float32)
+def codes_of(monkeypatch, values: np.ndarray, inverse: float) -> np.ndarray:
+    """Codes that a kernel's thread gives values times `inverse`."""
+    padded = np.concatenate([values, np.zeros(-values.size % 8, np.float32)])
     with emulated(monkeypatch, mosaic_gpu):
-        eights = [Float(values[i::8]) for i in range(8)]
-        words = encode.code_word(eights, Float(0.5)).value
+        eights = [Float(padded[i::8]) for i in range(8)]
+        scale = Float(encode.CODE_SCALE * inverse)
+        words = encode.code_word(eights, scale).value
     found = np.stack([words >> (4 * i) & 15 for i in range(8)], -1).reshape(-1)
-    np.testing.assert_array_equal(found, e2m1.encode(values))
+    return found[: values.size]
+
+
+def with_both_signs(magnitudes: np.ndarray) -> np.ndarray:
+    return np.concatenate([magnitudes, -magnitudes]).astype(np.float32)
+
+
+def on_a_boundary(values: np.ndarray) -> np.ndarray:
+    return np.isin(np.abs(values), [boundary for boundary, *_ in e2m1.BOUNDARIES])
+
+
+def test_every_float16_gets_the_nearest_code(monkeypatch):
+    values = np.arange(65_536, dtype=np.uint16).view(np.float16).astype(np.float32)
+    values = values[np.abs(values) < encode.MOST_STEPS]
+    found = codes_of(monkeypatch, values, 1.0)
+    expected = np.asarray(e2m1.encode(values))
+    tie = on_a_boundary(values)
+    np.testing.assert_array_equal(found[~tie], expected[~tie])
+    # Half-way between two codes the one further from zero is as near as the even one.
+    away = np.nextafter(np.abs(values), np.float32(8)) * np.sign(values)
+    np.testing.assert_array_equal(found[tie], np.asarray(e2m1.encode(away))[tie])
+    assert tie.sum() == 2 * len(e2m1.BOUNDARIES)
+
+
+def test_codes_change_at_the_boundaries_to_the_last_bit(monkeypatch):
+    grid = np.arange(0, 7, 2.0**-7, dtype=np.float32)  # every boundary
+    sides = [np.nextafter(grid, np.float32(x)) for x in (-np.inf, np.inf)]
+    values = with_both_signs(np.concatenate([grid, *sides]))
+    found = codes_of(monkeypatch, values, 1.0)
+    kept = ~on_a_boundary(values)
+    expected = np.asarray(e2m1.encode(values))
+    np.testing.assert_array_equal(found[kept], expected[kept])
+
+
+@pytest.mark.parametrize("step", [0.37, 3e-30, 5e25])
+def test_codes_are_nearest_but_for_the_rounding_of_one_product(monkeypatch, step):
+    magnitudes = np.random.default_rng(0).uniform(0, 6.99, 40_000)
+    near = [b * (1 + 2.0**-19 * n) for b, *_ in e2m1.BOUNDARIES for n in range(-64, 64)]
+    values = with_both_signs(np.concatenate([magnitudes, near]) * step)
+    found = codes_of(monkeypatch, values, 1.0 / step)
+    quotient = np.abs(values.astype(np.float64)) / float(np.float32(step))
+    low, high = (
+        np.asarray(e2m1.encode((quotient * (1 + side)).astype(np.float32)))
+        for side in (-(2.0**-22), 2.0**-22)
+    )
+    magnitude = found & 7
+    assert np.all((low <= magnitude) & (magnitude <= high))
+    np.testing.assert_array_equal(found >> 3, np.signbit(values))
+    assert (low == high).mean() > 0.99
 
 
 def test_codes_decode_as_the_definition_says(monkeypatch):
-    words = np.random.default_rng(0).integers(0, 2**32, (8, 128), np.uint32)
+    generator = np.random.default_rng(0)
+    words = generator.integers(0, 2**32, (8, 128), np.uint32)
+    words[0, :16] = np.arange(16) * 0x11111111  # every code in every place
     scales = np.random.default_rng(1).integers(0, 127, (128, 4)).astype(np.uint8)
+    others = generator.normal(size=(64, 128)).astype(np.float32)
+    codes = np.ascontiguousarray(words.T).view(np.uint8)
+    expected = np.asarray(
+        nvfp4.dequantize(
+            jnp.asarray(codes),
+            jnp.asarray(scales).view(jnp.float8_e4m3fn),
+            jnp.float32(0.75),
+        )
+    )
     with emulated(monkeypatch, mosaic_gpu):
-        found = encode.decode_nvfp4(
+        blocks = encode.decode_nvfp4(
             [lane_emulator.Int(word) for word in words],
             lane_emulator.Int(scales.view(np.uint32)[:, 0]),
             Float(0.75),
         )
-    codes = np.ascontiguousarray(words.T).view(np.uint8)
-    expected = nvfp4.dequantize(
-        jnp.asarray(codes),
-        jnp.asarray(scales).view(jnp.float8_e4m3fn),
-        jnp.float32(0.75),
-    )
-    np.testing.assert_array_equal(np.stack([v.value for v in found], -1), expected)
+        for i, block in enumerate(blocks):
+            here = slice(16 * i, 16 * (i + 1))
+            values = expected[:, here]
+            zeros = block.subtracted_from([Float(np.zeros(128))] * 16)
+            found = np.stack([-v.value for v in zeros], -1)
+            np.testing.assert_array_equal(found, values)
+            rest = block.subtracted_from([Float(v) for v in others[here]])
+            found = np.stack([v.value for v in rest], -1)
+            np.testing.assert_array_equal(found, others[here].T - values)
+            total = np.abs(values.astype(np.float64)).sum(-1)
+            np.testing.assert_allclose(block.magnitudes().value, total, rtol=2.0**-23)
+
+
+@pytest.mark.parametrize("tensor_scale", [1e-4, 3.0])
+def test_values_beyond_a_given_scale_saturate(monkeypatch, tensor_scale):
+    """Also where block scales are subnormal, of which three are far too small."""
+    x = normal(5, 256) * jnp.float32(2.0) ** -jnp.arange(256)
+    x = x.at[1, 3].set(jnp.nan).at[2, 70].set(-jnp.inf).astype(jnp.bfloat16)
+    options = {"rotation": 0, "tensor_scale": jnp.float32(tensor_scale)}
+    with emulated(monkeypatch, mosaic_gpu):
+        found = quantize_nvfp4(x, **options, implementation="mosaic_gpu")
+    expected = jax.jit(functools.partial(quantize_nvfp4, **options))(x)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(scale_bits(found[1]), scale_bits(expected[1]))
 
 
 @pytest.mark.parametrize("tensor_scale", [None, 2e-3])

@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace",
         type=Path,
-        help=".npz with skip and route of a real run: replayed as one more program",
+        help=".npz with skip and route of a real run: replayed, and once more with "
+        "its skips and INT8 everywhere",
     )
     parser.add_argument("--steps", type=int, default=4, help="steps of a run (4)")
     parser.add_argument("--repeats", type=int, default=2, help="runs per plan (2)")
@@ -79,12 +80,12 @@ def job_names(args: argparse.Namespace) -> list[str]:
     Raises:
       ValueError: `--only` names something else.
     """
-    from benchmarks.sampling_programs import SPECS
+    from benchmarks.sampling_plans import INT8_TRACE, SPECS
 
     programs = [spec.name for spec in SPECS]
     names = [*programs[:5], PARTS, *programs[5:], TORCH]
     if args.trace is not None:
-        names.insert(5, "trace")
+        names[5:5] = ["trace", INT8_TRACE]
     if unknown := set(args.only) - set(names):
         raise ValueError(f"--only: expected some of {names}, found {sorted(unknown)}")
     return [name for name in names if not args.only or name in args.only]
@@ -228,7 +229,7 @@ class Driver:
 def finish(found: list[dict[str, Any]]) -> None:
     """Adds what needs several records: factors over the baseline, and breakdowns."""
     from benchmarks.sampling_parts import breakdown
-    from benchmarks.sampling_programs import BASELINE
+    from benchmarks.sampling_plans import BASELINE
 
     base = next((r for r in found if r.get("program") == BASELINE), {})
     parts = [record for record in found if "part" in record]

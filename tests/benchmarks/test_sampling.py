@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import records, sampling, sampling_model, sampling_parts, workers
-from benchmarks.sampling_programs import SPECS, compile_program, replayed, skip_plan
+from benchmarks.sampling_plans import SPECS, replayed, skip_plan
+from benchmarks.sampling_programs import compile_program
 from sixbit_jax import cli
 from sixbit_jax.policies import BlockGrid
 from sixbit_jax.routes import Route

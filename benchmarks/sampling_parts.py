@@ -83,11 +83,10 @@ def _modulation(dim: int, num_text: int) -> dict[str, Any]:
 def _linear_parts(subject: Subject) -> Iterator[Part]:
     config, tokens = subject.config, subject.tokens
     dim = config.dim
-    gate = {
-        "gate": jnp.full((1, dim), 0.1, jnp.float32),
-        "text_gate": jnp.full((1, dim), 0.1, jnp.float32),
-        "text_rows": subject.text_rows,
-    }
+    row = jnp.full((1, dim), 0.1, jnp.float32)
+    gate: dict[str, Any] = {"gate": row}
+    if subject.text_rows:
+        gate |= {"text_gate": row, "text_rows": subject.text_rows}
     # Of Wan's cross-attention: the query, and the output with its residual.
     cross = int(isinstance(config, WanConfig))
     kinds = (

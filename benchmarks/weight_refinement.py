@@ -7,9 +7,10 @@ Errors: squared error with refined block scales / squared error of round-to-near
 NVFP4, for every linear of the bundled model as it is stored (rotated or not) and the
 other way round, and for synthetic weights; also uniform grids against MinMax, of 4 bits
 for the model and of 2 to 8 for synthetic weights. Time: the linears of one block of
-CogVideoX-5b with random weights, from host memory to host memory, multiplied by its
-number of blocks; the first call of each shape, which compiles, is counted once. Reading
-and writing files is not in it (`benchmarks.convert` measures them).
+CogVideoX-5b with random bf16 weights, from and to memory of JAX's device (GPU or CPU),
+multiplied by its number of blocks; the first call of each shape, which compiles, is
+counted once. Copies from and to numpy arrays are counted separately; reading and
+writing files is not in it (`benchmarks.convert` measures that).
 """
 
 import argparse
@@ -121,28 +122,37 @@ def timing() -> Iterator[dict[str, Any]]:
     for name, compress in (
         ("round-to-nearest", jax.jit(NVFP4Array.quantize, static_argnames="rotation")),
         ("grid refinement", refine_nvfp4),
+        ("MinMax, uniform 4", UniformRecipe(4, grid="minmax").compress),
         ("grid refinement, uniform 4", UniformRecipe(4, grid="bgr").compress),
+        ("grid refinement, uniform 8", UniformRecipe(8, grid="bgr").compress),
     ):
-        first = later = 0.0
+        compiling = seconds = copying = 0.0
         for shape, count in BLOCK.items():
             w = random.standard_normal(shape, np.float32).astype(ml_dtypes.bfloat16)
             rotation = ROTATION if shape[1] > 512 else 0
-            seconds = []
-            for _ in range(3):
+            runs, copies = [], []
+            for _ in range(4):
                 began = time.perf_counter()
-                jax.tree.map(
-                    np.asarray, compress(w.astype(np.float32), rotation=rotation)
-                )
-                seconds.append(time.perf_counter() - began)
-            first += seconds[0] - min(seconds[1:])
-            later += count * min(seconds[1:])
+                there = jax.block_until_ready(jnp.array(w))
+                copied = time.perf_counter()
+                stored = jax.block_until_ready(compress(there, rotation=rotation))
+                done = time.perf_counter()
+                jax.tree.map(np.array, stored)
+                copies.append(copied - began + time.perf_counter() - done)
+                runs.append(done - copied)
+            compiling += runs[0] - min(runs[1:])
+            seconds += count * min(runs[1:])
+            copying += count * min(copies[1:])
         yield {
             "kind": "time",
             "method": name,
             "weights": "CogVideoX-5b, one block",
-            "compile_seconds": first,
-            "block_seconds": later,
-            "model_seconds": first + BLOCKS * later,
+            "compile_seconds": compiling,
+            "block_seconds": seconds,
+            "block_copy_seconds": copying,
+            "model_seconds": compiling + BLOCKS * seconds,
+            "model_copy_seconds": BLOCKS * copying,
+            "machine": records.processor(),
             "cores": len(os.sched_getaffinity(0)),
             "device": jax.devices()[0].device_kind,
         }

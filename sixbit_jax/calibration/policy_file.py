@@ -6,10 +6,11 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from sixbit_jax.hardware import fast_stable_route
 from sixbit_jax.policies import (
     BlockGrid,
     ErrorPredictor,
@@ -110,8 +111,12 @@ class PolicyFile:
             **numbers,
         )
 
-    def policy(self) -> Policy:
-        """chain(dmpq or delta_gbs, tdc, pdr), less the absent ones."""
+    def policy(self, *, stable_route: Route = Route.NVFP4) -> Policy:
+        """chain(dmpq or delta_gbs, tdc, pdr), less the absent ones.
+
+        Args:
+          stable_route: of `dmpq`; the file was calibrated for NVFP4.
+        """
         parts = []
         if self.delta is not None:
             parts.append(
@@ -125,6 +130,7 @@ class PolicyFile:
                     importance=self.importance,
                     residual=self.residual,
                     final_int8=self.final_int8,
+                    stable_route=stable_route,
                 )
             )
         if self.tau is not None:
@@ -265,19 +271,33 @@ def load_policy(path: str | os.PathLike) -> PolicyFile:
         raise ValueError(f"{path}: {error}") from error
 
 
-def policy_from_file(path: str | os.PathLike, model: Any) -> Policy:
+def policy_from_file(
+    path: str | os.PathLike,
+    model: Any,
+    *,
+    stable_route: Route | Literal["auto"] = Route.NVFP4,
+) -> Policy:
     """The policy of a file, checked against a model or a `BlockGrid`.
+
+    Args:
+      path: made by `sixbit calibrate` or `save_policy`.
+      model: that it is for.
+      stable_route: what runs where DMPQ predicts a small error. NVFP4 is what the file
+        was calibrated for; "auto" is the fastest on the default device, which without
+        FP4 tensor cores is INT8: more activation bits, and the skips stay.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file is not valid, or was made for another model.
     """
+    if stable_route == "auto":
+        stable_route = fast_stable_route()
     stored = load_policy(path)
     try:
         stored.check_fits(model)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return stored.policy()
+    return stored.policy(stable_route=stable_route)
 
 
 def _predictor(entry: Any) -> ErrorPredictor:

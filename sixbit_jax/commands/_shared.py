@@ -78,9 +78,19 @@ def scheduler_for(header: Any, name: str | None) -> Any:
     return from_config(config)
 
 
-def policy_for(spec: str, model: Any) -> Any:
-    """The policy of `--policy`: "none" or a JSON file of `sixbit calibrate`."""
+STABLE_ROUTES = ("nvfp4", "int8", "auto")
+
+
+def policy_for(spec: str, model: Any, *, stable_route: str = "nvfp4") -> Any:
+    """The policy of `--policy`: "none" or a JSON file of `sixbit calibrate`.
+
+    Args:
+      spec: of the option.
+      model: that the policy is for.
+      stable_route: one of `STABLE_ROUTES`.
+    """
     from sixbit_jax.policies import chain
+    from sixbit_jax.routes import Route
 
     if spec == "none":
         return chain()
@@ -91,7 +101,8 @@ def policy_for(spec: str, model: Any) -> Any:
         )
     from sixbit_jax.calibration.policy_file import policy_from_file
 
-    return policy_from_file(spec, model)
+    route = "auto" if stable_route == "auto" else Route[stable_route.upper()]
+    return policy_from_file(spec, model, stable_route=route)
 
 
 def versions() -> dict[str, str]:

@@ -69,6 +69,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "none)",
     )
     method.add_argument(
+        "--stable-route",
+        choices=_shared.STABLE_ROUTES,
+        default="nvfp4",
+        help="what runs where the policy predicts a small error: nvfp4, for which it "
+        "was calibrated; auto: the fastest here, which is int8 without FP4 tensor "
+        "cores, for example on Hopper (nvfp4)",
+    )
+    method.add_argument(
         "--cache-format",
         choices=("bf16", "int8", "nvfp4", "float32"),
         help="storage of the delta cache (the recipe's, or bf16)",
@@ -103,7 +111,9 @@ def run(args: argparse.Namespace) -> int:
     model, header = loaded
     config = model.config
     options: dict[str, Any] = {}
-    policy = _shared.policy_for(args.policy or "none", model)
+    policy = _shared.policy_for(
+        args.policy or "none", model, stable_route=args.stable_route
+    )
     if args.recipe is not None:
         recipe = recipe_of(args.recipe)
         model = _inputs.quantized_by(recipe, model)

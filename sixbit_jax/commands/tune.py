@@ -1,6 +1,7 @@
 """`sixbit tune`: Q-VDiT on a model: trajectories, distillation, packed checkpoint."""
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    _ask_for_determinism()
     from sixbit_jax.commands._tuning import finish, make_session, record
 
     _check(args)
@@ -149,6 +151,16 @@ def run(args: argparse.Namespace) -> int:
     first, last = losses["mse"][:20].mean(), losses["mse"][-20:].mean()
     print(f"{args.out}: mse {first:.3g} -> {last:.3g}, model in {args.out / 'model'}")
     return 0
+
+
+def _ask_for_determinism() -> None:
+    """A GPU's products otherwise differ from process to process, by autotuning.
+
+    Read when JAX first computes: the trajectories come from the same run, too.
+    """
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_deterministic_ops" not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true".strip()
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -27,6 +27,7 @@ class DmpqState(NamedTuple):
       weight: factor on the predicted error; 1 unless the importance of sites is known.
       residual: the error is relative to the residual stream (times gamma).
       final_int8: number of last steps that run in INT8.
+      stable_route: where the predicted error is small.
     """
 
     alpha: Float[Array, "blocks sites"]
@@ -35,6 +36,7 @@ class DmpqState(NamedTuple):
     weight: Float[Array, "blocks sites"]
     residual: Bool[Array, ""]
     final_int8: Int[Array, ""]
+    stable_route: Int[Array, ""]
     hold_gamma: Bool[Array, ""]
     gamma: Float[Array, "blocks"]
 
@@ -47,6 +49,7 @@ def dmpq(
     residual: bool = False,
     final_int8: int = 0,
     hold_gamma: bool = True,
+    stable_route: Route = Route.NVFP4,
 ) -> Policy:
     """Chooses the route of every site from the change of its block one step earlier.
 
@@ -69,6 +72,8 @@ def dmpq(
       hold_gamma: after a skipped step, where gamma[t-1] does not exist, use the gamma
         of the last computed step; if False such a block runs in INT8 (which `pdr`
         asks for in any case).
+      stable_route: in place of NVFP4; INT8 makes every site INT8, for devices that
+        only emulate NVFP4 (`sixbit_jax.hardware.fast_stable_route`).
 
     Raises:
       ValueError: importance is not [L, S] or holds values that are negative or not
@@ -95,12 +100,13 @@ def dmpq(
         residual=bool(residual),
         final_int8=checked_count("dmpq", "final_int8", final_int8, low=0),
         hold_gamma=bool(hold_gamma),
+        stable_route=Route(stable_route),
     )
     return Policy(
         init=init,
         plan=_plan,
         update=_update,
-        routes=(Route.NVFP4, Route.INT8),
+        routes=tuple(dict.fromkeys((init.stable_route, Route.INT8))),
     )
 
 
@@ -112,6 +118,7 @@ class _Init:
     residual: bool
     final_int8: int
     hold_gamma: bool
+    stable_route: Route
 
     def __call__(self, grid: BlockGrid) -> DmpqState:
         alpha, beta = self.predictor.for_grid(grid)
@@ -140,6 +147,7 @@ class _Init:
             weight=jnp.asarray(weight),
             residual=jnp.asarray(self.residual),
             final_int8=jnp.int32(self.final_int8),
+            stable_route=jnp.int32(self.stable_route),
             hold_gamma=jnp.asarray(self.hold_gamma),
             gamma=jnp.full((grid.num_blocks,), jnp.nan, jnp.float32),
         )
@@ -152,7 +160,7 @@ def _plan(state: DmpqState, step: StepIndex, plan: Plan) -> Plan:
     # alpha may be 0, so that an infinite gamma must be caught by itself
     small = (predicted <= state.threshold) & jnp.isfinite(gamma)
     small &= step.index < step.count - state.final_int8
-    route = jnp.where(small, Route.NVFP4, Route.INT8).astype(jnp.int32)
+    route = jnp.where(small, state.stable_route, Route.INT8).astype(jnp.int32)
     return plan._replace(route=route)
 
 

@@ -15,6 +15,7 @@ from sixbit_jax.calibration import (
     save_policy,
 )
 from sixbit_jax.policies import BlockGrid, ErrorPredictor, chain, dmpq, pdr, tdc
+from sixbit_jax.routes import Route
 from tests.sixbit_jax.calibration.runs import BLOCKS, SITES, law
 
 
@@ -57,6 +58,17 @@ def test_a_file_gives_back_the_policy(tmp_path):
     grid = BlockGrid(BLOCKS, SITES, np.ones((BLOCKS, 4)))
     assert policy_from_file(path, grid) == expected
     assert [p.name for p in tmp_path.iterdir()] == ["policy.json"]
+
+
+def test_without_fp4_tensor_cores_the_fastest_stable_route_is_int8(tmp_path):
+    path = tmp_path / "policy.json"
+    save_policy(stored(purify=False), path)
+    fast = policy_from_file(path, model(), stable_route="auto")
+    assert fast == policy_from_file(path, model(), stable_route=Route.INT8)
+    assert fast.routes == (Route.INT8,)
+    kept = policy_from_file(path, model())
+    assert set(kept.routes) == {Route.NVFP4, Route.INT8}
+    assert fast.skips == kept.skips
 
 
 @pytest.mark.parametrize(

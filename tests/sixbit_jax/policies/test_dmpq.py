@@ -106,3 +106,12 @@ def test_thresholds_out_of_range_are_refused(threshold):
 def test_a_site_without_threshold_is_refused():
     with pytest.raises(ValueError, match="no threshold for the sites"):
         dmpq(predictor(), {"attn_in": 0.1}).init(grid())
+
+
+def test_another_stable_route_takes_the_place_of_nvfp4():
+    policy = dmpq(predictor(), 0.2, stable_route=INT8)
+    assert policy.routes == (INT8,)
+    assert (routes_after(policy, gamma=[0.1, 0.2, 0.3]) == INT8).all()
+    other = dmpq(predictor(), 0.2, stable_route=Route.BF16)
+    route = routes_after(other, gamma=[0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(route[:, 0], [Route.BF16, Route.BF16, INT8])

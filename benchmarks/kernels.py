@@ -14,14 +14,13 @@ import argparse
 import importlib
 import json
 import pkgutil
-import queue
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import benchmarks
 from benchmarks import gemm_tune, harness, kernel_peers_torch, records
-from benchmarks.workers import Worker, wait_for_turn
+from benchmarks.workers import in_turn, wait_for_turn
 from pallas_kernels import shapes
 
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch")
@@ -88,30 +87,10 @@ def _wants_torch(args: argparse.Namespace) -> bool:
 
 def run_parts(args: argparse.Namespace, given: list[str]) -> Iterator[dict]:
     """The records of all parts, each in a process of its own; XLA's products last."""
-    lines: queue.Queue = queue.Queue()
-    command = ["-m", "benchmarks.kernels", *given, "--part"]
     names = [str(n) for n in (*range(1, args.jobs + 1), 0)]
-    workers = {name: Worker(name, [*command, name], lines) for name in names}
-    waiting, ended = set(names), set()
-    try:
-        for name in names:
-            while name in waiting or (name == names[0] and waiting):
-                who, line = lines.get()
-                waiting.discard(who)
-                if line is None:
-                    ended.add(who)
-            workers[name].go()
-            while name not in ended:
-                who, line = lines.get()
-                if line is None:
-                    ended.add(who)
-                else:
-                    yield line
-            if workers[name].process.wait():
-                yield {"op": f"part {name}", "failure": workers[name].failure()}
-    finally:
-        for worker in workers.values():
-            worker.stop()
+    command = ["-m", "benchmarks.kernels", *given, "--part"]
+    for name, record in in_turn(command, names):
+        yield record if "op" in record else {"op": f"part {name}", **record}
 
 
 def main() -> None:

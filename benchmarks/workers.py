@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -80,3 +80,39 @@ def wait_for_turn(ready: Any) -> None:
     """In the worker: says that it is ready, returns when the device is free."""
     print(json.dumps({"ready": ready}), flush=True)
     sys.stdin.readline()
+
+
+def in_turn(command: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Runs workers that prepare side by side and use the device one after the other.
+
+    Args:
+      command: of every worker, before its name.
+      names: of the workers, in the order of their turns.
+
+    Yields:
+      A worker's name and a record of it, or its `failure`.
+    """
+    lines: queue.Queue = queue.Queue()
+    workers = {name: Worker(name, [*command, name], lines) for name in names}
+    waiting, ended = set(names), set()
+
+    def take() -> Any:
+        name, line = lines.get()
+        waiting.discard(name)
+        if line is None:
+            ended.add(name)
+        return line
+
+    try:
+        while waiting:
+            take()
+        for name in names:
+            workers[name].go()
+            while name not in ended:
+                if (record := take()) is not None:
+                    yield name, record
+            if workers[name].process.wait():
+                yield name, {"failure": workers[name].failure()}
+    finally:
+        for worker in workers.values():
+            worker.stop()

@@ -23,13 +23,6 @@ SLOTS = 3
 ROTATION = 128
 ONES = {"bf16": 0x3F803F80, "f16": 0x3C003C00}
 SIGNS = 0x80008000
-# Whether GELU takes three special functions for two values instead of four.
-SHARED_RECIPROCALS = True
-# Channel bits 3 (1) and 6 (2) that the tensor cores add up as well, with two products
-# for every one: fewer additions, but all warps come to their products together.
-ACCUMULATED = 0
-# Whether factors and addends are asked for before the sums of the norm are exchanged.
-AFFINE_AHEAD = True
 
 type Kind = Literal["bf16", "f16"]
 
@@ -145,16 +138,12 @@ def gelu(x: F32, y: F32) -> tuple[F32, F32]:
     """
     scale = -2.0 * math.sqrt(2.0 / math.pi) * math.log2(math.e)
     exponents = [(v * v).fma(0.044715 * scale, scale) * v for v in (x, y)]
-    if SHARED_RECIPROCALS:
-        # The product of two stays finite, and x 2^-60 is as good as zero: NaN and Inf
-        # pass, and the result is within 2^-20 for x above -2^40.
-        exponents = [exponent.minimum(60.0) for exponent in exponents]
+    # The product of two stays finite, and x 2^-60 is as good as zero: NaN and Inf pass,
+    # and the result is within 2^-20 for x above -2^40.
+    exponents = [exponent.minimum(60.0) for exponent in exponents]
     a, b = (lanes.ptx_f32("ex2.approx.ftz.f32", v) + 1.0 for v in exponents)
-    if SHARED_RECIPROCALS:
-        inverse = lanes.ptx_f32("rcp.approx.ftz.f32", a * b)
-        return x * (inverse * b), y * (inverse * a)
-    a, b = (lanes.ptx_f32("rcp.approx.ftz.f32", v) for v in (a, b))
-    return x * a, y * b
+    inverse = lanes.ptx_f32("rcp.approx.ftz.f32", a * b)
+    return x * (inverse * b), y * (inverse * a)
 
 
 def _write_stats(tile: Tile, values: list[F32]) -> None:
@@ -178,7 +167,7 @@ def _activation(tile: Tile, front: Front) -> tuple[list[I32], Kind]:
     operands = None
     # Ahead of the norm's barrier, so that nobody waits for them behind it; unless other
     # thread blocks have work meanwhile and want the registers.
-    if AFFINE_AHEAD and front.affine and tile.tiling.blocks_per_sm == 1:
+    if front.affine and tile.tiling.blocks_per_sm == 1:
         operands = _affine_words(tile, front)
     if front.layer_norm:
         words = _pack(_normalise(tile, words, front.eps), "f16")
@@ -219,29 +208,20 @@ def _hadamard(tile: Tile, words: list[I32], kind: Kind) -> list[F32]:
     first, second = parity << 15, (parity ^ (group & 1)) << 31
     plus = (first | second) ^ ONES[kind]
     minus = plus ^ SIGNS
-    signs = {
-        0: ((plus, plus), (plus, minus)),
-        1: ((minus, minus), (minus, plus)),
-    }
-    fragments = [words[i : i + 4] for i in range(0, len(words), 4)]
-    values: list[F32] = []
-    for i in range(len(fragments)):
-        for half in range(2):
-            sums: list[F32] = []
-            for j, fragment in enumerate(fragments):
-                if not (i ^ j) & ~ACCUMULATED:
-                    negative = (i & j & ACCUMULATED).bit_count() % 2
-                    b = signs[negative][half]
-                    sums = lanes.matrix_product(kind, fragment, b, sums)
-            values += sums
+    values = [
+        value
+        for i in range(0, len(words), 4)
+        for b in ((plus, plus), (plus, minus))
+        for value in lanes.matrix_product(kind, words[i : i + 4], b)
+    ]
     runs = [values[i : i + RUN] for i in range(0, len(values), RUN)]
     for run in runs:
-        for width in (2,) if ACCUMULATED & 1 else (2, 8):
+        for width in (2, 8):
             for i in range(RUN):
                 if not i & width:
                     x, y = run[i], run[i + width]
                     run[i], run[i + width] = x + y, x - y
-    for block in () if ACCUMULATED & 2 else (0, 2):
+    for block in (0, 2):
         pairs = list(zip(runs[block], runs[block + 1], strict=True))
         runs[block] = [x + y for x, y in pairs]
         runs[block + 1] = [x - y for x, y in pairs]

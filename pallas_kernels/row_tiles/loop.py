@@ -24,10 +24,9 @@ from pallas_kernels.row_tiles.units import RUN, Units
 
 RUNS = 4
 HALF = BLOCK // 2
-# Whether only the warp that loads waits until the others have read a tile. They run on,
-# none ahead by more tiles than there are buffers: as many of the hardware's barriers
-# take turns. Not needed where threads meet anyway, behind `Tile.share`.
-ONE_WAITS = True
+# Only the warp that loads waits until the others have read a tile. They run on, none
+# ahead by more tiles than there are buffers: as many of the hardware's barriers take
+# turns. Not needed where threads meet anyway, behind `Tile.share`.
 HARDWARE_BARRIERS = 16
 
 
@@ -302,9 +301,6 @@ def row_kernel(
 
         def have_read(step: I32, refilled: ir.Value) -> None:
             """Tells that this thread has read the tile of a step."""
-            if not ONE_WAITS:
-                lanes.barrier()
-                return
             others = I32.of(WARP - 1) < lanes.thread_index()
             lanes.when(
                 lanes.both(others, refilled),
@@ -348,7 +344,7 @@ def row_kernel(
 
         def refill(step):
             """Loads into the buffer of the tile before, which everybody has read."""
-            if ONE_WAITS and not exchanged:
+            if not exchanged:
                 pl.when(step > 0)(lambda: wait_for_readers(step))
             load(step + buffers - 1)
 

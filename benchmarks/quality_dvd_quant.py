@@ -88,7 +88,8 @@ class Tuner:
             lambda x: replace(base, delta=x),
             "activation_bits",
             self.bits,
-            (self.start.delta / 1.5, self.start.delta * 1.5),
+            # Switching itself changes the output: the closed loop needs a larger one.
+            (self.start.delta, self.start.delta * 8),
         )
 
     def settings(self, row: Row) -> tuple[DvdSetting, ...]:
@@ -293,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--bits", type=float, default=6.0, help="of delta-GBS")
     parser.add_argument("--skips", type=float, default=0.3, help="of the caches")
+    parser.add_argument("--points", type=int, default=8, help="per grid of a search")
     parser.add_argument("--minutes", type=float, help="start no row after this time")
     parser.add_argument("--out", type=Path, required=True, help="results file, .json")
     parser.add_argument("--commit", help="recorded where there is no git repository")
@@ -313,7 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         captions=args.captions,
         calibration_captions=args.calibration_captions,
         options=Options(args.steps, args.guidance, args.batch, args.dtype),
-        targets=Targets(args.bits, args.skips, points=8),
+        targets=Targets(args.bits, args.skips, points=args.points),
         minutes=args.minutes,
         after_row=lambda found: found.write(args.out, header),
     )

@@ -154,9 +154,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _ask_for_determinism() -> None:
-    """A GPU's products otherwise differ from process to process, by autotuning.
+    """Otherwise the same run on a GPU gives other losses each time.
 
-    Read when JAX first computes: the trajectories come from the same run, too.
+    XLA reads it when JAX first computes, so it covers the trajectories as well.
     """
     given = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in given:

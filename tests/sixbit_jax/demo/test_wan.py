@@ -83,7 +83,9 @@ def test_a_second_call_is_given_its_part_of_the_cosine(small_model, monkeypatch)
     graph, state = recipe.init_state(small_model, NUMBERS)
     spans = []
 
-    def no_steps(graph, numbers, scheduler, count):
+    def no_steps(graph, numbers, scheduler, count, *, devices):
+        assert devices == jax.devices()
+
         def run(state, span):
             spans.append(span)
             return state._replace(step=state.step + count), recipe.StepRecord(

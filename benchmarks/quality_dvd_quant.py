@@ -89,7 +89,7 @@ class Tuner:
             "activation_bits",
             self.bits,
             # Switching itself changes the output: the closed loop needs a larger one.
-            (self.start.delta, self.start.delta * 8),
+            (self.start.delta, self.start.delta * 16),
         )
 
     def settings(self, row: Row) -> tuple[DvdSetting, ...]:

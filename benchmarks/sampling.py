@@ -150,8 +150,11 @@ class Driver:
         """Takes a record and writes the file."""
         self.records.append(record)
         finish(self.records)
+        # Where the file was put says nothing about the measurement.
+        out = str(self.args.out)
+        argv = [self.args.out.name if word == out else word for word in self.argv]
         head = records.header(
-            ["python", "-m", "benchmarks.sampling", *self.argv],
+            ["python", "-m", "benchmarks.sampling", *argv],
             machine_name=self.machine,
             commit_id=self.args.commit,
             packages=PACKAGES,

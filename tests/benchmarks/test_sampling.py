@@ -186,6 +186,7 @@ def test_driver_keeps_records_of_jobs_that_end_well_and_names_failures(
     assert sampling.main(["--out", str(out), "--minutes", "1", *chosen]) == 0
     content = records.read(out)
     assert content["machine"] == "a machine"
+    assert "--out out.json" in content["command"]
     assert [r["program"] for r in content["records"] if "step_ms" in r] == [
         "bf16",
         "w4a16",

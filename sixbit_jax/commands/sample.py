@@ -111,6 +111,11 @@ def run(args: argparse.Namespace) -> int:
     model, header = loaded
     config = model.config
     options: dict[str, Any] = {}
+    if args.stable_route != "nvfp4" and args.policy in (None, "none"):
+        raise ValueError(
+            f"--stable-route {args.stable_route}: expected --policy FILE.json, whose "
+            f"routes it changes, found {args.policy or 'none'}"
+        )
     policy = _shared.policy_for(
         args.policy or "none", model, stable_route=args.stable_route
     )

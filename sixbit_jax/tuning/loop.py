@@ -134,8 +134,8 @@ class Tuner:
                 self._examples,
             ),
             out_shardings=(self._replicated, self._replicated),
-            # Sums by atomics differ from run to run, and a resumed run would differ
-            # from one that was not cut.
+            # Runs on a GPU otherwise differ from one another, and so would a resumed
+            # one from one that was not cut.
             compiler_options={"xla_gpu_deterministic_ops": True},
         )
 

@@ -23,7 +23,7 @@ _LOG2_E = math.log2(math.e)
 _HEADROOM = 40.0
 # A row sum from which on the fixed reference point counts as overflown.
 SUM_LIMIT = 2.0**100
-_REGISTERS = {2: (232, 40), 3: (160, 32)}
+_REGISTERS = {2: (232, 40), 3: (160, 32), 4: (112, 32)}
 # Row sums are kept as partial sums of this many columns: one per thread.
 _SUM_COLUMNS = 8
 # Scales of one TMA copy, whose box is at most 256 long.

@@ -76,7 +76,7 @@ def attention(
     if precision == "int8":
         operands = quantize_qkv(q, k, v, scale=scale)
         return quantized_attention(operands, tile=tile, guard=guard)
-    tile = tile or choose_tile(q.shape[-1], quantized=False, dtype=v.dtype)
+    tile = tile or choose_tile(q.shape, quantized=False, dtype=v.dtype)
     arrays = tuple(map(_padded, (q, k, v)))
 
     def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
@@ -100,10 +100,10 @@ def quantized_attention(
     Returns:
         `[batch, q_tokens, heads, head_dim]` in the dtype of v.
     """
-    _, q_tokens, _, head_dim = operands.q_values.shape
     q, k, v = operands.q_values, operands.k_values, operands.v
+    q_tokens = q.shape[1]
     _check(q.astype(v.dtype), k.astype(v.dtype), v)
-    tile = tile or choose_tile(head_dim, quantized=True, dtype=operands.v.dtype)
+    tile = tile or choose_tile(q.shape, quantized=True, dtype=v.dtype)
 
     def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
         missing = -q_tokens % tile.block_rows

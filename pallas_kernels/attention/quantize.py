@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
-from pallas_kernels.attention.tiles import choose_tile
+from pallas_kernels.attention import tiles
 
 _LEVELS = 127.0
 _SMALLEST_AMAX = 1e-12
@@ -86,15 +86,15 @@ def quantize_qkv(
         k: `[batch, kv_tokens, heads, head_dim]`, likewise.
         v: `[batch, kv_tokens, heads, head_dim]`.
         scale: softmax scale; `None` is head_dim ** -0.5.
-        scale_tokens: keys that share a scale; `None` is the key block of the kernel for
-            this head dimension, so that scaling scores costs it one scalar per block.
+        scale_tokens: keys that share a scale; `None` is the largest key block of the
+            kernel for this head dimension, so that scores cost it one scalar per block.
 
     Returns:
         The operands of 8-bit attention.
     """
     head_dim = q.shape[-1]
     scale = head_dim**-0.5 if scale is None else scale
-    scale_tokens = scale_tokens or choose_tile(head_dim, quantized=True).block_kv
+    scale_tokens = scale_tokens or tiles.scale_tokens(head_dim)
     q32 = q.astype(jnp.float32)
     amax = jnp.max(jnp.abs(q32), axis=-1, keepdims=True)
     q_step = jnp.maximum(amax, _SMALLEST_AMAX) / _LEVELS

@@ -6,6 +6,8 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from pallas_kernels.dispatch import HOPPER_MULTIPROCESSORS
+
 # Rows of q of one compute warpgroup: one wgmma tall, so that scores, probabilities and
 # the output fit its registers.
 ROWS = 64
@@ -21,7 +23,7 @@ class Tile:
     Attributes:
         block_kv: keys per pipeline stage.
         stages: pipeline stages in shared memory.
-        warpgroups: compute warpgroups, of 64 rows of q each (2 or 3).
+        warpgroups: compute warpgroups, of 64 rows of q each (2 to 4).
         turns: whether warpgroups take turns at the tensor cores, so that the softmax
             of one runs during the products of another.
         online: whether the running maximum follows the scores (the textbook
@@ -47,21 +49,55 @@ class Tile:
         rows = self.block_rows * head_dim * (narrow + (wide if quantized else 0))
         return rows + self.stages * self.block_kv * head_dim * (narrow + wide)
 
+    def busy(self, rows: int, heads: int) -> float:
+        """Share of the work that is not waste when all blocks take equally long.
 
-def choose_tile(head_dim: int, *, quantized: bool, dtype=jnp.bfloat16) -> Tile:
-    """The tile that measured best, see `benchmarks/notes_kernels_attention.md`."""
-    # Float16 ends at 65,504: its probabilities need the running maximum.
-    online = jnp.dtype(dtype) != jnp.bfloat16
-    tile = _BEST.get((head_dim, quantized), Tile())
-    return dataclasses.replace(tile, online=online)
+        Args:
+            rows: of q per head; the last block of a head may be partly empty.
+            heads: of all batch entries.
+        """
+        blocks = heads * -(-rows // self.block_rows)
+        waves = -(-blocks // HOPPER_MULTIPROCESSORS)
+        return heads * rows / (waves * HOPPER_MULTIPROCESSORS * self.block_rows)
 
 
+def choose_tile(
+    q_shape: tuple[int, ...], *, quantized: bool, dtype=jnp.bfloat16
+) -> Tile:
+    """The tile that measured best, see `benchmarks/notes_kernels_attention.md`.
+
+    Args:
+        q_shape: `[batch, q_tokens, heads, head_dim]`.
+        quantized: whether scores are INT8.
+        dtype: of the values.
+    """
+    batch, q_tokens, heads, head_dim = q_shape
+    tiles = _BEST.get((head_dim, quantized), (Tile(),))
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        # Float16 ends at 65,504: its probabilities need the running maximum.
+        return dataclasses.replace(tiles[0], online=True)
+
+    def worth(tile: Tile) -> float:
+        return tile.busy(q_tokens, batch * heads)
+
+    # The first unless another wastes clearly less.
+    best = max(tiles, key=worth)
+    return best if worth(best) > worth(tiles[0]) * _WORTH_CHANGING else tiles[0]
+
+
+def scale_tokens(head_dim: int) -> int:
+    """Keys that share a scale in 8-bit attention: a multiple of any tile's keys."""
+    return max(tile.block_kv for tile in _BEST.get((head_dim, True), (Tile(),)))
+
+
+_WORTH_CHANGING = 1.01
 # TFLOP/s on an H200: 584 and 644 at 17,776 tokens, 48 heads of 64; 775 and 890 at
 # 32,760 tokens, 12 heads of 128. Three warpgroups have 160 registers per thread, which
-# at head dimension 128 leaves room for the scores of 64 keys.
+# at head dimension 128 leaves room for the scores of 64 keys. Four have 112: as fast
+# per block of rows, with other remainders.
 _BEST = {
-    (64, False): Tile(128, stages=2, warpgroups=3),
-    (64, True): Tile(128, stages=2, warpgroups=3, turns=False),
-    (128, False): Tile(64, stages=4, warpgroups=3),
-    (128, True): Tile(64, stages=4, warpgroups=3, turns=False),
+    (64, False): (Tile(128, 2, 3), Tile(64, 4, 4)),
+    (64, True): (Tile(128, 2, 3, turns=False), Tile(64, 4, 4, turns=False)),
+    (128, False): (Tile(64, 4, 3),),
+    (128, True): (Tile(64, 4, 3, turns=False),),
 }

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels.attention import tiles
 from pallas_kernels.attention.quantize import (
     QuantizedQKV,
     key_mean_stride,
     quantize_qkv,
 )
-from pallas_kernels.attention.tiles import choose_tile
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 from pallas_kernels.norm_rope import mosaic_gpu
 from pallas_kernels.norm_rope.heads import Heads
@@ -65,7 +65,7 @@ def norm_rope_qkv(
     factor = head_dim**-0.5 if scale is None else scale
 
     def fused() -> QuantizedQKV:
-        tokens = choose_tile(head_dim, quantized=True).block_kv
+        tokens = tiles.scale_tokens(head_dim)
         if tokens != tokens_of(head_dim):
             raise NotImplementedError(
                 f"norm_rope_qkv has one scale per {tokens_of(head_dim)} keys of "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels.attention import attention, quantize_qkv, reference
+from pallas_kernels.attention.tiles import choose_tile, scale_tokens
 
 
 def random_qkv(q_tokens, kv_tokens, heads=2, head_dim=64, batch=1, dtype=jnp.float32):
@@ -114,6 +115,42 @@ def test_kernel_lowers_for_a_gpu_at_any_token_count(
     text = jax.jit(run).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
     assert "mosaic_gpu" in text
     assert jax.eval_shape(run, q, k, v).shape == q.shape
+
+
+@pytest.mark.parametrize(
+    ("q_tokens", "heads", "warpgroups"),
+    [
+        (17_776, 48, 3),  # 33.8 waves of 192 rows a block
+        (17_776, 30, 4),  # 21.1 waves of 192, or 15.9 of 256
+        (4_711, 48, 4),  # 9.1 or 6.9
+    ],
+)
+def test_the_tile_with_the_fuller_last_wave_is_chosen(q_tokens, heads, warpgroups):
+    for quantized in (False, True):
+        tile = choose_tile((1, q_tokens, heads, 64), quantized=quantized)
+        assert tile.warpgroups == warpgroups
+        assert scale_tokens(64) % tile.block_kv == 0
+    half = choose_tile((1, q_tokens, heads, 64), quantized=False, dtype=jnp.float16)
+    assert (half.warpgroups, half.online) == (3, True)
+
+
+def test_waste_counts_empty_rows_and_empty_multiprocessors():
+    tile = choose_tile((1, 192, 132, 64), quantized=True)
+    assert tile.busy(192, 132) == 1.0
+    assert tile.busy(96, 132) == 0.5
+    assert tile.busy(192, 133) == pytest.approx(133 / 264)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_kernel_with_four_warpgroups_lowers_for_a_gpu(precision):
+    q, k, v = random_qkv(256, 300, heads=132, dtype=jnp.bfloat16)
+    assert choose_tile(q.shape, quantized=True).warpgroups == 4
+
+    def run(q, k, v):
+        return attention(q, k, v, precision=precision, implementation="mosaic_gpu")
+
+    text = jax.jit(run).trace(q, k, v).lower(lowering_platforms=("cuda",)).as_text()
+    assert "mosaic_gpu" in text
 
 
 def test_kernel_refuses_what_it_cannot_do():

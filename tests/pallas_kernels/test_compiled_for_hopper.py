@@ -65,6 +65,15 @@ compile(
 """
 )
 
+_ATTENTION = """
+import functools
+from pallas_kernels.attention import mosaic_gpu, quantize_qkv
+q = jax.ShapeDtypeStruct((1, {tokens}, {heads}, {head_dim}), jnp.bfloat16)
+made = jax.eval_shape(functools.partial(quantize_qkv, scale=0.125), q, q, q)
+made = jax.tree.map(lambda a: shape(a.shape, a.dtype), made)
+compile(functools.partial(mosaic_gpu.quantized_attention, guard=False), made)
+"""
+
 
 def spilled_bytes(report: str) -> int:
     found = re.findall(r"(\d+) bytes spill stores", report)
@@ -113,3 +122,21 @@ def test_block_statistics_keep_rows_in_registers(k, cache_format, tmp_path):
     report, code = compiled(program, tmp_path)
     assert spilled_bytes(report) == 0
     assert "LDL" not in code
+
+
+@pytest.mark.parametrize(
+    ("tokens", "heads", "head_dim", "allowed"),
+    [
+        # Three warpgroups and 128 keys: a few addresses are spilled outside the loop.
+        (17_776, 48, 64, 32),
+        (17_776, 30, 64, 0),
+        (32_760, 12, 128, 0),
+    ],
+)
+def test_8_bit_attention_keeps_scores_in_registers(
+    tokens, heads, head_dim, allowed, tmp_path
+):
+    program = _ATTENTION.format(tokens=tokens, heads=heads, head_dim=head_dim)
+    report, code = compiled(program, tmp_path)
+    assert spilled_bytes(report) <= allowed
+    assert not code or ("IGMMA" in code and "HGMMA" in code)

@@ -25,6 +25,7 @@ from sixbit_jax.policies import (
     chain,
     dmpq,
     fixed,
+    int8_attention,
     pdr,
     random_routes,
     step_cache,
@@ -95,6 +96,7 @@ class Setting:
       outlier_ratio: rule A of Purified Delta Refresh.
       every_compute: rule A in every computed block.
       refresh_int8: rule B of Purified Delta Refresh.
+      attention_max_gamma: 8-bit attention for blocks below, in programs that hold both.
     """
 
     route: int | np.ndarray = Route.BF16
@@ -115,6 +117,7 @@ class Setting:
     outlier_ratio: float | None = None
     every_compute: bool = False
     refresh_int8: bool = False
+    attention_max_gamma: float | None = None
 
 
 def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
@@ -170,6 +173,10 @@ def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
                 refresh_int8=setting.refresh_int8,
             ),
             setting.refresh_int8 or setting.outlier_ratio is not None,
+        ),
+        switched(
+            int8_attention(setting.attention_max_gamma or 0.0),
+            setting.attention_max_gamma is not None,
         ),
     ]
     policy = chain(*parts)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from sixbit_jax.policies import Policy, chain, fixed
+from sixbit_jax.policies import Policy, chain, fixed, int8_attention
 from sixbit_jax.routes import Route
 
 Routes = Literal["chain", "bf16", "int8", "nvfp4", "mixed"]
@@ -22,7 +22,8 @@ class Spec:
     Attributes:
       name: in records.
       routes: "chain" is full precision on bf16 weights, the others run on NVFP4.
-      attention: precision of the scores.
+      attention: precision of the scores; "half": every second block in 8 bits, by
+        the plan.
       cache_format: of the delta cache.
       fractions: of the blocks skipped in every step but the first; a program that
         has only 0 holds no cache.
@@ -35,7 +36,7 @@ class Spec:
 
     name: str
     routes: Routes = "int8"
-    attention: Literal["bf16", "int8"] = "int8"
+    attention: Literal["bf16", "int8", "half"] = "int8"
     cache_format: str = "bf16"
     fractions: tuple[float, ...] = FRACTIONS
     kernels: bool = True
@@ -63,6 +64,7 @@ SPECS = (
     Spec("int8, 8-bit attention, whole steps", fractions=(0.0, 0.33), skips="steps"),
     Spec("mixed, 8-bit attention, int8 cache", "mixed", cache_format="int8"),
     Spec("int8, 8-bit attention, no cache", fractions=(0.0,)),
+    Spec("int8, 8-bit attention in half", attention="half", fractions=(0.0,)),
     Spec("bf16, our attention", "chain", "bf16", fractions=(0.0,)),
     Spec("nvfp4", "nvfp4", "bf16", fractions=(0.0, 0.33)),
     Spec("int8, 8-bit attention, batched", fractions=(0.0, 0.33), batched=True),
@@ -128,10 +130,14 @@ def policies(
     if slots and spec.skips != "same":
         slots = True
     group = None if spec.skips == "steps" else 1
+    half = [int8_attention(blocks=range(0, blocks, 2))]
+    also = half if spec.attention == "half" else []
     return {
         # A few steps round coarsely.
         (float(plan[1:].mean()) if spec.skips == "steps" else fraction): [
-            fixed(skip=plan, route=table)._replace(skips=slots, group=group)
+            chain(
+                fixed(skip=plan, route=table)._replace(skips=slots, group=group), *also
+            )
         ]
         for fraction, plan in plans.items()
     }

@@ -18,6 +18,7 @@ from sixbit_jax.policies import (
     chain,
     delta_gbs,
     dmpq,
+    int8_attention,
     pdr,
     tdc,
 )
@@ -30,7 +31,7 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class PolicyFile:
-    """DMPQ or delta-GBS, TDC and PDR with their numbers; each may be absent.
+    """DMPQ or delta-GBS, TDC, PDR and 8-bit attention; each may be absent.
 
     Attributes:
       model_class: class name of the model, as in diffusers' config.json.
@@ -44,6 +45,7 @@ class PolicyFile:
         without it.
       purify: whether `pdr` is in the policy.
       outlier_ratio, scope, refresh_int8: of `pdr`.
+      attention_max_gamma: of `int8_attention`; None without it.
       calibration: how it was made, free JSON (targets, correlations, runs).
     """
 
@@ -69,6 +71,7 @@ class PolicyFile:
     outlier_ratio: float | None = 25.0
     scope: str = "post_skip"
     refresh_int8: bool = True
+    attention_max_gamma: float | None = None
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,7 +115,7 @@ class PolicyFile:
         )
 
     def policy(self, *, stable_route: Route = Route.NVFP4) -> Policy:
-        """chain(dmpq or delta_gbs, tdc, pdr), less the absent ones.
+        """chain(dmpq or delta_gbs, tdc, pdr, int8_attention), less the absent ones.
 
         Args:
           stable_route: of `dmpq`; the file was calibrated for NVFP4.
@@ -151,6 +154,8 @@ class PolicyFile:
                 refresh_int8=self.refresh_int8,
             )
             parts.append(purified)
+        if self.attention_max_gamma is not None:
+            parts.append(int8_attention(self.attention_max_gamma))
         return chain(*parts)
 
     def check_fits(self, model: Any) -> None:

@@ -31,18 +31,21 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure the NVFP4 error of every site (slower; quantized "
         "configurations only)",
     )
+    _shared.add_attention_argument(parser, " of quantized configurations")
 
 
 def sampling_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Options of `sample` from the parsed arguments."""
     from sixbit_jax.sampling.api import is_quantized
 
+    quantized = is_quantized(model)
     return {
         "num_steps": args.steps,
         "guidance_scale": args.guidance,
         "batched_guidance": args.batched_guidance,
         "dtype": _shared.compute_dtype(args.dtype),
-        "record_errors": args.record_errors and is_quantized(model),
+        "record_errors": args.record_errors and quantized,
+        "attention": args.attention if quantized else None,
         "progress": not args.quiet,
     }
 
@@ -98,6 +101,7 @@ def settings(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
         "guidance": args.guidance,
         "seed": args.seed,
         "batched_guidance": args.batched_guidance,
+        "attention": args.attention,
         "dtype": _shared.compute_dtype(args.dtype).name,
         "backend": jax.default_backend(),
         **more,

@@ -45,6 +45,16 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+def add_attention_argument(parser: Any, note: str = "") -> None:
+    """The option of what attention multiplies."""
+    parser.add_argument(
+        "--attention",
+        choices=("bf16", "int8"),
+        help=f"precision of the attention scores{note}: int8 quantizes queries and "
+        "keys (default: as the policy or the recipe says, else bf16)",
+    )
+
+
 def compute_dtype(name: str) -> Any:
     """The dtype of `--dtype`."""
     import jax

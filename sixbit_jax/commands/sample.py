@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("bf16", "int8", "nvfp4", "float32"),
         help="storage of the delta cache (the recipe's, or bf16)",
     )
+    _shared.add_attention_argument(method)
     method.add_argument(
         "--dynamic-guidance",
         action="store_true",
@@ -127,6 +128,8 @@ def run(args: argparse.Namespace) -> int:
             policy = recipe.policy(model)
     if args.cache_format is not None:
         options["cache_format"] = args.cache_format
+    if args.attention is not None:
+        options["attention"] = args.attention
     began = time.perf_counter()
     result = sample(
         model,

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from pallas_kernels.attention.api import Precision
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
 
@@ -14,6 +15,7 @@ class BlockControl(NamedTuple):
 
     route: Int[Array, "sites"]
     outlier_limit: Float[Array, ""]
+    int8_scores: Bool[Array, ""]
 
 
 class BlockStats(NamedTuple):
@@ -43,6 +45,13 @@ class SiteRunner:
         outputs, measured = run_site(x, linears, chosen, self._options, **fused)
         self._measured.append(measured)
         return outputs
+
+    @property
+    def scores(self) -> Precision | Bool[Array, ""]:
+        """Precision of attention: fixed, or traced: whether scores are INT8."""
+        if self._options.attention != "plan":
+            return self._options.attention
+        return "bf16" if self._control is None else self._control.int8_scores
 
     def stats(self) -> BlockStats:
         """The stats of all sites."""

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.cogvideox_config import CogVideoXConfig
@@ -111,6 +112,7 @@ class Attention(nnx.Module):
         value: Array,
         conditioning: Conditioning,
         options: SiteOptions,
+        scores: Precision | Bool[Array, ""],
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
         shape = (*query.shape[:2], -1, self.head_dim)
@@ -126,7 +128,7 @@ class Attention(nnx.Module):
             keys,
             value.reshape(shape),
             kernels=options.kernels,
-            precision=options.attention,
+            precision=scores,
         )
         return mixed.reshape(value.shape)
 
@@ -170,7 +172,7 @@ class CogVideoXBlock(nnx.Module):
         attn, ff = self.attn1, self.ff
         front, residual = self.norm1(x, conditioning, kernels=options.kernels)
         query, key, value = site(x, attn.to_q, attn.to_k, attn.to_v, front=front)
-        mixed = attn.mix(query, key, value, conditioning, options)
+        mixed = attn.mix(query, key, value, conditioning, options, site.scores)
         (x,) = site(mixed, attn.to_out, residual=residual)
         front, residual = self.norm2(x, conditioning, kernels=options.kernels)
         (hidden,) = site(x, ff.up, front=front)

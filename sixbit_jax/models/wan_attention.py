@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32
 
+from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.wan_config import WanConfig
 from sixbit_jax.nn.attention import attention, attention_of_heads
@@ -74,6 +75,7 @@ class SelfAttention(Attention):
         value: Float[Array, "batch tokens D"],
         rotary: RotaryTable,
         options: SiteOptions,
+        scores: Precision | Bool[Array, ""],
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention."""
         table = Rotary(rotary.cos, rotary.sin)
@@ -92,7 +94,7 @@ class SelfAttention(Attention):
             keys,
             self._heads(value),
             kernels=options.kernels,
-            precision=options.attention,
+            precision=scores,
         )
         return mixed.reshape(value.shape)
 

@@ -154,7 +154,7 @@ class WanBlock(nnx.Module):
 
         y, front = attn_modulation.front(x, self.eps)
         query, key, value = site(y, attn.to_q, attn.to_k, attn.to_v, front=front)
-        mixed = attn.mix(query, key, value, conditioning.rotary, options)
+        mixed = attn.mix(query, key, value, conditioning.rotary, options, site.scores)
         x = attn_modulation.add(
             x, lambda residual: site(mixed, attn.to_out, residual=residual)[0]
         )

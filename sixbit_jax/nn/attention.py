@@ -1,8 +1,10 @@
 """Scaled dot-product attention; picks the implementation for the device."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.attention import api
 from pallas_kernels.attention.api import Precision
@@ -47,7 +49,7 @@ def attention_of_heads(
     value: Float[Array, "batch tokens heads head_dim"],
     *,
     kernels: bool = False,
-    precision: Precision = "bf16",
+    precision: Precision | Bool[Array, ""] = "bf16",
 ) -> Float[Array, "batch tokens heads head_dim"]:
     """`attention` of queries and keys that still need their norm and rotary embedding.
 
@@ -56,8 +58,14 @@ def attention_of_heads(
     Args:
       query, key: the projections and what is to be done with them.
       value: as it is.
-      kernels, precision: see `attention`.
+      kernels: see `attention`.
+      precision: see `attention`; a traced boolean chooses "int8" where it is true.
     """
+    if not isinstance(precision, str):
+        fixed = partial(attention_of_heads, query, key, value, kernels=kernels)
+        return jax.lax.cond(
+            precision, lambda: fixed(precision="int8"), lambda: fixed(precision="bf16")
+        )
     chosen = None if kernels else "reference"
     if precision == "int8":
         operands = norm_rope_qkv(query, key, value, implementation=chosen)

@@ -7,7 +7,7 @@ loops, so that XLA captures them into a CUDA graph.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ class SiteOptions:
       kernels: take the fastest implementation of every op (GPU kernels where they
         can run); otherwise the plain definitions, which can be differentiated and
         vectorized.
-      attention: "bf16", or "int8" for quantized scores.
+      attention: "bf16", "int8" for quantized scores, or "plan": each block by its plan.
       arq_block: channels that share a live scale on the routes ARQ4 and ARQ8.
     """
 
@@ -57,7 +57,7 @@ class SiteOptions:
     outlier_stats: bool = False
     errors: bool = False
     kernels: bool = False
-    attention: Precision = "bf16"
+    attention: Precision | Literal["plan"] = "bf16"
     arq_block: int = 128
 
     @property

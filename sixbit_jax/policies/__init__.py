@@ -21,6 +21,7 @@ from sixbit_jax.policies.chain import chain
 from sixbit_jax.policies.delta_gbs import delta_gbs
 from sixbit_jax.policies.dmpq import dmpq
 from sixbit_jax.policies.fixed import fixed, static_routes
+from sixbit_jax.policies.int8_attention import int8_attention
 from sixbit_jax.policies.pdr import pdr
 from sixbit_jax.policies.predictor import ErrorPredictor
 from sixbit_jax.policies.step_cache import step_cache, uniform_skips
@@ -43,6 +44,7 @@ __all__ = [
     "empty_stats",
     "fixed",
     "full_precision_plan",
+    "int8_attention",
     "pdr",
     "random_routes",
     "route_shares",

@@ -60,12 +60,15 @@ class Plan(NamedTuple):
       route: `Route` of each site.
       outlier_limit: a site whose live max|x| / mean|x| exceeds this runs in BF16;
         infinite where the rule is off.
+      int8_scores: attention multiplies quantized queries and keys; without effect if
+        the sampler was told the precision of all blocks.
     """
 
     skip: Bool[Array, "blocks"]
     refresh: Bool[Array, "blocks"]
     route: Int[Array, "blocks sites"]
     outlier_limit: Float[Array, "blocks"]
+    int8_scores: Bool[Array, "blocks"]
 
 
 class Stats(NamedTuple):
@@ -101,7 +104,7 @@ class Stats(NamedTuple):
 
 
 class Policy(NamedTuple):
-    """Three pure functions, and two static facts that shape the compiled program.
+    """Three pure functions, and static facts that shape the compiled program.
 
     Attributes:
       init: BlockGrid -> PolicyState. Runs outside jit, once per guidance branch.
@@ -114,6 +117,8 @@ class Policy(NamedTuple):
       outlier_rule: whether its plans may have a finite `outlier_limit`.
       group: so many neighbouring blocks are skipped together or not at all, and share
         one delta, that of all of them; None for all blocks.
+      attention: whether it chooses the precision of attention; the program then holds
+        both.
     """
 
     init: Callable[[BlockGrid], PolicyState]
@@ -123,6 +128,7 @@ class Policy(NamedTuple):
     skips: bool | tuple[int, ...] = False
     outlier_rule: bool = False
     group: int | None = 1
+    attention: bool = False
 
 
 def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
@@ -132,6 +138,7 @@ def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
         refresh=jnp.zeros((num_blocks,), bool),
         route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
         outlier_limit=jnp.full((num_blocks,), jnp.inf, jnp.float32),
+        int8_scores=jnp.zeros((num_blocks,), bool),
     )
 
 

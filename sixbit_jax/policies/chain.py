@@ -39,6 +39,7 @@ def chain(*policies: Policy) -> Policy:
         skips=_all_skips(policies),
         outlier_rule=any(p.outlier_rule for p in policies),
         group=_common_group(policies),
+        attention=any(p.attention for p in policies),
     )
 
 

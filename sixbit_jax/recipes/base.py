@@ -31,7 +31,7 @@ class Recipe:
       target_bits: mean activation width that calibration aims at.
       target_skips: share of blocks that calibration lets a cache skip; 0: no cache.
       numbers: defaults of the policy's numbers, where the method has any.
-      attention: precision of the scores.
+      attention: precision of the scores; None: as the policy says, or 16 bits.
       cache_format: storage of the delta cache.
       arq_block: channels that share a live scale on the ARQ routes.
       quantizer: (model, weights, **data) -> quantized model, for methods that need
@@ -46,7 +46,7 @@ class Recipe:
     target_bits: float = 6.0
     target_skips: float = 0.0
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    attention: Precision = "bf16"
+    attention: Precision | None = None
     cache_format: str = "bf16"
     arq_block: int = 128
     quantizer: Callable[..., nnx.Module] | None = None

@@ -177,7 +177,7 @@ def prepare(
     ofs: float | None = None,
     outlier_stats: bool = False,
     record_errors: bool = False,
-    attention: Precision = "bf16",
+    attention: Precision | None = None,
     arq_block: int = 128,
     kernels: bool = True,
     progress: bool = False,
@@ -207,8 +207,10 @@ def prepare(
         first_frames,
     )
     stored = delta_cache.checked_format(cache_format)
-    if attention not in ("bf16", "int8"):
-        raise ValueError(f"attention: expected 'bf16' or 'int8', found {attention!r}")
+    if attention not in (None, "bf16", "int8"):
+        raise ValueError(
+            f"attention: expected 'bf16', 'int8' or None, found {attention!r}"
+        )
     policy = chain() if policy is None else policy
     low = sorted({Route(r).name for r in policy.routes} - {"BF16"})
     if (low or record_errors) and not is_quantized(model):
@@ -244,7 +246,7 @@ def prepare(
             outlier_stats=outlier_stats,
             errors=record_errors,
             kernels=kernels,
-            attention=attention,
+            attention=attention or ("plan" if policy.attention else "bf16"),
             arq_block=arq_block,
         ),
         layout=cache_layout(policy, model.num_blocks, stored),
@@ -310,7 +312,8 @@ def sample(model, scheduler: Scheduler, text_embeds, **options) -> SampleResult:
       ofs: extra scalar of CogVideoX1.5 I2V.
       outlier_stats: measure max|x| / mean|x| of every site.
       record_errors: measure the NVFP4 error of every site (calibration).
-      attention: "bf16", or "int8" for scores of quantized queries and keys.
+      attention: "bf16", or "int8" for scores of quantized queries and keys, in all
+        blocks; None: as the policy says (`int8_attention`), or "bf16".
       arq_block: channels that share a live scale on the routes ARQ4 and ARQ8.
       kernels: let the GPU kernels run where they can; False takes the plain
         definitions everywhere, which also run under `vmap`.

@@ -122,8 +122,8 @@ def scan_blocks(
     per_layer = getattr(conditioning, "per_layer", None)
 
     def run_block(x, layer):
-        params, context, route, limit = layer
-        control = BlockControl(route, limit)
+        params, context, *decided = layer
+        control = BlockControl(*decided)
         given = conditioning
         if context is not None:
             given = conditioning._replace(per_layer=context)
@@ -163,7 +163,7 @@ def scan_blocks(
         return (x, delta_cache.write(cache, slot, stored)), stats
 
     group = 1 if cache is None else layout.group
-    layers = (params, per_layer, plan.route, plan.outlier_limit)
+    layers = (params, per_layer, plan.route, plan.outlier_limit, plan.int8_scores)
     first_skips = skips
     if group > 1:
         layers = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), layers)

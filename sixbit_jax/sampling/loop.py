@@ -130,7 +130,7 @@ def run_program(
         rows.append(row)
         first = end
     assert carry is not None
-    skip, refresh, stats, change = jax.tree.map(
+    skip, refresh, int8_scores, stats, change = jax.tree.map(
         lambda *parts: jnp.concatenate(parts) if len(parts) > 1 else parts[0], *rows
     )
     trace = Trace(
@@ -143,6 +143,7 @@ def run_program(
         outlier=stats.outlier,
         error=stats.error,
         output_change=change,
+        int8_scores=int8_scores,
     )
     return SampleResult(_with_first_frames(carry.latents, inputs), trace)
 
@@ -246,7 +247,11 @@ def _run_steps(
             output=output,
             latent_change=relative_l1(latents, carry.latents),
         )
-        row = (~stats.computed, plans.refresh, stats, change)
+        int8_scores = plans.int8_scores
+        if program.site.attention != "plan":
+            everywhere = program.site.attention == "int8"
+            int8_scores = jnp.full(int8_scores.shape, everywhere)
+        row = (~stats.computed, plans.refresh, int8_scores, stats, change)
         return carry, row
 
     cache = None

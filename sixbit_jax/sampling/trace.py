@@ -16,6 +16,8 @@ class Trace(NamedTuple):
       timestep: diffusion timestep of each step.
       skip, refresh: the plan.
       route: the route that ran (for a skipped block, the one it was planned).
+      int8_scores: attention multiplied quantized queries and keys (for a skipped
+        block: it would have).
       output_change: relative L1 change of the guided output, per step.
     """
 
@@ -28,6 +30,7 @@ class Trace(NamedTuple):
     outlier: Float[Array, "steps branches blocks sites"]
     error: Float[Array, "steps branches blocks sites"]
     output_change: Float[Array, "steps"]
+    int8_scores: Bool[Array, "steps branches blocks"]
 
 
 class SampleResult(NamedTuple):

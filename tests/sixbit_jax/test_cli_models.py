@@ -103,6 +103,19 @@ def test_sample_repeats_itself_and_depends_on_the_seed(folder, tmp_path):
     assert np.abs(first - other).max() > 0.1
 
 
+def test_sample_with_8_bit_attention(folder, tmp_path):
+    found = {}
+    for name in ("bf16", "int8"):
+        out, trace = tmp_path / name, tmp_path / f"{name}.npz"
+        options = (f"--attention={name}", f"--trace={trace}", "--frames=5")
+        assert sample(folder, out, *options) == 0
+        with np.load(trace) as arrays:
+            assert (arrays["int8_scores"] == (name == "int8")).all()
+        found[name] = load_file(out)["latents"]
+    change = np.abs(found["int8"] - found["bf16"]).max()
+    assert 1e-5 < change < 0.5
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [

@@ -14,7 +14,15 @@ from sixbit_jax.calibration import (
     policy_from_file,
     save_policy,
 )
-from sixbit_jax.policies import BlockGrid, ErrorPredictor, chain, dmpq, pdr, tdc
+from sixbit_jax.policies import (
+    BlockGrid,
+    ErrorPredictor,
+    chain,
+    dmpq,
+    int8_attention,
+    pdr,
+    tdc,
+)
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.calibration.runs import BLOCKS, SITES, law
 
@@ -58,6 +66,19 @@ def test_a_file_gives_back_the_policy(tmp_path):
     grid = BlockGrid(BLOCKS, SITES, np.ones((BLOCKS, 4)))
     assert policy_from_file(path, grid) == expected
     assert [p.name for p in tmp_path.iterdir()] == ["policy.json"]
+
+
+def test_a_file_may_limit_8_bit_attention(tmp_path):
+    path = tmp_path / "policy.json"
+    save_policy(stored(purify=False, attention_max_gamma=0.3), path)
+    expected = chain(
+        dmpq(ErrorPredictor(SITES, *law()), 0.137),
+        tdc(0.21, max_skips=3),
+        int8_attention(0.3),
+    )
+    assert policy_from_file(path, model()) == expected
+    with pytest.raises(ValueError, match="max_gamma"):
+        stored(attention_max_gamma=-1.0)
 
 
 def test_without_fp4_tensor_cores_the_fastest_stable_route_is_int8(tmp_path):

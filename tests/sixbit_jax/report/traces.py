@@ -36,4 +36,5 @@ def make_trace(
         outlier=np.zeros((*shape, len(SITES)), np.float32),
         error=np.full((*shape, len(SITES)), np.nan, np.float32),
         output_change=np.ones(steps, np.float32),
+        int8_scores=np.zeros(shape, bool),
     )

@@ -16,7 +16,7 @@ from pallas_kernels.nvfp4_expand import reference as nvfp4_expand_reference
 from pallas_kernels.nvfp4_matmul import reference as nvfp4_matmul_reference
 from pallas_kernels.quantize_int8 import reference as quantize_int8_reference
 from pallas_kernels.quantize_nvfp4 import reference as quantize_nvfp4_reference
-from sixbit_jax.policies import chain, fixed, pdr, tdc
+from sixbit_jax.policies import chain, fixed, int8_attention, pdr, tdc
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program
 
@@ -133,6 +133,15 @@ def test_every_operation_of_all_routes_is_a_kernel(model):
     policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
     program = traced(model, policy, attention="int8", cache_format="nvfp4")
     assert kernels(program.jaxpr) >= ALL_KERNELS
+
+
+@pytest.mark.parametrize("model", ["5b", "wan-1.3b"])
+def test_attention_by_plan_holds_both_kernels(model):
+    fixed_one = traced(model, int8_routes(), attention="int8")
+    policy = chain(int8_routes(), int8_attention(0.1))
+    planned = traced(model, policy, attention=None)
+    # Norm and rotary of queries and of keys without quantization, and the attention.
+    assert kernels(planned.jaxpr) >= kernels(fixed_one.jaxpr) + 3
 
 
 @pytest.mark.slow

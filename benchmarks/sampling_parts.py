@@ -28,6 +28,7 @@ from sixbit_jax.nn.rope import rotary_3d
 from sixbit_jax.sampling import delta_cache
 
 _SECONDS = 0.2
+_TIMES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,19 +284,34 @@ def all_parts(subject: Subject) -> list[Part]:
     return [part for make in makers for part in make(subject)]
 
 
+def repeated(function: Callable, times: int) -> Callable:
+    """`function` many times in one program, each after the one before it.
+
+    Many operations take less than the host needs to start one: calls from Python would
+    measure Python. Returns what takes the operands and gives one number.
+    """
+
+    def run(*operands):
+        def body(number, _):
+            given, _ = jax.lax.optimization_barrier((operands, number))
+            made = jax.lax.optimization_barrier(function(*given))
+            first = jax.tree.leaves(made)[0]
+            return first[(0,) * first.ndim].astype(jnp.float32), None
+
+        return jax.lax.scan(body, jnp.float32(0), length=times)[0]
+
+    return run
+
+
 def _time(call: Callable, operands: Sequence[Any]) -> float:
-    """Seconds of one call, from many that wait for each other on the device only."""
+    """Seconds of one call, the least of several."""
     jax.block_until_ready(call(*operands))
-    started = time.perf_counter()
-    jax.block_until_ready(call(*operands))
-    once = max(time.perf_counter() - started, 1e-5)
-    count = int(np.clip(_SECONDS / once, 1, 200))
-    started = time.perf_counter()
-    results = None
-    for _ in range(count):
-        results = call(*operands)
-    jax.block_until_ready(results)
-    return (time.perf_counter() - started) / count
+    seconds = []
+    while len(seconds) < 3 or (len(seconds) < 20 and sum(seconds) < _SECONDS):
+        started = time.perf_counter()
+        jax.block_until_ready(call(*operands))
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
 
 
 def compile_parts(
@@ -304,20 +320,25 @@ def compile_parts(
     """Compiles every operation.
 
     Returns:
-      What times them and yields a record each: `op_ms`, and `step_ms` if every block
-      of a step with both guidance branches runs it.
+      What times them and yields a record each: `op_ms`, less what repeating costs by
+      itself, and `step_ms` if every block of a step with both guidance branches runs
+      it.
     """
+    few = jnp.zeros((8, 128), jnp.float32)
+    nothing = jax.jit(repeated(lambda x: x + 1, _TIMES)).lower(few).compile()
     ready: list[tuple[Part, Any, Any]] = []
     key = jax.random.key(0)
     for part in all_parts(subject) if parts is None else parts:
         try:
             make = jax.jit(part.operands).lower(key).compile()
             shapes = _args(jax.eval_shape(part.operands, key))
-            ready.append((part, make, jax.jit(part.function).lower(*shapes).compile()))
+            call = jax.jit(repeated(part.function, _TIMES)).lower(*shapes).compile()
+            ready.append((part, make, call))
         except (ValueError, NotImplementedError, RuntimeError) as error:
             ready.append((part, None, error))
 
     def run() -> Iterator[dict[str, Any]]:
+        empty = _time(nothing, (few,))
         for part, make, call in ready:
             record: dict[str, Any] = {
                 "model": subject.name,
@@ -330,7 +351,7 @@ def compile_parts(
             try:
                 if make is None:
                     raise call
-                seconds = _time(call, _args(make(key)))
+                seconds = max(_time(call, _args(make(key))) - empty, 0.0) / _TIMES
             except (ValueError, NotImplementedError, RuntimeError) as error:
                 failure = f"{type(error).__name__}: {str(error)[:300]}"
                 yield record | {"failure": failure}

@@ -3,6 +3,8 @@
 import json
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -109,6 +111,14 @@ def test_a_trace_without_routes_is_refused(tmp_path):
     np.savez(tmp_path / "t.npz", skip=np.zeros((3, 2, 2), bool))
     with pytest.raises(ValueError, match="route"):
         replayed(tmp_path / "t.npz", 4, 4)
+
+
+def test_repeating_an_operation_is_that_operation_again_and_again():
+    program = jax.jit(sampling_parts.repeated(lambda x, y: (x + y, y), 7))
+    assert program(jnp.full((2, 3), 4), jnp.ones((2, 3), jnp.int32)) == 5.0
+    text = program.lower(jnp.ones(3), jnp.ones(3)).as_text()
+    assert "stablehlo.while" in text
+    assert text.count("optimization_barrier") == 2
 
 
 def test_parts_are_timed_and_failures_named(tiny):

@@ -1,7 +1,6 @@
 """Where a step's time goes: every operation of a block alone, at the model's shapes."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.repeated import least_seconds, repeated
 from benchmarks.sampling_model import Subject
 from pallas_kernels.attention import quantize_qkv, quantized_attention
 from pallas_kernels.block_stats.api import block_stats
@@ -27,8 +27,7 @@ from sixbit_jax.nn.linear import matmul
 from sixbit_jax.nn.rope import rotary_3d
 from sixbit_jax.sampling import delta_cache
 
-_SECONDS = 0.2
-_TIMES, _UNROLL = 20, 5
+_TIMES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,53 +283,6 @@ def all_parts(subject: Subject) -> list[Part]:
     return [part for make in makers for part in make(subject)]
 
 
-def repeated(function: Callable, times: int) -> Callable:
-    """`function` many times in one program, each after the one before it.
-
-    Many operations take less than the host needs to start one: calls from Python would
-    measure Python. Each call reads a number of every array that the call before it
-    made, so that none is left out, merged with another or moved out of the loop.
-
-    Args:
-      function: of arrays.
-      times: how often; a multiple of 5.
-
-    Returns:
-      What takes the operands and gives the smallest of them, unchanged.
-    """
-    once = jax.jit(function)
-
-    def run(*operands):
-        leaves, tree = jax.tree.flatten(operands)
-        smallest = min(range(len(leaves)), key=lambda i: leaves[i].size)
-
-        def body(leaf, _):
-            given = [*leaves[:smallest], leaf, *leaves[smallest + 1 :]]
-            made = once(*jax.tree.unflatten(tree, given))
-            # Whole arrays, not only the numbers that are read.
-            made = jax.lax.optimization_barrier(made)
-            ends = [x[(0,) * x.ndim].astype(jnp.float32) for x in jax.tree.leaves(made)]
-            first = (0,) * leaf.ndim
-            # Never true, which the compiler cannot know.
-            changed = jnp.where(jnp.stack(ends).sum() == 1.2345e30, 0, leaf[first])
-            return leaf.at[first].set(changed.astype(leaf.dtype)), None
-
-        return jax.lax.scan(body, leaves[smallest], length=times, unroll=_UNROLL)[0]
-
-    return run
-
-
-def _time(call: Callable, operands: Sequence[Any]) -> float:
-    """Seconds of one call, the least of several."""
-    jax.block_until_ready(call(*operands))
-    seconds = []
-    while len(seconds) < 3 or (len(seconds) < 20 and sum(seconds) < _SECONDS):
-        started = time.perf_counter()
-        jax.block_until_ready(call(*operands))
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
-
-
 def compile_parts(
     subject: Subject, parts: Sequence[Part] | None = None
 ) -> Callable[[], Iterator[dict[str, Any]]]:
@@ -341,22 +293,24 @@ def compile_parts(
       itself, and `step_ms` if every block of a step with both guidance branches runs
       it.
     """
-    few = jnp.zeros((8, 128), jnp.float32)
-    nothing = jax.jit(repeated(lambda x: x, _TIMES)).lower(few).compile()
     ready: list[tuple[Part, Any, Any]] = []
     key = jax.random.key(0)
     for part in all_parts(subject) if parts is None else parts:
         try:
             make = jax.jit(part.operands).lower(key).compile()
             shapes = _args(jax.eval_shape(part.operands, key))
-            call = jax.jit(repeated(part.function, _TIMES)).lower(*shapes).compile()
-            ready.append((part, make, call))
+            calls = tuple(
+                jax.jit(repeated(f, _TIMES), donate_argnums=tuple(range(len(shapes))))
+                .lower(*shapes)
+                .compile()
+                for f in (part.function, lambda *operands: operands)
+            )
+            ready.append((part, make, calls))
         except (ValueError, NotImplementedError, RuntimeError) as error:
             ready.append((part, None, error))
 
     def run() -> Iterator[dict[str, Any]]:
-        empty = _time(nothing, (few,))
-        for part, make, call in ready:
+        for part, make, calls in ready:
             record: dict[str, Any] = {
                 "model": subject.name,
                 "tokens": subject.tokens,
@@ -367,8 +321,9 @@ def compile_parts(
             }
             try:
                 if make is None:
-                    raise call
-                seconds = max(_time(call, _args(make(key))) - empty, 0.0) / _TIMES
+                    raise calls
+                full, empty = (least_seconds(call, _args(make(key))) for call in calls)
+                seconds = max(full - empty, 0.0) / _TIMES
             except (ValueError, NotImplementedError, RuntimeError) as error:
                 failure = f"{type(error).__name__}: {str(error)[:300]}"
                 yield record | {"failure": failure}

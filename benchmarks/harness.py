@@ -158,16 +158,25 @@ def _measure(case: Case, program: Callable) -> dict[str, float]:
     """Median device time of one call; CUPTI's sum over the kernels it launched."""
     if jax.default_backend() != "gpu":
         raise NotImplementedError("timing: expected a GPU, found none")
-    _, times = profiler.measure(program, iterations=REPEATS)(_inputs(case))
-    if not isinstance(times, list):
-        raise RuntimeError("the profiler saw no kernel")
-    median = statistics.median(times) / ROTATION * 1e3
+    median = device_ms(program, _inputs(case)) / ROTATION * 1e3
     found = {"median_us": median}
     if case.flops:
         found["tops"] = case.flops / median / 1e6
     if case.bytes:
         found["tbps"] = case.bytes / median / 1e6
     return found
+
+
+def device_ms(program: Callable, *inputs: Any) -> float:
+    """Median milliseconds of a call: CUPTI's sum over the kernels that it launched.
+
+    Raises:
+        RuntimeError: CUPTI saw none.
+    """
+    _, times = profiler.measure(program, iterations=REPEATS)(*inputs)
+    if not isinstance(times, list):
+        raise RuntimeError("the profiler saw no kernel")
+    return statistics.median(times)
 
 
 def show(record: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """Where a step's time goes: every operation of a block alone, at the model's shapes."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -9,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.repeated import least_seconds, repeated
+from benchmarks.harness import ROTATION, device_ms
 from benchmarks.sampling_model import Subject
 from pallas_kernels.attention import quantize_qkv, quantized_attention
 from pallas_kernels.block_stats.api import block_stats
@@ -27,7 +29,7 @@ from sixbit_jax.nn.linear import matmul
 from sixbit_jax.nn.rope import rotary_3d
 from sixbit_jax.sampling import delta_cache
 
-_TIMES = 20
+_COMPILE_THREADS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,34 +285,46 @@ def all_parts(subject: Subject) -> list[Part]:
     return [part for make in makers for part in make(subject)]
 
 
+def _milliseconds(call: Callable, sets: Any) -> float:
+    """Of the device alone: many operations end before the host can start another."""
+    jax.block_until_ready(call(sets))
+    if jax.default_backend() == "gpu":
+        return device_ms(call, sets)
+    started = time.perf_counter()
+    jax.block_until_ready(call(sets))
+    return (time.perf_counter() - started) * 1e3
+
+
 def compile_parts(
     subject: Subject, parts: Sequence[Part] | None = None
 ) -> Callable[[], Iterator[dict[str, Any]]]:
     """Compiles every operation.
 
     Returns:
-      What times them and yields a record each: `op_ms`, less what repeating costs by
-      itself, and `step_ms` if every block of a step with both guidance branches runs
-      it.
+      What times them and yields a record each: `op_ms`, and `step_ms` if every block
+      of a step with both guidance branches runs it. Operands change from call to call,
+      so that none is found in the cache.
     """
-    ready: list[tuple[Part, Any, Any]] = []
     key = jax.random.key(0)
-    for part in all_parts(subject) if parts is None else parts:
+
+    def compiled(part: Part) -> tuple[Part, Any, Any]:
         try:
             make = jax.jit(part.operands).lower(key).compile()
             shapes = _args(jax.eval_shape(part.operands, key))
-            calls = tuple(
-                jax.jit(repeated(f, _TIMES), donate_argnums=tuple(range(len(shapes))))
-                .lower(*shapes)
-                .compile()
-                for f in (part.function, lambda *operands: operands)
-            )
-            ready.append((part, make, calls))
+            once = jax.jit(part.function)
+
+            def walk(sets):
+                return [once(*one) for one in sets]
+
+            return part, make, jax.jit(walk).lower([shapes] * ROTATION).compile()
         except (ValueError, NotImplementedError, RuntimeError) as error:
-            ready.append((part, None, error))
+            return part, None, error
+
+    with ThreadPoolExecutor(_COMPILE_THREADS) as pool:
+        ready = list(pool.map(compiled, all_parts(subject) if parts is None else parts))
 
     def run() -> Iterator[dict[str, Any]]:
-        for part, make, calls in ready:
+        for part, make, call in ready:
             record: dict[str, Any] = {
                 "model": subject.name,
                 "tokens": subject.tokens,
@@ -321,15 +335,15 @@ def compile_parts(
             }
             try:
                 if make is None:
-                    raise calls
-                full, empty = (least_seconds(call, _args(make(key))) for call in calls)
-                seconds = max(full - empty, 0.0) / _TIMES
+                    raise call
+                sets = [_args(make(key)) for key in jax.random.split(key, ROTATION)]
+                op_ms = _milliseconds(call, sets) / ROTATION
             except (ValueError, NotImplementedError, RuntimeError) as error:
                 failure = f"{type(error).__name__}: {str(error)[:300]}"
                 yield record | {"failure": failure}
                 continue
             calls = 2 * part.per_block * subject.config.num_layers
-            yield record | {"op_ms": seconds * 1e3, "step_ms": calls * seconds * 1e3}
+            yield record | {"op_ms": op_ms, "step_ms": calls * op_ms}
 
     return run
 

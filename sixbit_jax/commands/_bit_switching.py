@@ -40,6 +40,11 @@ def switch_bits(
 
     if args.plot is not None:
         raise ValueError("--plot: expected none with --recipe dvd-quant, found one")
+    if args.int8_attention is not None:
+        raise ValueError(
+            "--int8-attention: expected none with --recipe dvd-quant, found "
+            f"{args.int8_attention}"
+        )
     recipe = recipe_of(args.recipe)
     low, high = recipe.routes
     options = {"arq_block": recipe.arq_block}

@@ -56,6 +56,7 @@ def make_sampler(
                 dtype=_shared.compute_dtype(args.dtype),
                 policy=policy,
                 cache_format=args.cache_format,
+                attention=args.attention,
                 progress=not args.quiet,
                 **options,
             )
@@ -90,6 +91,8 @@ def search(
     Returns:
       A `PolicyFile`.
     """
+    import numpy as np
+
     from sixbit_jax.calibration import PolicyFile
     from sixbit_jax.sampling.api import block_grid
 
@@ -103,11 +106,16 @@ def search(
         "max_skips": args.max_skips,
         "warmup": args.warmup,
         "together": args.together,
+        "shared": args.shared,
         "purify": purify,
         "outlier_ratio": args.outlier_ratio,
         "refresh_int8": not args.no_refresh_int8,
         "tau": None,
     }
+    if args.int8_attention is not None:
+        gamma = _stack(recorded.traces, "gamma")
+        limit = float(np.quantile(gamma, args.int8_attention))
+        numbers["attention_max_gamma"] = limit
     numbers["threshold"] = _closed_threshold(
         recorded._replace(traces=[_no_bf16(t) for t in recorded.traces]),
         numbers,
@@ -156,6 +164,7 @@ def search(
         "steps": args.steps,
         "guidance": args.guidance,
         "cache_format": args.cache_format,
+        "attention": args.attention,
         "sites": fit.summary(),
     }
     return PolicyFile.for_model(model, calibration=notes, **numbers)

@@ -28,6 +28,7 @@ examples:
   sixbit calibrate --out policy.json --plot correlation.png
   sixbit calibrate --model cogvideox-5b-nvfp4 --prompt-embeds prompts.safetensors \\
       --out policy.json --bits 6 --skips 0.3
+  sixbit calibrate --together all --shared --out policy.json
   sixbit calibrate --recipe dvd-quant --out delta.json
   sixbit compare full delta.json --recipe dvd-quant
 """
@@ -102,10 +103,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument(
         "--together",
-        type=int,
+        type=_number_or_all,
         default=1,
-        metavar="N",
-        help="so many neighbouring blocks skip as one (1)",
+        metavar="N|all",
+        help="so many neighbouring blocks skip as one and share a delta (1)",
+    )
+    method.add_argument(
+        "--shared",
+        action="store_true",
+        help="both guidance branches skip as one",
     )
     method.add_argument(
         "--residual",
@@ -125,7 +131,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="bf16",
         help="storage of the delta cache while searching (bf16)",
     )
+    scores = method.add_mutually_exclusive_group()
+    _shared.add_attention_argument(scores, " of all blocks while searching")
+    scores.add_argument(
+        "--int8-attention",
+        type=float,
+        metavar="SHARE",
+        help="the policy gives 8-bit scores to blocks that change little: the limit is "
+        "that of SHARE of the recorded blocks (none)",
+    )
     _shared.add_sampling_arguments(parser)
+
+
+def _number_or_all(word: str) -> int | None:
+    """A number of blocks, or None for "all"."""
+    return None if word == "all" else int(word)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -166,6 +186,9 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--skips: expected 0 to 1, found {args.skips}")
     if args.max_drift is not None and not args.max_drift > 0:
         problems.append(f"--max-drift: expected more than 0, found {args.max_drift}")
+    share = args.int8_attention
+    if share is not None and not 0.0 < share <= 1.0:
+        problems.append(f"--int8-attention: expected above 0 to 1, found {share}")
     if args.steps < 2:
         problems.append(f"--steps: expected at least 2, found {args.steps}")
     for name in ("prompts", "search_prompts"):
@@ -218,4 +241,6 @@ def _print(policy: Any, fit: Any) -> None:
         "blocks skipped": f"{100 * notes['skip_fraction']:.1f} %",
         "drift": f"{notes['drift']:.4f} (relative L2 of the latents)",
     }
+    if policy.attention_max_gamma is not None:
+        facts["8-bit attention"] = f"gamma up to {policy.attention_max_gamma:.5g}"
     print_table(facts_table(facts))

@@ -58,6 +58,31 @@ def test_compare_takes_the_policy(source, calibrated, tmp_path):
         assert np.isnan(traces["error"]).all()
 
 
+def test_blocks_and_branches_decide_together_and_stable_ones_get_8_bit_scores(
+    source, tmp_path
+):
+    path, trace = tmp_path / "policy.json", tmp_path / "traces"
+    argv = ["calibrate", f"--model={source}", f"--out={path}", "--prompts=1"]
+    argv += ["--search-prompts=1", "--steps=8", "--quiet", "--skips=0.25"]
+    argv += ["--together=all", "--shared", "--int8-attention=0.5"]
+    assert cli.main(argv) == 0
+    policy = json.loads(path.read_text())
+    assert policy["together"] is None
+    assert policy["shared"]
+    argv = ["compare", "full", str(path), f"--model={source}", f"--out={trace}"]
+    argv += ["--steps=8", "--quiet", "--captions"]
+    assert cli.main([*argv, "a red circle grows on a black background"]) == 0
+    with np.load(trace / "traces_policy.npz") as arrays:
+        assert (arrays["skip"].all((2, 3)) == arrays["skip"].any((2, 3))).all()
+        eight = arrays["int8_scores"]
+        assert not eight[:, 0].any()
+        assert 0 < eight.mean() < 1
+        limit = policy["attention_max_gamma"]
+        ran = ~arrays["skip"][:, :-1]
+        low = arrays["gamma"][:, :-1] <= limit
+        assert (eight[:, 1:] == low)[ran].all()
+
+
 def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):
     from tests.sixbit_jax.demo_checkpoint import write_tiny_checkpoint
 
@@ -77,6 +102,7 @@ def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):
         (["--max-drift=0"], "--max-drift: expected more than 0"),
         (["--steps=1"], "--steps: expected at least 2"),
         (["--prompts=100000"], "--prompts: expected at most"),
+        (["--int8-attention=0"], "--int8-attention: expected above 0 to 1"),
         (["--plot=absent/plot.png"], "expected an existing directory"),
     ],
 )

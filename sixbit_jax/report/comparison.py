@@ -123,6 +123,7 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         (f"share_{route.name.lower()}", f"of what ran in {route.name}", _share)
         for route in Route
     ),
+    ("share_int8_scores", "blocks with INT8 attention scores", _share),
     ("weight_bytes", "weights", byte_size),
     ("cache_bytes", "delta cache", lambda v: byte_size(v) if v else "none"),
     ("temporary_bytes", "working memory", byte_size),

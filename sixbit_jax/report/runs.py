@@ -81,15 +81,17 @@ class Run:
         return self.configuration.name
 
     def cost(self) -> dict[str, float]:
-        """Bits, skips and route shares over all prompts, steps and branches."""
+        """Bits, skips, shares of routes and of INT8 scores over prompts, steps, branches."""
         route = np.stack([trace.route for trace in self.traces])
         skip = np.stack([trace.skip for trace in self.traces])
         shares = route_shares(route, skip, self.grid)
+        scores = np.stack([trace.int8_scores for trace in self.traces])[~skip]
         return {
             "activation_bits": activation_bits(route, skip, self.grid),
             "effective_bits": effective_bits(route, skip, self.grid),
             "skip_fraction": skip_fraction(skip),
             **{f"share_{r.name.lower()}": share for r, share in shares.items()},
+            "share_int8_scores": float(scores.mean()) if scores.size else 0.0,
         }
 
 

@@ -132,3 +132,17 @@ def test_rare_routes_have_a_row_only_where_one_ran():
     assert "of what ran in ARQ4" in names
     assert "of what ran in INT6" not in names
     assert "of what ran in NVFP4" in names
+
+
+def test_the_share_of_int8_scores_is_that_of_computed_blocks(comparison):
+    full, low = comparison.runs
+    assert all("attention scores" not in row[0] for row in table_rows(comparison)[1])
+    eight = [trace._replace(int8_scores=~trace.skip) for trace in low.traces]
+    # One computed block of 3 x 2 x 6 in the first trace, less the skipped ones.
+    eight[0].int8_scores[0, 0, 0] = False
+    changed = Comparison(comparison.prompts, (full, replace(low, traces=tuple(eight))))
+    share = changed.records[1]["share_int8_scores"]
+    computed = sum(int((~trace.skip).sum()) for trace in low.traces)
+    assert share == pytest.approx(1 - 1 / computed)
+    (row,) = (row for row in table_rows(changed)[1] if "attention scores" in row[0])
+    assert row[1:] == ["0.0 %", f"{100 * share:.1f} %"]

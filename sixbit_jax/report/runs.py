@@ -81,7 +81,7 @@ class Run:
         return self.configuration.name
 
     def cost(self) -> dict[str, float]:
-        """Bits, skips, shares of routes and of INT8 scores over prompts, steps, branches."""
+        """Bits, skips, shares of routes and of INT8 scores, over all that ran."""
         route = np.stack([trace.route for trace in self.traces])
         skip = np.stack([trace.skip for trace in self.traces])
         shares = route_shares(route, skip, self.grid)

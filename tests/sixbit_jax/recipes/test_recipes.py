@@ -43,7 +43,7 @@ def test_policies_have_the_routes_of_their_method():
     assert channel.policy(None).routes == (Route.ARQ4_CHANNEL, Route.ARQ8_CHANNEL)
     assert recipes.sixbit_diffusion().routes == (Route.NVFP4, Route.INT8)
     assert recipe.sampling() == {
-        "attention": "bf16",
+        "attention": None,
         "cache_format": "bf16",
         "arq_block": 128,
     }

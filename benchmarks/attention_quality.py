@@ -81,14 +81,11 @@ def measure(
         values = psnr(_videos(run), reference, data_range=2.0)
         first = values if first is None else first
         mean, change = mean_interval(values), paired_interval(values, first)
-        eight = np.stack([trace.int8_scores for trace in run.traces])
-        ran = ~np.stack([trace.skip for trace in run.traces])
         found.append(
             {
                 "kind": "attention_quality",
                 "attention": run.name,
                 "max_gamma": limit if run.name == STABLE else None,
-                "share_8_bit": float(eight[ran].mean()),
                 "captions": len(captions),
                 "psnr_db": mean.mean,
                 "psnr_ci95": [mean.low, mean.high],
@@ -110,7 +107,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         low, high = row["difference_ci95"]
         lines.append(
-            f"| {row['attention']} | {row['share_8_bit']:.2f} "
+            f"| {row['attention']} | {row['share_int8_scores']:.2f} "
             f"| {row['skip_fraction']:.3f} | {row['psnr_db']:.2f} "
             f"| {row['difference_db']:+.2f} [{low:+.2f}, {high:+.2f}] |"
         )

@@ -25,7 +25,6 @@ from sixbit_jax.policies import (
     chain,
     dmpq,
     fixed,
-    int8_attention,
     pdr,
     random_routes,
     step_cache,
@@ -96,7 +95,6 @@ class Setting:
       outlier_ratio: rule A of Purified Delta Refresh.
       every_compute: rule A in every computed block.
       refresh_int8: rule B of Purified Delta Refresh.
-      attention_max_gamma: 8-bit attention for blocks below, in programs that hold both.
     """
 
     route: int | np.ndarray = Route.BF16
@@ -117,7 +115,6 @@ class Setting:
     outlier_ratio: float | None = None
     every_compute: bool = False
     refresh_int8: bool = False
-    attention_max_gamma: float | None = None
 
 
 def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
@@ -173,10 +170,6 @@ def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
                 refresh_int8=setting.refresh_int8,
             ),
             setting.refresh_int8 or setting.outlier_ratio is not None,
-        ),
-        switched(
-            int8_attention(setting.attention_max_gamma or 0.0),
-            setting.attention_max_gamma is not None,
         ),
     ]
     policy = chain(*parts)

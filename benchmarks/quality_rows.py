@@ -12,7 +12,6 @@ from benchmarks.quality_policies import Setting, num_steps
 from benchmarks.quality_runs import (
     ATTENTION_8_BIT,
     ATTENTION_8_BIT_STEPS,
-    ATTENTION_BY_PLAN,
     FLOAT32,
     FULL,
     FULL_STEPS,
@@ -146,12 +145,6 @@ def _sixbit(kind: Kind, **numbers: Any) -> Maker:
     """The default, tuned in the program that it runs in."""
     chosen = {"together": None, "shared": True, "refresh_int8": True} | numbers
     return lambda c: (c.both("damage final", kind=kind, **chosen),)
-
-
-def _sixbit_stable_attention(c: Calibrated) -> tuple[Setting, ...]:
-    """The default, and 8-bit attention in the more stable half of the blocks."""
-    (setting,) = _sixbit(REFINED_STEPS)(c)
-    return (replace(setting, attention_max_gamma=float(np.median(c.recording.gamma))),)
 
 
 def _skip_uniformly(c: Calibrated) -> tuple[Setting, ...]:
@@ -308,11 +301,6 @@ ROWS: dict[str, tuple[str, Kind, Maker]] = {
         ATTENTION_8_BIT_STEPS,
         _sixbit(REFINED_STEPS),
     ),
-    "sixbit_attention8_stable": (
-        "the default, 8-bit attention in the stable half of the blocks",
-        ATTENTION_BY_PLAN,
-        _sixbit_stable_attention,
-    ),
     "w4a8_refined": ("W4A8, refined weights (BGR)", REFINED, _route(Route.INT8)),
     "w4a4_refined": ("W4A4, refined weights (BGR)", REFINED, _route(Route.NVFP4)),
     "w4a4_unrotated": ("W4A4 without Hadamard", UNROTATED, _route(Route.NVFP4)),
@@ -358,7 +346,6 @@ COMPARISONS = (
     ("sixbit", "sixbit_rtn", "psnr_db"),
     ("w4a8_attention8", "w4a8", "psnr_db"),
     ("sixbit_attention8", "sixbit", "psnr_db"),
-    ("sixbit_attention8_stable", "sixbit", "psnr_db"),
     ("w4a8_refined", "w4a8", "psnr_db"),
     ("w4a4_refined", "w4a4", "psnr_db"),
     ("sixbit", "sixbit_paper", "psnr_db"),

@@ -47,7 +47,7 @@ class Kind:
       cache_format: of the delta cache.
       dtype: compute dtype; None for that of the study.
       record: measure errors and outliers under INT8 (calibration).
-      attention: precision of the scores, "bf16", "int8", or None: both, by the plan.
+      attention: precision of the scores, "bf16" or "int8".
       group: of the delta cache, see `Policy.group`; None where whole steps skip.
     """
 
@@ -55,7 +55,7 @@ class Kind:
     cache_format: str = "bf16"
     dtype: str | None = None
     record: bool = False
-    attention: Precision | None = "bf16"
+    attention: Precision = "bf16"
     group: int | None = 1
 
     @property
@@ -74,7 +74,6 @@ ATTENTION_8_BIT = Kind(attention="int8")
 FULL_STEPS = Kind("full", group=None)
 REFINED_STEPS = Kind("nvfp4_refined", group=None)
 ATTENTION_8_BIT_STEPS = Kind("nvfp4_refined", attention="int8", group=None)
-ATTENTION_BY_PLAN = Kind("nvfp4_refined", attention=None, group=None)
 
 
 @dataclass(frozen=True)

@@ -130,8 +130,8 @@ def policies(
     if slots and spec.skips != "same":
         slots = True
     group = None if spec.skips == "steps" else 1
-    half = [int8_attention(blocks=range(0, blocks, 2))]
-    also = half if spec.attention == "half" else []
+    every_second = int8_attention(blocks=range(0, blocks, 2))
+    also = [every_second] if spec.attention == "half" else []
     return {
         # A few steps round coarsely.
         (float(plan[1:].mean()) if spec.skips == "steps" else fraction): [

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from pallas_kernels.dispatch import HOPPER_MULTIPROCESSORS
+from pallas_kernels import dispatch
 
 # Rows of q of one compute warpgroup: one wgmma tall, so that scores, probabilities and
 # the output fit its registers.
@@ -57,8 +57,9 @@ class Tile:
             heads: of all batch entries.
         """
         blocks = heads * -(-rows // self.block_rows)
-        waves = -(-blocks // HOPPER_MULTIPROCESSORS)
-        return heads * rows / (waves * HOPPER_MULTIPROCESSORS * self.block_rows)
+        at_a_time = dispatch.multiprocessors()
+        waves = -(-blocks // at_a_time)
+        return heads * rows / (waves * at_a_time * self.block_rows)
 
 
 def choose_tile(

@@ -145,7 +145,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _number_or_all(word: str) -> int | None:
     """A number of blocks, or None for "all"."""
-    return None if word == "all" else int(word)
+    if word == "all":
+        return None
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number or all, found {word!r}")
+    return int(word)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -23,8 +23,8 @@ def test_every_precision_is_measured_against_16_bits():
         attention_quality.EIGHT,
         attention_quality.STABLE,
     ]
-    assert [row["share_8_bit"] for row in rows[:2]] == [0.0, 1.0]
-    assert 0 < rows[2]["share_8_bit"] < 1
+    assert [row["share_int8_scores"] for row in rows[:2]] == [0.0, 1.0]
+    assert 0 < rows[2]["share_int8_scores"] < 1
     assert rows[2]["max_gamma"] > 0
     assert rows[0]["difference_db"] == 0
     assert rows[1]["difference_db"] != 0

@@ -40,13 +40,13 @@ def test_attention_follows_the_plan_block_by_block(model):
     assert everywhere.trace.int8_scores.all()
     assert not nowhere.trace.int8_scores.any()
     planned = run(model, policy=int8_attention())
-    np.testing.assert_allclose(planned.latents, everywhere.latents, atol=1e-5)
+    np.testing.assert_array_equal(planned.latents, everywhere.latents)
     planned = run(model, policy=int8_attention(blocks=[]))
-    np.testing.assert_allclose(planned.latents, nowhere.latents, atol=1e-5)
+    np.testing.assert_array_equal(planned.latents, nowhere.latents)
     planned = run(model, policy=int8_attention(blocks=[1]))
     assert (np.asarray(planned.trace.int8_scores) == [False, True, False]).all()
     change = np.abs(np.asarray(planned.latents - nowhere.latents)).max()
-    assert change > 1e-5
+    assert change > 1e-2
 
 
 def test_stable_blocks_get_8_bit_attention_and_the_option_overrules(model):

@@ -12,7 +12,7 @@ import numpy as np
 
 from sixbit_jax.calibration.policy_entries import entry_problems
 from sixbit_jax.checkpoint.json_file import read_json_object
-from sixbit_jax.checkpoint.messages import brief, several
+from sixbit_jax.checkpoint.messages import bounded, brief, several
 from sixbit_jax.hardware import fast_stable_route
 from sixbit_jax.policies import (
     BlockGrid,
@@ -272,13 +272,15 @@ def load_policy(path: str | os.PathLike) -> PolicyFile:
             f"{brief(sorted(unknown))}"
         )
     if problems := entry_problems(entries):
-        raise ValueError("\n  ".join([f"{path}: not a policy:", *several(problems)]))
+        raise ValueError(
+            bounded("\n  ".join([f"{path}: not a policy:", *several(problems)]))
+        )
     try:
         if entries.get("predictor") is not None:
             entries["predictor"] = _predictor(entries["predictor"])
         return PolicyFile(**entries)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(bounded(f"{path}: {error}")) from error
 
 
 def policy_from_file(

@@ -70,15 +70,17 @@ def several(lines: Iterable[str], most: int = 20) -> list[str]:
 
 
 def bounded(message: str) -> str:
-    """A message whose lines, and whose number of lines, have a limit."""
-    lines = message.split("\n")
-    lines = [
-        line
-        if len(line) <= _LINE
-        else f"{line[: _LINE - 40]}... ({len(line):,} characters)"
-        for line in lines
-    ]
-    return "\n".join(several(lines, _LINES))
+    """A message that can be printed, of lines and a number of lines with a limit."""
+    return "\n".join(map(_bounded_line, several(message.split("\n"), _LINES)))
+
+
+def _bounded_line(line: str) -> str:
+    if len(line) > _LINE:
+        line = f"{line[: _LINE - 40]}... ({len(line):,} characters)"
+    if line.isprintable():
+        return line
+    # Names out of files may hold what moves a terminal's cursor.
+    return "".join(c if c.isprintable() else f"{c!a}"[1:-1] for c in line)
 
 
 __all__ = ["bounded", "brief", "named", "several"]

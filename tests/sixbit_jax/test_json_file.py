@@ -165,7 +165,8 @@ def test_lists_and_messages_say_how_much_is_left_out():
     assert several(["a", "b"], 2) == ["a", "b"]
     assert several(map(str, range(152)), 20)[-1] == "... and 132 more"
     assert len(several(map(str, range(152)), 20)) == 21
-    assert bounded("one\ntwo") == "one\ntwo"
+    assert bounded("one\ntwo ü") == "one\ntwo ü"
+    assert bounded("a\x1b[2J\tb\ud800\n") == "a\\x1b[2J\\tb\\ud800\n"
     long = bounded("\n".join(["x" * 10**4] * 1000))
     assert len(long) < 60_000
     assert "(10,000 characters)" in long

@@ -1,7 +1,6 @@
 """Fast, small video diffusion transformers in JAX."""
 
 from sixbit_jax import recipes
-from sixbit_jax.calibration.policy_file import policy_from_file
 from sixbit_jax.checkpoint import load, save
 from sixbit_jax.checkpoint.pair import load_pair
 from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
@@ -18,7 +17,8 @@ from sixbit_jax.policies import (
     step_cache,
     tdc,
 )
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+from sixbit_jax.policies.policy_file import policy_from_file
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
 from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, sample

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sixbit_jax.calibration.policy_file import load_policy, policy_from_file
 from sixbit_jax.policies import (
     Policy,
     alternate,
@@ -13,6 +12,7 @@ from sixbit_jax.policies import (
     random_routes,
     uniform_skips,
 )
+from sixbit_jax.policies.policy_file import load_policy, policy_from_file
 from sixbit_jax.recipes import RECIPES, recipe_of
 from sixbit_jax.report.runs import Configuration
 from sixbit_jax.routes import Route

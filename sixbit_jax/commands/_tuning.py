@@ -13,9 +13,9 @@ from sixbit_jax.checkpoint import save
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands.sample import latent_shape
 from sixbit_jax.commands.tune import settings_of
-from sixbit_jax.quantizers.q_vdit import QVDiTOptions, q_vdit_method
-from sixbit_jax.quantizers.q_vdit_inference import packed_model
-from sixbit_jax.quantizers.q_vdit_tune import prepare, token_layout
+from sixbit_jax.methods.q_vdit.method import QVDiTOptions, q_vdit_method
+from sixbit_jax.methods.q_vdit.pack import packed_model
+from sixbit_jax.methods.q_vdit.tune import prepare, token_layout
 from sixbit_jax.report.video import replacing
 from sixbit_jax.sampling.api import is_quantized
 from sixbit_jax.tuning.loop import TuneOptions, Tuner, TuneState

@@ -6,7 +6,7 @@ from convert import cli_arguments
 from convert import run as run_converter
 from convert.command import DESCRIPTION
 from sixbit_jax.cli import USER_ERROR
-from sixbit_jax.quantizers.rtn import NVFP4Recipe
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
 from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.recipes import RECIPES, recipe_of
 

@@ -228,7 +228,7 @@ def _progress(args: argparse.Namespace, total: int) -> Any:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What distinguishes a run, for its checkpoints."""
-    from sixbit_jax.quantizers.q_vdit import QVDiTOptions
+    from sixbit_jax.methods.q_vdit.method import QVDiTOptions
 
     options = QVDiTOptions(
         weight_bits=args.weight_bits,

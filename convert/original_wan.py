@@ -11,7 +11,7 @@ from typing import Any
 from convert.errors import ConversionError
 from convert.rules import collapse
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.checkpoint.messages import several
+from sixbit_jax.reading.messages import several
 
 _PREFIX = r"(?:model\.)?(?:diffusion_model\.)?"
 _EMBEDDER = "condition_embedder."

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sixbit_jax.checkpoint.messages import brief
+from sixbit_jax.reading.messages import brief
 
 # A tensor takes 25 opcodes; state dicts have some thousand tensors.
 _MOST_OPCODES = 1_000_000

@@ -10,9 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sixbit_jax.calibration.policy_entries import entry_problems
-from sixbit_jax.checkpoint.json_file import read_json_object
-from sixbit_jax.checkpoint.messages import bounded, brief, several
 from sixbit_jax.hardware import fast_stable_route
 from sixbit_jax.policies import (
     BlockGrid,
@@ -26,6 +23,9 @@ from sixbit_jax.policies import (
     tdc,
 )
 from sixbit_jax.policies._common import checked_count
+from sixbit_jax.policies.policy_entries import entry_problems
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import bounded, brief, several
 from sixbit_jax.routes import Route
 
 FORMAT = "sixbit-policy"

@@ -7,7 +7,7 @@ import pytest
 from convert.errors import ConversionError
 from convert.reader import open_source
 from convert.safetensors_file import write_file
-from sixbit_jax.checkpoint.messages import brief
+from sixbit_jax.reading.messages import brief
 from tests.convert.checkpoints import NAME, SCHEDULER, write_checkpoint
 from tests.convert.torch_files import write_state_dict
 

@@ -13,7 +13,7 @@ from convert.safetensors_file import (
     read_index,
     write_file,
 )
-from sixbit_jax.checkpoint.messages import brief
+from sixbit_jax.reading.messages import brief
 
 
 def _values(dtype, shape=(3, 5)):

@@ -14,10 +14,10 @@ from convert.reader import open_source
 from convert.safetensors_file import TensorInfo
 from convert.tables import table_for
 from convert.torch_file import read_index
-from sixbit_jax.calibration.policy_file import PolicyFile, load_policy, save_policy
 from sixbit_jax.checkpoint import CheckpointReader, Header, parameter_shapes
 from sixbit_jax.models import registry
 from sixbit_jax.policies import BlockGrid, ErrorPredictor
+from sixbit_jax.policies.policy_file import PolicyFile, load_policy, save_policy
 from sixbit_jax.sampling import schedulers
 from tests.convert.checkpoints import NAME, write_checkpoint
 from tests.fuzz import mutations

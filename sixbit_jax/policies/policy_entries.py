@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from sixbit_jax.checkpoint.messages import brief, named
+from sixbit_jax.reading.messages import brief, named
 
 _LARGEST_FLOAT32 = 3.4e38
 _LARGEST_INT32 = 2**31 - 1

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from sixbit_jax.checkpoint.messages import brief
-from sixbit_jax.checkpoint.regular_file import open_regular
+from sixbit_jax.reading.messages import brief
+from sixbit_jax.reading.regular_file import open_regular
 
 # Configurations have 1 KiB, an index of the largest networks 6 MiB.
 LARGEST_BYTES = 16 * 2**20

@@ -8,9 +8,9 @@ import tracemalloc
 
 import pytest
 
-from sixbit_jax.checkpoint.json_file import LARGEST_BYTES, read_json_object
-from sixbit_jax.checkpoint.messages import bounded, brief, named, several
-from sixbit_jax.checkpoint.regular_file import open_regular
+from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
+from sixbit_jax.reading.messages import bounded, brief, named, several
+from sixbit_jax.reading.regular_file import open_regular
 
 
 def _short(value):

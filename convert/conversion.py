@@ -21,6 +21,7 @@ from sixbit_jax.checkpoint import (
     parameter_shapes,
     summarize,
 )
+from sixbit_jax.sampling import schedulers
 
 DTYPES = ("keep", "float32", "float16", "bfloat16")
 WEIGHTS = (
@@ -183,6 +184,24 @@ def _per_layer(
     return shapes
 
 
+def _check_scheduler(found: Source) -> None:
+    """Refuses a scheduler's configuration that sampling would refuse.
+
+    A class that is not supported is kept by name: `sample` takes another scheduler.
+    """
+    config = found.scheduler
+    if config is None:
+        return
+    name = config.get("_class_name")
+    other = isinstance(name, str) and name.isidentifier() and len(name) < 100
+    if other and name not in schedulers.CLASSES:
+        return
+    try:
+        schedulers.from_config(config)
+    except ValueError as error:
+        raise ConversionError(f"scheduler_config.json: {error}") from error
+
+
 def plan(
     found: Source, *, dtype: str, weights: str, rotation: int, refine: bool = False
 ) -> tuple[Header, dict[str, Assignment]]:
@@ -208,6 +227,7 @@ def plan(
         stacked = parameter_shapes(table.model_class, config)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConversionError(f"{found.directory / 'config.json'}: {error}") from error
+    _check_scheduler(found)
     assigned, ignored = table.assign(found.tensors, _per_layer(stacked, table))
     if found.packed.dialect is not None:
         # Packed weights are not rotated, and linears of one site rotate as one.

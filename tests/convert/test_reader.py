@@ -166,7 +166,10 @@ def test_safetensors_win_over_pickles(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "expected JSON"), ("[1]", "expected a JSON object, found a list")],
+    [
+        ("{", "expected a JSON object, found no JSON"),
+        ("[1]", "expected a JSON object, found a list"),
+    ],
 )
 def test_a_damaged_config_is_refused(tmp_path, text, message):
     directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS)

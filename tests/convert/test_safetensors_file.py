@@ -97,7 +97,7 @@ def _good():
         (_with_header([1, 2]), "expected a JSON object"),
         (_with_header({})[:-1] + b"x", "expected a JSON object"),
         (
-            _with_header({"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 1]}}),
+            _with_header({"a": {"dtype": "F7", "shape": [1], "data_offsets": [0, 1]}}),
             "expected dtype",
         ),
         (_with_header({"a": {"dtype": "F32", "shape": [1]}}), "data_offsets"),

@@ -1,7 +1,7 @@
 """Wan in its original layout: the key names of its authors' repository.
 
-Files for ComfyUI and LightX2V keep them, often behind `model.diffusion_model.`, and
-have no diffusers `config.json`: everything that it would say is read off the shapes.
+Files for ComfyUI and LightX2V keep them, often behind a prefix (`prefixes`), and have
+no diffusers `config.json`: everything that it would say is read off the shapes.
 """
 
 import re
@@ -13,7 +13,6 @@ from convert.rules import collapse
 from convert.safetensors_file import TensorInfo
 from sixbit_jax.reading.messages import several
 
-_PREFIX = r"(?:model\.)?(?:diffusion_model\.)?"
 _EMBEDDER = "condition_embedder."
 # Whole stems, without weight, bias or what belongs to a packed weight.
 _OUTSIDE = {
@@ -59,14 +58,15 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors under diffusers' names.
 
     Args:
-      tensors: by original names; those of packed weights have their suffixes.
+      tensors: by original names, without a prefix; those of packed weights have their
+        suffixes.
 
     Raises:
       ConversionError: lists the keys that are not of this layout.
     """
     found, unknown, twice = {}, [], []
     for key, info in tensors.items():
-        name = _rename(re.sub(f"^{_PREFIX}", "", key))
+        name = _rename(key)
         if name is None:
             unknown.append(key)
         elif name in found:

@@ -9,6 +9,7 @@ from typing import Any
 from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
 from convert.nvfp4_source import PackedSource, open_packed
+from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
 from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
@@ -107,7 +108,7 @@ def open_source(
             "torch.save"
         )
     _check_weights(files)
-    tensors = _index_all(directory, files)
+    tensors = strip_prefixes(_index_all(directory, files))
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):
         raise ConversionError(
@@ -132,6 +133,7 @@ def open_source(
         config,
         dialect=dialect,
         reference=None if reference is None else open_source(reference).tensors,
+        notes=_notes(files),
     )
     return Source(
         directory=directory,
@@ -141,6 +143,16 @@ def open_source(
         tensors=packed.tensors,
         packed=packed,
     )
+
+
+def _notes(files: Iterable[Path]) -> dict[str, str]:
+    """What the writers say of the tensors in the headers of all files."""
+    return {
+        name: text
+        for file in files
+        if file.suffix == _SAFETENSORS
+        for name, text in safetensors_file.read_metadata(file).items()
+    }
 
 
 def _check_weights(files: Iterable[Path]) -> None:

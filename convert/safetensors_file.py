@@ -110,13 +110,21 @@ class TensorInfo:
                 done += count
 
 
-def read_index(file: Path) -> dict[str, TensorInfo]:
-    """Reads a safetensors header: tensors by name, in the order of the file.
+def read_metadata(file: Path) -> dict[str, str]:
+    """The `__metadata__` of a file, texts by name; empty where there is none.
 
     Raises:
-      ConversionError: if the header is damaged or larger than 25 MB, byte ranges do
-        not fit shapes, leave holes or overlap, or the file is truncated.
+      ConversionError: as `read_index`.
     """
+    metadata = _read_header(file)[0].get("__metadata__", {})
+    problems = _metadata_problems(metadata)
+    if problems:
+        raise ConversionError(f"{file}: bad safetensors header: {problems[0]}")
+    return metadata
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's entries, where the tensors begin, and the bytes of the file."""
     try:
         with open_regular(file) as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -133,8 +141,18 @@ def read_index(file: Path) -> dict[str, TensorInfo]:
         raise
     except ValueError as error:
         raise ConversionError(str(error)) from error
+    return entries, 8 + length, size
+
+
+def read_index(file: Path) -> dict[str, TensorInfo]:
+    """Reads a safetensors header: tensors by name, in the order of the file.
+
+    Raises:
+      ConversionError: if the header is damaged or larger than 25 MB, byte ranges do
+        not fit shapes, leave holes or overlap, or the file is truncated.
+    """
+    entries, data, size = _read_header(file)
     problems = _metadata_problems(entries.pop("__metadata__", {}))
-    data = 8 + length
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
     for name, entry in entries.items():

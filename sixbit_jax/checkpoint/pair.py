@@ -2,16 +2,39 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.checkpoint.header import Header
 from sixbit_jax.checkpoint.model import load
+from sixbit_jax.config_schema import Schema, choice, number, sequence
 from sixbit_jax.sampling.pair import LowNoise
 
 NETWORKS = ("high_noise", "low_noise")
 _NAME = "pair.json"
+# At timesteps from this share of them on, the network for high noise runs.
+BOUNDARY = number(0, 1)
+_SCHEMA = Schema(
+    "pair",
+    {
+        "boundary": BOUNDARY,
+        "networks": sequence(choice(*NETWORKS), length=len(NETWORKS)),
+    },
+    required=("boundary", "networks"),
+)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The contents of `pair.json`."""
+
+    boundary: float
+    networks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _SCHEMA.check(self)
 
 
 def write_description(directory: Path, boundary: float) -> None:
@@ -44,9 +67,11 @@ def load_pair(
     if not file.is_file():
         raise CheckpointError(f"{path}: expected {_NAME} of a pair, found none")
     try:
-        boundary = float(json.loads(file.read_text())["boundary"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: expected a boundary: {error!r}") from error
+        boundary = _SCHEMA.read(
+            json.loads(file.read_text(encoding="utf-8")), _Description
+        ).boundary
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     (high, header), (low, _) = (load(Path(path) / n, dtype=dtype) for n in NETWORKS)
     return high, LowNoise(low, boundary, guidance_scale), header
 

@@ -11,6 +11,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -60,55 +61,18 @@ def splice(rng: Random, data: bytes) -> bytes:
 BYTES: tuple[Mutation, ...] = (flip_bits, set_bytes, truncate, append, splice)
 
 # Written as text, since Python's own writer refuses or changes some of them.
-_VALUES = [
-    "null",
-    "true",
-    "false",
-    "0",
-    "-0",
-    "1",
-    "-1",
-    "2",
-    "0.5",
-    "-0.5",
-    "1.0",
-    "1e400",
-    "-1e400",
-    "1e-400",
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    "1e38",
-    "1e300",
-    "2147483648",
-    "9223372036854775808",
-    "10000000",
-    "1e7",
-    "-2147483649",
-    '""',
-    '"x"',
-    '"false"',
-    '"1"',
-    '"0.5"',
-    '"NaN"',
-    "[]",
-    "[[]]",
-    "{}",
-    '{"a":1}',
-    "[1,2]",
-    "[1,2,2]",
-    '["a"]',
-    '"\\ud800"',
-    '"\\u0000"',
-    '"..\\/x"',
-    '"\\n"',
-] + [
+_VALUES = (
+    *("null", "true", "false", "0", "-0", "1", "-1", "2", "0.5", "-0.5", "1.0"),
+    *("1e400", "-1e400", "1e-400", "NaN", "Infinity", "-Infinity", "1e38", "1e300"),
+    *("2147483648", "9223372036854775808", "10000000", "1e7", "-2147483649"),
+    *('""', '"x"', '"false"', '"1"', '"0.5"', '"NaN"', '"\\ud800"', '"\\u0000"'),
+    *('"../x"', '"\\n"', "[]", "[[]]", "{}", '{"a":1}', "[1,2]", "[1,2,2]", '["a"]'),
     "9" * 5000,
     "[" * 70 + "]" * 70,
     '{"a":' * 2000 + "1" + "}" * 2000,
     json.dumps("x" * 100_000),
     "[" + ",".join(["1"] * 1000) + "]",
-]
+)
 
 
 class _Raw:
@@ -265,7 +229,7 @@ def change_opcodes(rng: Random, data: bytes) -> bytes:
         code = rng.choice(BYTES)(rng, code)
     else:
         starts = [place for _, _, place in pickletools.genops(code)] + [len(code)]
-        parts = [code[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        parts = [code[a:b] for a, b in pairwise(starts)]
         one, other = rng.randrange(len(parts)), rng.randrange(len(parts))
         if kind == 1:
             del parts[one]

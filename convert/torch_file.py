@@ -85,9 +85,9 @@ class StoredInfo(TensorInfo):
 
     entry: Entry | None = None
 
-    def _fill(self, buffer: memoryview) -> None:
+    def _fill(self, view: memoryview) -> None:
         assert self.entry is not None
-        self.entry.read_into(buffer, self.offset - self.entry.offset)
+        self.entry.read_into(view, self.offset - self.entry.offset)
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,7 @@ def make(name: str) -> dict[str, Any]:
         "eos": eos,
         "largest": largest,
     }
-    np.savez_compressed(
-        FOLDER / f"{name}.npz", meta=np.array(json.dumps(meta)), **kept
-    )
+    np.savez_compressed(FOLDER / f"{name}.npz", meta=np.array(json.dumps(meta)), **kept)
     return {"case": name, "largest": largest, "float64_error": float(error)}
 
 

@@ -1,4 +1,4 @@
-"""CLIP's vision encoder (transformers `CLIPVisionModel`; the picture of Wan 2.1 I2V)."""
+"""CLIP's vision encoder (transformers `CLIPVisionModel`; Wan 2.1 I2V reads by it)."""
 
 from typing import ClassVar
 

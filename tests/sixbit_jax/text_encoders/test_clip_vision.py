@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 import pytest
 
-from sixbit_jax.image_encoders.clip import encode_image
 from sixbit_jax.text_encoders.clip_config import CLIPVisionConfig
+from sixbit_jax.text_encoders.clip_vision import encode_image
 from tests.golden import text_cases
 from tests.sixbit_jax.text_encoders.encoders import golden_model, relative_l2
 

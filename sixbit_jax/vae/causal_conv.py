@@ -141,12 +141,12 @@ def with_past(
 
 def conv2d(
     x: Float[Array, "*batch H W C"],
-    weight: Float[Array, "out in kh kw"],
-    bias: Float[Array, "out"] | None = None,
+    weight: Float[Array, "O I kh kw"],
+    bias: Float[Array, "O"] | None = None,
     *,
     stride: int | tuple[int, int] = 1,
     pad: Pad = _NONE,
-) -> Float[Array, "*batch H2 W2 out"]:
+) -> Float[Array, "*batch H2 W2 O"]:
     """A 2D convolution of every frame, zeros around it, in the dtype of x.
 
     Args:
@@ -174,13 +174,13 @@ def conv2d(
 
 def frames_conv(
     frames: Float[Array, "batch P H W C"],
-    weight: Float[Array, "out in kt kh kw"],
-    bias: Float[Array, "out"] | None = None,
+    weight: Float[Array, "O I kt kh kw"],
+    bias: Float[Array, "O"] | None = None,
     *,
     stride: tuple[int, int, int] = (1, 1, 1),
     pad: Pad = _NONE,
     method: Method = "stacked",
-) -> Float[Array, "batch F H2 W2 out"]:
+) -> Float[Array, "batch F H2 W2 O"]:
     """A 3D convolution without padding in time.
 
     Args:

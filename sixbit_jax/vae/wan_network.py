@@ -80,16 +80,14 @@ class UpBlock(nnx.Module):
                 for a, b in zip(dims[:-1], dims[1:], strict=True)
             ]
         )
-        # diffusers has a list of one in Wan 2.1 and a module in 2.2.
-        self.upsamplers, self.upsampler = None, None
+        up = None
         if temporal is not None:
             wide = out_dim if residual else out_dim // 2
             up = Upsample(out_dim, wide, group, temporal=temporal, rngs=rngs)
-            if residual:
-                self.upsampler = up
-                self.factors = (2 if temporal else 1, 2)
-            else:
-                self.upsamplers = nnx.List([up])
+            self.factors = (2 if temporal else 1, 2) if residual else None
+        # diffusers has a list of one in Wan 2.1 and a module in 2.2.
+        self.upsamplers = nnx.List([up]) if up and not residual else None
+        self.upsampler = up if residual else None
 
     def __call__(
         self, x: Float[Array, "batch F H W C"], stream: WanStream

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-Method = Literal["stacked", "conv3d"]
+Method = Literal["stacked", "framewise", "conv3d"]
+METHODS: tuple[Method, ...] = ("stacked", "framewise", "conv3d")
 State = tuple[jax.Array, ...]
 # Of one axis: rows added before and after.
 Pad = tuple[tuple[int, int], tuple[int, int]]
@@ -50,9 +51,9 @@ class Stream:
     """
 
     def __init__(self, state: State | None, *, method: Method = "stacked"):
-        if method not in ("stacked", "conv3d"):
+        if method not in METHODS:
             raise ValueError(
-                f"method: expected 'stacked' or 'conv3d', found {method!r}"
+                f"method: expected one of {', '.join(METHODS)}; found {method!r}"
             )
         self.first = state is None
         self.method: Method = method
@@ -189,8 +190,9 @@ def frames_conv(
       bias: per output channel.
       stride: of frames, rows and columns.
       pad: zeros before and after, of rows and of columns.
-      method: "stacked" is one 2D convolution over kt frames in the channels, "conv3d"
-        XLA's own. Both are the same sum.
+      method: "stacked" is one 2D convolution over kt frames in the channels,
+        "framewise" the same for one frame after the other (kt frames of temporary
+        memory, not kt times all), "conv3d" XLA's own. All are the same sum.
 
     Returns:
       (P - kt) // stride + 1 frames, in the dtype of `frames`.
@@ -214,15 +216,25 @@ def frames_conv(
         )
         return y if bias is None else y + bias.astype(y.dtype)
     length = (frames.shape[1] - depth) // stride[0] + 1
-    last = (length - 1) * stride[0] + 1
-    stacked = jnp.concatenate(
-        [frames[:, i : i + last : stride[0]] for i in range(depth)], axis=-1
-    )
     # The channels of one frame stay together, as the concatenation puts them.
     flat = weight.transpose(0, 2, 1, 3, 4).reshape(
         weight.shape[0], -1, *weight.shape[3:]
     )
-    return conv2d(stacked, flat, bias, stride=stride[1:], pad=pad)
+
+    def convolve(stacked: Array) -> Array:
+        return conv2d(stacked, flat, bias, stride=stride[1:], pad=pad)
+
+    if method == "framewise" and depth > 1 and length > 1:
+
+        def one(index: Array) -> Array:
+            window = jax.lax.dynamic_slice_in_dim(frames, index, depth, axis=1)
+            parts = [window[:, i] for i in range(depth)]
+            return convolve(jnp.concatenate(parts, axis=-1))
+
+        return jnp.moveaxis(jax.lax.map(one, jnp.arange(length) * stride[0]), 0, 1)
+    last = (length - 1) * stride[0] + 1
+    parts = [frames[:, i : i + last : stride[0]] for i in range(depth)]
+    return convolve(jnp.concatenate(parts, axis=-1))
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, dtype) -> nnx.Param:

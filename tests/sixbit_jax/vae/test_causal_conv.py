@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from sixbit_jax.vae.causal_conv import (
+    METHODS,
     CausalConv3d,
     Conv2d,
     Padding,
@@ -40,7 +41,7 @@ def relative(found, expected) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("method", ["stacked", "conv3d"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("padding", list(Padding))
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_one_chunk_is_the_definition(kernel, padding, method):
@@ -50,12 +51,13 @@ def test_one_chunk_is_the_definition(kernel, padding, method):
     assert relative(found, definition(layer, x)) < 1e-6
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (2, 1, 1)])
 @pytest.mark.parametrize("padding", list(Padding))
-def test_strides_are_the_definition(padding, stride):
+def test_strides_are_the_definition(padding, stride, method):
     layer = CausalConv3d(5, 4, 3, padding=padding, stride=stride, rngs=nnx.Rngs(0))
     x = video(5)
-    found = layer(jnp.asarray(x, jnp.float32), Stream(None))
+    found = layer(jnp.asarray(x, jnp.float32), Stream(None, method=method))
     assert relative(found, definition(layer, x)) < 1e-6
 
 
@@ -128,5 +130,5 @@ def test_frames_of_another_size_are_refused():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="expected 'stacked' or 'conv3d'"):
+    with pytest.raises(ValueError, match="expected one of stacked, framewise"):
         Stream(None, method="conv2d")

@@ -16,10 +16,10 @@ import numpy as np
 from flax import nnx
 
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
-from sixbit_jax.models.wan import WanTransformer
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.network import WanTransformer
 from sixbit_jax.quantizers.rtn import NVFP4Recipe
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
 

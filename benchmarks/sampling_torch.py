@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import sampling_torch_wan
 from benchmarks.sampling_model import Subject
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
 
 _LAYERS = 8
 

@@ -5,8 +5,8 @@ from sixbit_jax.calibration.policy_file import policy_from_file
 from sixbit_jax.checkpoint import load, save
 from sixbit_jax.checkpoint.pair import load_pair
 from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.policies import (
     Policy,
     chain,

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from sixbit_jax.demo import data, text, vocabulary
 from sixbit_jax.demo.recipe import Recipe
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.sampling.schedulers import Scheduler, from_config
 
 DIFFUSERS_VERSION = "0.42.0"

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from sixbit_jax.models import registry
-from sixbit_jax.models.wan import WanTransformer
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.network import WanTransformer
 from tests.golden import wan_cases
 from tests.sixbit_jax.models.small_wan import (
     small_config,

@@ -10,12 +10,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
-from sixbit_jax.models.wan_attention import (
+from sixbit_jax.models.wan.attention import (
     CrossAttention,
     SelfAttention,
     TextKeysValues,
 )
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm

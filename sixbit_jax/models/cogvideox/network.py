@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float
 from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
-from sixbit_jax.models.cogvideox_embed import PatchEmbed
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.embed import PatchEmbed
 from sixbit_jax.nn.attention import attention_of_heads
 from sixbit_jax.nn.embeddings import (
     TimestepEmbedding,

@@ -13,10 +13,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.wan_attention import TextKeysValues
-from sixbit_jax.models.wan_block import SITES, Conditioning, WanBlock
-from sixbit_jax.models.wan_config import WanConfig
-from sixbit_jax.models.wan_embed import (
+from sixbit_jax.models.wan.attention import TextKeysValues
+from sixbit_jax.models.wan.block import SITES, Conditioning, WanBlock
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.embed import (
     ConditionEmbedder,
     PatchEmbedding,
     rotary_table,

@@ -192,7 +192,7 @@ def random_model(
     for key, (path, variable) in zip(keys, list(flat.items()), strict=True):
         name = ".".join(map(str, path))
         shape = tuple(variable.get_value().shape)
-        layers = shape[0] if name.startswith(f"{network.stacks[0]}.") else 0
+        layers = shape[0] if name.startswith(f"{network.stack_names[0]}.") else 0
         shape = shape[1:] if layers else shape
         rotation = None
         if quantized:

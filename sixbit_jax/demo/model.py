@@ -116,7 +116,7 @@ class DemoModel:
     @property
     def stem(self) -> str:
         """What the names of the blocks' parameters start with."""
-        return f"{self.model_class.stacks[0]}."
+        return f"{self.model_class.stack_names[0]}."
 
     def scheduler(self) -> Scheduler:
         """The scheduler that the network is trained and sampled with."""

@@ -336,9 +336,7 @@ def test_all_problems_of_the_inputs_are_listed(model):
 
 
 def test_guidance_needs_a_negative_prompt(model):
-    with pytest.raises(
-        ValueError, match=r"negative_embeds: .* of 6\.0, found none"
-    ):
+    with pytest.raises(ValueError, match=r"negative_embeds: .* of 6\.0, found none"):
         run(model, negative=None)
 
 

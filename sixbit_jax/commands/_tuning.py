@@ -46,7 +46,7 @@ def record(
 ) -> Trajectories:
     """The teacher's trajectories, from the directory or made now."""
     _checked(model, args)
-    shape = latent_shape(model.config, args.frames, args.height, args.width)
+    shape = latent_shape(model, args.frames, args.height, args.width)
     digest = hashlib.sha256(np.ascontiguousarray(prompts.embeds).tobytes())
     note = {
         "latent_shape": list(shape),

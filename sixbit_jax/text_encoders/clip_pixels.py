@@ -109,7 +109,7 @@ class CLIPPixelsConfig:
 
 def clip_pixels(
     picture: Image.Image,
-    config: CLIPPixelsConfig = CLIPPixelsConfig(),  # noqa: B008 (frozen)
+    config: CLIPPixelsConfig = CLIPPixelsConfig(),
 ) -> Float[np.ndarray, "3 H W"]:
     """Resizes, cuts and normalises one picture.
 

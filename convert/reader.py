@@ -9,6 +9,7 @@ from typing import Any
 
 from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
+from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
@@ -101,6 +102,7 @@ def open_source(
             "*.safetensors, found neither safetensors nor an index, and no file of "
             "torch.save"
         )
+    check_listed(directory)
     tensors = _index_all(directory, files)
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):

@@ -40,10 +40,11 @@ def of_file(file: Path) -> str:
 
 
 def files_under(directory: Path) -> Iterator[Path]:
-    """All files below a directory, in a fixed order; links are not followed."""
+    """All that is no directory below a directory, in a fixed order; links too."""
     for folder, folders, names in os.walk(directory):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         folders.sort()
-        for name in sorted(names):
+        for name in sorted([*names, *links]):
             yield Path(folder) / name
 
 
@@ -52,6 +53,9 @@ def of_directory(directory: Path) -> str:
     state = xxhash.xxh3_128()
     for file in files_under(directory):
         name = os.fsencode(file.relative_to(directory).as_posix())
+        if not file.is_file():  # reading a FIFO would wait for ever
+            state.update(name + b"\0no file\0")
+            continue
         state.update(name + b"\0" + str(file.stat().st_size).encode() + b"\0")
         _update(state, file)
     return state.hexdigest()

@@ -206,22 +206,26 @@ def _refuse_foreign(path: Path, foreign: Callable[[Path], list[str]]) -> None:
             f"destination: expected a new directory or one to replace, found {path} "
             f"there ({kind})"
         )
-    if not any(path.iterdir()):
+    names = sorted(entry.name for entry in path.iterdir())
+    if not names:
         return
     try:
         found = foreign(path)
     except ValueError as error:
         raise DestinationError(
-            f"destination: expected a new directory or an earlier one of this command "
-            f"to replace, found {path} with other files: {error}"
+            f"destination: expected a new directory or one that this command wrote "
+            f"earlier, found {path} with {_listing(names)} ({error})"
         ) from error
     if found:
-        names = ", ".join(found[:_SHOWN])
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise DestinationError(
             f"destination: expected only what this command wrote in {path}, which it "
-            f"would replace, found {names}{more}"
+            f"would replace, found {_listing(found)}"
         )
+
+
+def _listing(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(shown, names[:_SHOWN])) + more
 
 
 @contextmanager

@@ -47,10 +47,15 @@ def check_targets(
             )
         seen.setdefault(place, option)
         for source in read:
-            if place == source or source in place.parents:
+            if place == source or (source in place.parents and kind is not None):
                 problems.append(
-                    f"{option} {text}: expected a place apart from what is read, "
-                    f"found one in {shown(source)}"
+                    f"{option} {text}: expected a file that is not read, found one of "
+                    f"{shown(source)}"
+                )
+            elif source in parent.resolve().parents:
+                problems.append(
+                    f"{option} {text}: expected a place outside of what is read, found "
+                    f"one in {shown(source)}"
                 )
     if problems:
         raise DestinationError("\n  ".join(problems))

@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from sixbit_jax.commands._targets import check_targets
+
 DESCRIPTION = """\
 Times the sampler at a model's real size with random weights: milliseconds per step,
 TFLOP/s, peak memory and share of every part, for full precision and for quantized
@@ -47,4 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
+    args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    check_targets({"--out": args.out}, inputs=(args.trace,))
     return _module().run(args)

@@ -142,7 +142,6 @@ def test_sample_refuses_wrong_embeddings(folder, tmp_path, tensors, message, cap
         (["--policy=absent.json"], "found no file absent.json"),
         (["--stable-route=int8"], "--stable-route int8: expected --policy FILE.json"),
         (["--height=12"], "multiples"),
-        (["--steps=0"], "num_steps: expected at least 1"),
         (["--trace=absent/trace.npz"], "expected an existing directory"),
         (["--image-latents=absent"], "absent: expected a safetensors file"),
     ],

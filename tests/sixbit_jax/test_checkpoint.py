@@ -326,7 +326,7 @@ def _flip(file, bit):
 
 
 def test_every_flipped_bit_is_refused_or_changes_nothing(tmp_path, quantized):
-    """Bits drawn from all files: those of large ones more often, and 40 of the header."""
+    """80 bits drawn from all files, large ones more often, and 40 of the header."""
     checkpoint.save(quantized, tmp_path / "m", scheduler={"_class_name": "S"})
     files = [f for f in sorted((tmp_path / "m").rglob("*")) if f.stat().st_size]
     files = [f for f in files if f.is_file()]

@@ -76,9 +76,13 @@ def test_a_new_directory_appears_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_directory_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), files.new_directory(tmp_path / "a") as made:
-        (made / "x").write_text("1")
-        raise error
+    def fail():
+        with files.new_directory(tmp_path / "a") as made:
+            (made / "x").write_text("1")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert names(tmp_path) == []
 
 
@@ -113,12 +117,14 @@ def test_what_appears_during_writing_stays(tmp_path):
 
 def test_what_appears_in_the_last_moment_stays(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_check_new", lambda path: None)
-    with (
-        pytest.raises(DestinationError, match="appeared during writing"),
-        files.new_directory(tmp_path / "a"),
-    ):
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a" / "thesis").write_text("precious")
+
+    def write():
+        with files.new_directory(tmp_path / "a"):
+            (tmp_path / "a").mkdir()
+            (tmp_path / "a" / "thesis").write_text("precious")
+
+    with pytest.raises(DestinationError, match="appeared during writing"):
+        write()
     assert names(tmp_path / "a") == ["thesis"]
     assert names(tmp_path) == ["a"]
 
@@ -377,9 +383,14 @@ def test_a_file_is_replaced_at_the_end(tmp_path):
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
 def test_a_failed_file_leaves_the_earlier_one(tmp_path, error):
     (tmp_path / "a").write_text("old")
-    with pytest.raises(error), files.replaced_file(tmp_path / "a") as partial:
-        partial.write_text("half")
-        raise error
+
+    def fail():
+        with files.replaced_file(tmp_path / "a") as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert (tmp_path / "a").read_text() == "old"
     assert names(tmp_path) == ["a"]
 

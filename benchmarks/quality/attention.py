@@ -117,7 +117,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     from sixbit_jax.calibration import policy_from_file
-    from sixbit_jax.commands._configurations import BUNDLED_POLICY
+    from sixbit_jax.commands._names import BUNDLED_POLICY
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(

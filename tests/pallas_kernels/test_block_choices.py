@@ -41,7 +41,8 @@ def test_threshold_follows_its_formula(tau):
 
 
 def test_threshold_limits_are_dense_and_what_is_never_skipped():
-    made = centroids(*random_qkv(300, 300), GRID)
+    q, k, v = random_qkv(300, 300)
+    made = centroids(q, k, v, GRID)
 
     @jax.jit
     def density_and_mask(tau):

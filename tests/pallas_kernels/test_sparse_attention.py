@@ -177,8 +177,10 @@ def test_kernel_equals_reference_in_the_interpreter(
     ]
     found, sums = attend(
         operands[0],
-        *filled,
-        *scales,
+        filled[0],
+        filled[1],
+        scales[0],
+        scales[1],
         block_lists(selection, jnp.bfloat16, quantized=quantized),
         kv_tokens=300,
         scale=1.0 if quantized else 64**-0.5,

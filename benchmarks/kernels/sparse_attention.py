@@ -1,6 +1,6 @@
 """Checks and times attention to chosen blocks of keys on one GPU.
 
-    python -m benchmarks.sparse_attention --out FILE [--minutes 4] [--commit ID]
+    python -m benchmarks.kernels.sparse_attention --out FILE [--minutes 4] [--commit ID]
 
 First every kind of kernel against the float32 definition at a small size; what is wrong
 there is not timed. Then dense attention against shares of the blocks at the token
@@ -21,17 +21,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks import harness, records
-from benchmarks.kernel_ops_attention import median_ms
-from benchmarks.sparse_attention_checks import CHECKS, failed, run_check
-from benchmarks.sparse_attention_problems import (
+from benchmarks.kernels.attention import median_ms
+from benchmarks.kernels.sparse_attention_checks import CHECKS, failed, run_check
+from benchmarks.kernels.sparse_attention_problems import (
     PROBLEMS,
     Problem,
     programs,
     rows_error,
 )
-from benchmarks.sparse_attention_watch import Watch
+from benchmarks.kernels.sparse_attention_watch import Watch
 from pallas_kernels.attention import BlockSelection, choose
+from sixbit_jax.benchmark import harness, records
 
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin")
 _COMPILE_THREADS = 12
@@ -226,7 +226,13 @@ def main() -> None:
     parser.add_argument("--commit", help="recorded where there is no git repository")
     args = parser.parse_args()
     watch = Watch(args.minutes * 60)
-    command = ["python", "-m", "benchmarks.sparse_attention", "--out", args.out.name]
+    command = [
+        "python",
+        "-m",
+        "benchmarks.kernels.sparse_attention",
+        "--out",
+        args.out.name,
+    ]
     head = records.header(command, packages=PACKAGES, commit_id=args.commit)
     found = []
 

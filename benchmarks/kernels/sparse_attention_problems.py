@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.kernel_ops_attention import inputs, relative_error
+from benchmarks.kernels.attention import inputs, relative_error
 from pallas_kernels.attention import (
     BlockGrid,
     BlockSelection,

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from benchmarks.kernel_ops_attention import inputs, relative_error
+from benchmarks.kernels.attention import inputs, relative_error
 from pallas_kernels.attention import (
     block_grid,
     centroids,

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import records
+from sixbit_jax.benchmark import records
 from sixbit_jax.vae.causal_conv import METHODS
 
 PARTS, TORCH = "parts", "torch"

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import REPEATS, device_ms
+from sixbit_jax.benchmark.harness import REPEATS, device_ms
 from sixbit_jax.vae.causal_conv import METHODS, frames_conv
 from sixbit_jax.vae.cogvideox import Upsample
 from sixbit_jax.vae.cogvideox_config import CogVideoXVAEConfig

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 12) else 'Python: expected 3.12 or newer, found %d.%d; set PYTHON=' % v[:2])"
 
-.PHONY: demo test test-newest check format clean
+.PHONY: demo test test-newest check format clean fuzz
 
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
@@ -21,6 +21,12 @@ test-newest:
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test,video]"
 	$(NEWEST)/bin/python -m pip list
 	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile tests
+
+# More mutations than the tests make; SEED=s for others, CASES=n for a number of them.
+MINUTES ?= 5
+SEED ?= 0
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) --seed $(SEED) $(if $(CASES),--cases $(CASES))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

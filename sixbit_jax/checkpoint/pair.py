@@ -2,16 +2,39 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.checkpoint.header import PAIR_NAME, Header, seal
 from sixbit_jax.checkpoint.model import load
+from sixbit_jax.config_schema import Schema, choice, number, sequence
 from sixbit_jax.sampling.pair import LowNoise
 
 NETWORKS = ("high_noise", "low_noise")
 _LARGEST = 1 << 20
+# At timesteps from this share of them on, the network for high noise runs.
+BOUNDARY = number(0, 1)
+_SCHEMA = Schema(
+    "pair",
+    {
+        "boundary": BOUNDARY,
+        "networks": sequence(choice(*NETWORKS), length=len(NETWORKS)),
+    },
+    required=("boundary", "networks"),
+)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The contents of `pair.json`."""
+
+    boundary: float
+    networks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _SCHEMA.check(self)
 
 
 def write_description(directory: Path, boundary: float) -> None:
@@ -36,23 +59,22 @@ def read_boundary(path: str | os.PathLike) -> float:
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        boundary = values["boundary"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{file}: expected a boundary: {error!r}") from error
-    if unknown := sorted(values.keys() - {"boundary", "networks", "checksum"}):
-        raise CheckpointError(
-            f"{file}: expected boundary, networks and checksum, found "
-            f"{', '.join(unknown)} besides"
-        )
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: expected JSON, found {error}") from error
+    described = (
+        {k: v for k, v in values.items() if k != "checksum"}
+        if isinstance(values, dict)
+        else values
+    )
+    try:
+        boundary = _SCHEMA.read(described, _Description).boundary
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     # Earlier versions wrote none.
     if "checksum" in values and values["checksum"] != seal(values):
         raise CheckpointError(
             f"{file}: expected contents with the checksum {values['checksum']}, found "
             f"{seal(values)}: damaged or changed by hand"
-        )
-    if type(boundary) not in (int, float) or not 0 <= boundary <= 1:
-        raise CheckpointError(
-            f"{file}: boundary: expected a number from 0 to 1, found {boundary!r}"
         )
     return float(boundary)
 
@@ -79,9 +101,13 @@ def load_pair(
       CheckpointError: if it is not a pair, or one of the two is not complete.
     """
     boundary = read_boundary(path)
-    (high, header), (low, _) = (
+    loaded: list[tuple[Any, Header]] = [
         load(Path(path) / name, dtype=dtype, verify=verify) for name in NETWORKS
-    )
+    ]
+    (high, header), (low, _) = loaded
+    for network in (high, low):
+        # So that the sampler can refuse one without the other.
+        network.pair_boundary = boundary
     return high, LowNoise(low, boundary, guidance_scale), header
 
 

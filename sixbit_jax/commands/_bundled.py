@@ -36,18 +36,21 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Options of `sample` from the parsed arguments."""
+    """Options of `prepare` from the parsed arguments."""
     from sixbit_jax.sampling.api import is_quantized
+    from sixbit_jax.sampling.options import Execution, Guidance
 
     quantized = is_quantized(model)
     return {
         "num_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "batched_guidance": args.batched_guidance,
-        "dtype": _shared.compute_dtype(args.dtype),
+        "guidance": Guidance(args.guidance),
+        "execution": Execution(
+            batched_guidance=args.batched_guidance,
+            dtype=_shared.compute_dtype(args.dtype),
+            attention=args.attention if quantized else None,
+            progress=not args.quiet,
+        ),
         "record_errors": args.record_errors and quantized,
-        "attention": args.attention if quantized else None,
-        "progress": not args.quiet,
     }
 
 

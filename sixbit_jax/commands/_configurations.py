@@ -139,7 +139,7 @@ def configuration_for(
     Raises:
       ValueError: for another name, or a file that is no policy of this model.
     """
-    from sixbit_jax.calibration.policy_file import load_policy, policy_from_file
+    from sixbit_jax.policies.policy_file import load_policy, policy_from_file
     from sixbit_jax.recipes import recipe_of
     from sixbit_jax.report.runs import Configuration
     from sixbit_jax.sampling.api import is_quantized

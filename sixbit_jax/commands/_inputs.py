@@ -128,7 +128,7 @@ def load_models(args: argparse.Namespace) -> Models:
       ValueError: if there is none, or `--quantized-model` is another network.
     """
     from sixbit_jax.checkpoint import load
-    from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+    from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
     from sixbit_jax.recipes import recipe_of
     from sixbit_jax.sampling.api import is_quantized
 

@@ -131,7 +131,7 @@ def policy_for(spec: str, model: Any, *, stable_route: str = "nvfp4") -> Any:
             f"--policy: expected `none` or a JSON file that `sixbit calibrate` wrote, "
             f"found no file {spec}"
         )
-    from sixbit_jax.calibration.policy_file import policy_from_file
+    from sixbit_jax.policies.policy_file import policy_from_file
 
     route = "auto" if stable_route == "auto" else Route[stable_route.upper()]
     return policy_from_file(spec, model, stable_route=route)

@@ -13,9 +13,9 @@ from sixbit_jax.checkpoint import foreign, save
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands.sample import latent_shape
 from sixbit_jax.commands.tune import settings_of
-from sixbit_jax.quantizers.q_vdit import QVDiTOptions, q_vdit_method
-from sixbit_jax.quantizers.q_vdit_inference import packed_model
-from sixbit_jax.quantizers.q_vdit_tune import prepare, token_layout
+from sixbit_jax.methods.q_vdit.method import QVDiTOptions, q_vdit_method
+from sixbit_jax.methods.q_vdit.pack import packed_model
+from sixbit_jax.methods.q_vdit.tune import prepare, token_layout
 from sixbit_jax.sampling.api import is_quantized
 from sixbit_jax.tuning.loop import TuneOptions, Tuner, TuneState
 from sixbit_jax.tuning.session import (
@@ -45,7 +45,7 @@ def record(
     args: argparse.Namespace, model: Any, header: Any, prompts: Any
 ) -> Trajectories:
     """The teacher's trajectories, from the directory or made now."""
-    shape = latent_shape(model.config, args.frames, args.height, args.width)
+    shape = latent_shape(model, args.frames, args.height, args.width)
     digest = hashlib.sha256(np.ascontiguousarray(prompts.embeds).tobytes())
     note = {
         "latent_shape": list(shape),

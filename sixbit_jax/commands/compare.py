@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
             configurations,
             _shared.scheduler_for(models.header, args.scheduler),
             prompts,
-            latent_shape(models.plain.config, None, None, None),
+            latent_shape(models.plain, None, None, None),
         )
         scores = ()
         if args.prompt_embeds is None:

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _apply_recipe(args: argparse.Namespace) -> None:
-    from sixbit_jax.quantizers.rtn import NVFP4Recipe
+    from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
     from sixbit_jax.quantizers.uniform import UniformRecipe
     from sixbit_jax.recipes import recipe_of
 

@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from sixbit_jax.checkpoint import load
     from sixbit_jax.recipes import recipe_of
     from sixbit_jax.sampling.api import sample
+    from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Prompt
 
     policy_file = None if args.policy in (None, "none") else Path(args.policy)
     check_targets(
@@ -112,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
     dtype = _shared.compute_dtype(args.dtype)
     loaded: tuple[Any, Any] = load(args.model)
     model, header = loaded
-    config = model.config
     options: dict[str, Any] = {}
     if args.stable_route != "nvfp4" and args.policy in (None, "none"):
         raise ValueError(
@@ -136,28 +136,26 @@ def run(args: argparse.Namespace) -> int:
     result = sample(
         model,
         _shared.scheduler_for(header, args.scheduler),
-        _batched(embeds["prompt_embeds"]),
-        negative_text_embeds=(
+        Prompt(
+            _batched(embeds["prompt_embeds"]),
             _batched(embeds["negative_prompt_embeds"])
-            if "negative_prompt_embeds" in embeds and args.guidance != 1.0
-            else None
+            if "negative_prompt_embeds" in embeds and args.guidance > 1.0
+            else None,
         ),
-        latent_shape=latent_shape(config, args.frames, args.height, args.width),
+        latent_shape=latent_shape(model, args.frames, args.height, args.width),
         num_steps=args.steps,
-        guidance_scale=args.guidance,
-        dynamic_guidance=args.dynamic_guidance,
+        guidance=Guidance(args.guidance, dynamic=args.dynamic_guidance),
+        conditions=Conditions(image_latents=image.get("image_latents")),
         seed=args.seed,
         policy=policy,
-        **options,
-        batched_guidance=args.batched_guidance,
-        dtype=dtype,
-        image_latents=image.get("image_latents"),
-        # The scalar that diffusers' pipeline passes to CogVideoX1.5 I2V.
-        ofs=2.0 if config.ofs_embed_dim else None,
-        progress=not args.quiet,
+        execution=Execution(
+            **options,
+            batched_guidance=args.batched_guidance,
+            dtype=dtype,
+            progress=not args.quiet,
+        ),
     )
     latents = np.asarray(result.latents)
-    jax.effects_barrier()
     if not np.isfinite(latents).all():
         raise ValueError(
             f"{args.model}: the latents are not finite; nothing was written"
@@ -202,18 +200,16 @@ def read_tensors(path: Path, *names: str) -> dict[str, Any]:
 
 
 def latent_shape(
-    config: Any, frames: int | None, height: int | None, width: int | None
+    model: Any, frames: int | None, height: int | None, width: int | None
 ) -> tuple[int, int, int, int]:
-    """(F, C, H, W) with the model's training size where nothing is given."""
-    default = config.sample_latent_frames
-    # 1.5 pads to whole temporal patches, as diffusers does.
-    default += -default % (config.patch_size_t or 1)
-    return (
-        default if frames is None else frames,
-        config.out_channels,
-        config.sample_height if height is None else height,
-        config.sample_width if width is None else width,
+    """(F, C, H, W) with the network's training size where nothing is given."""
+    default = model.description.training_shape
+    given = (frames, None, height, width)
+    first, channels, rows, columns = (
+        ours if asked is None else asked
+        for asked, ours in zip(given, default, strict=True)
     )
+    return first, channels, rows, columns
 
 
 def _batched(embeds: Any) -> Any:

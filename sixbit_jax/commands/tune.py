@@ -28,7 +28,7 @@ examples:
   sixbit tune --model cogvideox-2b --prompt-embeds prompts.safetensors --out tuned \\
       --weight-bits 4 --scope attention --inner-rank 32 --dtype bfloat16
 """
-# As in `quantizers.q_vdit_tune`, which imports JAX.
+# As in `methods.q_vdit.tune`, which imports JAX.
 RATES = {"step_sizes": 1e-4, "estimator": 3e-3, "factors": 1e-3, "inner": 1e-3}
 
 
@@ -263,7 +263,7 @@ def _progress(args: argparse.Namespace, total: int) -> Any:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What distinguishes a run, for its checkpoints."""
-    from sixbit_jax.quantizers.q_vdit import QVDiTOptions
+    from sixbit_jax.methods.q_vdit.method import QVDiTOptions
 
     options = QVDiTOptions(
         weight_bits=args.weight_bits,

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sixbit_jax.measured import known
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.trace import Trace
 
@@ -135,9 +136,9 @@ def signal_curves(
     """
     computed = ~np.asarray(trace.skip)[:, branch]
     gamma = np.where(computed, np.asarray(trace.gamma)[:, branch], np.nan)
-    change = np.asarray(trace.delta_change)[:, branch]
-    change = np.where(computed & np.isfinite(change), change, np.nan)
-    error = np.asarray(trace.error)[:, branch]
+    change = known(np.asarray(trace.delta_change)[:, branch])
+    change = np.where(computed, change, np.nan)
+    error = known(np.asarray(trace.error)[:, branch])
     panels: list[tuple[str, Float[np.ndarray, "steps blocks"]]] = [
         ("gamma: relative L1 change of the block", gamma),
         ("change of delta since the last computed step", change),

@@ -122,7 +122,7 @@ def test_sample_with_8_bit_attention(folder, tmp_path):
         ({"prompt_embeds": np.zeros((1, 16, 64))}, r"\[batch, tokens, 128\].*64"),
         ({"prompt": np.zeros((1, 16, 128))}, "expected the tensor prompt_embeds"),
         ({"prompt_embeds": np.full((1, 16, 128), np.nan)}, "NaN or Inf"),
-        ({"prompt_embeds": np.zeros((1, 16, 128))}, "negative_text_embeds: expected"),
+        ({"prompt_embeds": np.zeros((1, 16, 128))}, "negative_embeds: expected"),
     ],
 )
 def test_sample_refuses_wrong_embeddings(folder, tmp_path, tensors, message, capsys):

@@ -268,6 +268,27 @@ def test_scales_that_cannot_be(tmp_path, trained, packed):
     assert "4,096 of 4,096 negative or NaN" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        (b"[1]", "expected a JSON object, found a list"),
+        (b'{"format": NaN}', "the number NaN"),
+        (b'{"format": ["nvfp4"]}', r"JSON with a format, found \['nvfp4'\]"),
+        (bytes(10_000), "expected JSON with a format, found 10,000 bytes"),
+    ],
+    ids=lambda value: str(value[:10]),
+)
+def test_a_note_of_comfyui_is_a_short_json_object(
+    tmp_path, trained, packed, note, message
+):
+    tensors = dict(packed["comfyui"][0])
+    mark = next(key for key in tensors if key.endswith(".comfy_quant"))
+    tensors[mark] = np.frombuffer(note, np.uint8)
+    directory = _write(tmp_path / "m", trained[0], tensors)
+    with pytest.raises(ConversionError, match=message):
+        open_source(directory)
+
+
 def test_other_quantizations_are_named(tmp_path, trained, packed):
     tensors = dict(packed["comfyui"][0])
     mark = next(key for key in tensors if key.endswith(".comfy_quant"))

@@ -8,6 +8,7 @@ from typing import Any
 
 from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
+from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
@@ -108,6 +109,7 @@ def open_source(
             "torch.save"
         )
     _check_weights(files)
+    check_listed(directory)
     tensors = strip_prefixes(_index_all(directory, files))
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):

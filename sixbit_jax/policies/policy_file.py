@@ -4,12 +4,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from sixbit_jax import files
 from sixbit_jax.hardware import fast_stable_route
 from sixbit_jax.policies import (
     BlockGrid,
@@ -230,16 +229,7 @@ def save_policy(policy: PolicyFile, path: str | os.PathLike) -> None:
             f"{path}: a policy holds finite numbers only, found a NaN or an infinity "
             "in its calibration notes"
         ) from error
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    files.write_text(path, text + "\n")
 
 
 def load_policy(path: str | os.PathLike) -> PolicyFile:

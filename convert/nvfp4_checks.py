@@ -33,7 +33,7 @@ from convert.nvfp4_dialects import (
     with_layout,
 )
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.checkpoint.messages import several
+from sixbit_jax.reading.messages import several
 
 DECISIVE = 6.0
 # The largest weight of a linear: training keeps it far inside of this.

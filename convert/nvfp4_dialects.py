@@ -26,7 +26,7 @@ import numpy as np
 from convert.errors import ConversionError
 from convert.nvfp4_names import COMPRESSED, TORCHAO
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.checkpoint.messages import several
+from sixbit_jax.reading.messages import several
 
 BLOCK = 16
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)

@@ -19,7 +19,7 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.checkpoint.messages import brief, named
+from sixbit_jax.reading.messages import brief, named
 
 TORCHAO = "torchao"
 COMPRESSED = "compressed-tensors"

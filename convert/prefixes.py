@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from convert.errors import ConversionError
-from sixbit_jax.checkpoint.messages import named, several
+from sixbit_jax.reading.messages import named, several
 
 # Of the object that held the network.
 _OUTER = re.compile(r"(?:(?:model|diffusion_model|module|pipe\.dit)\.)+")

@@ -8,13 +8,14 @@ from typing import Any
 
 from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
+from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.checkpoint.json_file import LARGEST_BYTES, read_json_object
-from sixbit_jax.checkpoint.messages import brief, named, several
-from sixbit_jax.checkpoint.regular_file import check_regular, is_there
+from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
+from sixbit_jax.reading.messages import brief, named, several
+from sixbit_jax.reading.regular_file import check_regular, is_there
 
 # Where pipelines with two networks (Wan2.2-A14B) have the one for low noise.
 SECOND = "transformer_2"
@@ -108,6 +109,7 @@ def open_source(
             "torch.save"
         )
     _check_weights(files)
+    check_listed(directory)
     tensors = strip_prefixes(_index_all(directory, files))
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):

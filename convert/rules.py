@@ -224,7 +224,7 @@ def collapse(keys: Iterable[str]) -> list[str]:
     groups: dict[tuple[str, str], list[int]] = {}
     plain: list[str] = []
     for key in keys:
-        match = re.match(r"(.*?\.)(\d+)(\..*)$", key)
+        match = re.match(r"(.*?\.)(\d{1,9})(\..*)$", key)
         if match is None:
             plain.append(key)
         else:

@@ -17,9 +17,9 @@ import ml_dtypes
 import numpy as np
 
 from convert.errors import ConversionError
-from sixbit_jax.checkpoint.json_file import parse_json_object
-from sixbit_jax.checkpoint.messages import brief, named, several
-from sixbit_jax.checkpoint.regular_file import open_regular
+from sixbit_jax.reading.json_file import parse_json_object
+from sixbit_jax.reading.messages import brief, named, several
+from sixbit_jax.reading.regular_file import open_regular
 
 DTYPES: Mapping[str, np.dtype] = {
     "F64": np.dtype(np.float64),

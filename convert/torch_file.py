@@ -29,8 +29,8 @@ from convert.torch_pickle import (
     refuse,
 )
 from convert.zip_directory import Entry, read_directory
-from sixbit_jax.checkpoint.messages import brief, named
-from sixbit_jax.checkpoint.regular_file import open_regular
+from sixbit_jax.reading.messages import brief, named
+from sixbit_jax.reading.regular_file import open_regular
 
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -85,9 +85,9 @@ class StoredInfo(TensorInfo):
 
     entry: Entry | None = None
 
-    def _fill(self, buffer: memoryview) -> None:
+    def _fill(self, view: memoryview) -> None:
         assert self.entry is not None
-        self.entry.read_into(buffer, self.offset - self.entry.offset)
+        self.entry.read_into(view, self.offset - self.entry.offset)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from sixbit_jax.checkpoint.messages import brief
+from sixbit_jax.reading.messages import brief
 
 # A tensor takes 25 opcodes; state dicts have some thousand tensors.
 _MOST_OPCODES = 1_000_000
@@ -208,7 +208,7 @@ class Machine:
         self._push(made)
 
     def _set_items(self, pairs: list[Any]) -> None:
-        target = self._changeable(Dict)
+        target = self._changeable(Dict, pairs)
         if len(pairs) % 2:
             raise Damaged("a key without a value")
         keys, values = pairs[::2], pairs[1::2]
@@ -223,12 +223,13 @@ class Machine:
             target[key] = value
 
     def _append(self, values: list[Any]) -> None:
-        target = self._changeable(Dropped)
+        target = self._changeable(Dropped, values)
         target.depth = max(target.depth, self._hold(values))
 
-    def _changeable(self, kind: type) -> Any:
+    def _changeable(self, kind: type, values: list[Any]) -> Any:
         target = self._top()
-        if type(target) is not kind or target.held:
+        inside = any(value is target for value in values)
+        if type(target) is not kind or target.held or inside:
             raise Damaged(
                 f"a change of {brief(target)} (expected a {kind.__name__.lower()} that "
                 "is in no other)"
@@ -254,7 +255,7 @@ class Machine:
         """Attributes of an OrderedDict (`_metadata`): not needed, dropped."""
         state = self._pop()
         self._hold([state])
-        self._changeable(Dict)
+        self._changeable(Dict, [state])
         if type(state) is not Dict:
             raise Damaged(f"{brief(state)} as the attributes of a dict")
 

@@ -13,8 +13,8 @@ from pallas_kernels.numerics import bits
 from pallas_kernels.numerics.nvfp4 import TENSOR_SCALE_BITS
 from sixbit_jax.checkpoint import ParameterSpec
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.quantizers.mpq_dm_weights import ResidualRecipe
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, WeightRecipe
+from sixbit_jax.methods.mpq_dm.weight_recipe import ResidualRecipe
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, WeightRecipe
 from sixbit_jax.quantizers.uniform import UniformRecipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,

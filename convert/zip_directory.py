@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from convert.errors import ConversionError
 from convert.zip_entry import Entry
-from sixbit_jax.checkpoint.messages import brief, named
-from sixbit_jax.checkpoint.regular_file import open_regular
+from sixbit_jax.reading.messages import brief, named
+from sixbit_jax.reading.regular_file import open_regular
 
 # Far more than any checkpoint has.
 _LARGEST_DIRECTORY = 16 * 2**20

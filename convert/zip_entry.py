@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from convert.errors import ConversionError
-from sixbit_jax.checkpoint.messages import named
-from sixbit_jax.checkpoint.regular_file import open_regular
+from sixbit_jax.reading.messages import named
+from sixbit_jax.reading.regular_file import open_regular
 
 _CHUNK = 1 << 20
 

@@ -1,8 +1,8 @@
 """Networks by the class name that diffusers writes into config.json."""
 
 from sixbit_jax.config_schema import shown
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.wan import WanTransformer
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.wan.network import WanTransformer
 
 _MODELS = {model.class_name: model for model in (CogVideoXTransformer, WanTransformer)}
 

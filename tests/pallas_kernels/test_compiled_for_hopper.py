@@ -40,7 +40,9 @@ compile(
 )
 """
 _ROWS = """
-from benchmarks.kernel_ops_elementwise import _inputs, _nvfp4, _stats, _stats_inputs
+from benchmarks.kernels.elementwise import (
+    run_nvfp4, run_stats, site_inputs, stats_inputs
+)
 from pallas_kernels.block_stats import mosaic_gpu as stats_kernel
 from pallas_kernels.quantize_nvfp4 import mosaic_gpu as nvfp4_kernel
 def shapes(make, *options):
@@ -51,7 +53,8 @@ _QUANTIZE_NVFP4 = (
     _ROWS
     + """
 compile(
-    lambda *a: _nvfp4(nvfp4_kernel, {kind!r}, 2e-3, *a), *shapes(_inputs, {k}, {kind!r})
+    lambda *a: run_nvfp4(nvfp4_kernel, {kind!r}, 2e-3, *a),
+    *shapes(site_inputs, {k}, {kind!r}),
 )
 """
 )
@@ -59,8 +62,8 @@ _BLOCK_STATS = (
     _ROWS
     + """
 compile(
-    lambda *a: _stats(stats_kernel, {cache_format!r}, *a),
-    *shapes(_stats_inputs, {k}, {cache_format!r}),
+    lambda *a: run_stats(stats_kernel, {cache_format!r}, *a),
+    *shapes(stats_inputs, {k}, {cache_format!r}),
 )
 """
 )

@@ -8,8 +8,8 @@ import pytest
 
 from sixbit_jax import config_schema
 from sixbit_jax.config_schema import ConfigError, Schema
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.sampling import schedulers
 from sixbit_jax.sampling.schedulers import (
     CogVideoXDDIM,

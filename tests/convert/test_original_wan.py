@@ -102,11 +102,13 @@ def test_other_kinds_of_wan_are_named(tmp_path, case):
         open_source(tmp_path)
 
 
-def test_a_tensor_under_two_names_is_refused():
+def test_a_tensor_under_two_names_is_refused(tmp_path, case):
     key = "blocks.0.self_attn.q.weight"
-    twice = dict.fromkeys((key, f"model.diffusion_model.{key}"))
-    with pytest.raises(ConversionError, match="1 of them under two names"):
-        renamed(twice)
+    weights = _original(case.weights())
+    weights[f"model.diffusion_model.{key}"] = weights[key]
+    write_file(tmp_path / "a.safetensors", weights)
+    with pytest.raises(ConversionError, match=f"both are {key}"):
+        open_source(tmp_path)
 
 
 @pytest.mark.parametrize("layer", ["9" * 5000, "10000", "١"])

@@ -16,6 +16,7 @@ _KEYS = {
     ),
     "SVDQuant (Nunchaku)": r".*\.(wscales|wcscales|smooth_factor(_orig)?)",
     "GPTQ or AWQ": r".*\.(qzeros|g_idx)",
+    "ModelOpt with AWQ (pre_quant_scale)": r".*\.pre_quant_scale",
     "quanto": r".*\.weight\._(data|scale|shift)",
     "float8 with scales per block (weight_scale_inv)": r".*\.weight_scale_inv",
 }
@@ -48,6 +49,9 @@ def refuse_others(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) 
     for name, info in tensors.items():
         if name.endswith(".weight") and info.dtype == np.int8 and len(info.shape) == 2:
             raise _refused("int8", f"{named(name)} of int8")
+        scale = tensors.get(f"{name}_scale")
+        if scale is not None and _by_exponents(info, scale):
+            raise _refused("MXFP8 or MXFP4", f"{named(name)} with scales per 32")
     quantization = config.get("quantization_config")
     if isinstance(quantization, Mapping):
         method = quantization.get("quant_method")
@@ -56,6 +60,14 @@ def refuse_others(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) 
                 _METHODS[method.lower()],
                 f"config.json quantization_config.quant_method {method!r}",
             )
+
+
+def _by_exponents(weight: TensorInfo, scale: TensorInfo) -> bool:
+    """Whether bytes that are powers of two scale blocks of 32 values."""
+    if scale.dtype != np.uint8 or len(weight.shape) != 2 or len(scale.shape) != 2:
+        return False
+    columns = weight.shape[1] * (2 if weight.dtype == np.uint8 else 1)
+    return columns % 32 == 0 and scale.shape == (weight.shape[0], columns // 32)
 
 
 def _refused(kind: str, where: str) -> ConversionError:

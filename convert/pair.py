@@ -11,7 +11,7 @@ from convert.errors import ConversionError
 from convert.reader import SECOND
 from sixbit_jax.checkpoint import new_directory
 from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
-from sixbit_jax.config_schema import shown
+from sixbit_jax.reading.messages import brief
 
 # Of text to video; pipelines write theirs into model_index.json.
 _DEFAULT_BOUNDARY = 0.875
@@ -73,7 +73,7 @@ def _boundary(index: Path) -> float:
     except (ValueError, TypeError) as error:
         raise ConversionError(
             f"{index}: boundary_ratio: expected {BOUNDARY.expected}, found "
-            f"{shown(found)}"
+            f"{brief(found)}"
         ) from error
 
 

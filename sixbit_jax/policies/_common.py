@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 from numpy.typing import ArrayLike, DTypeLike
 
-from sixbit_jax.config_schema import shown
 from sixbit_jax.policies.base import (
     Plan,
     PolicyState,
     Stats,
     StepIndex,
 )
+from sixbit_jax.reading.messages import brief
 
 
 def checked_number(
@@ -36,13 +36,13 @@ def checked_number(
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{owner}: {name} must be a number, found {shown(value)}"
+            f"{owner}: {name} must be a number, found {brief(value)}"
         ) from error
     if not low <= number <= high or (finite and math.isinf(number)):
         kind = "finite and " if finite else ""
         raise ValueError(
             f"{owner}: {name} must be {kind}within [{low}, {high}], found "
-            f"{shown(value)}"
+            f"{brief(value)}"
         )
     return number
 
@@ -54,10 +54,10 @@ def checked_count(owner: str, name: str, value: int, *, low: int) -> int:
       ValueError: it is not an integer or too small.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{owner}: {name} must be an integer, found {shown(value)}")
+        raise ValueError(f"{owner}: {name} must be an integer, found {brief(value)}")
     if value < low:
         raise ValueError(
-            f"{owner}: {name} must be at least {low}, found {shown(value)}"
+            f"{owner}: {name} must be at least {low}, found {brief(value)}"
         )
     return int(value)
 

@@ -180,11 +180,16 @@ def test_float8_without_scales_is_read_as_it_is(tmp_path):
         ("weight._data", np.ones((3, 3), np.int8), "quanto"),
         ("weight_scale_inv", np.ones((3, 3), np.float32), "scales per block"),
         ("weight", np.ones((3, 3), np.int8), "int8"),
+        ("pre_quant_scale", np.ones(3, np.float32), "AWQ"),
+        ("weight_scale", np.ones((128, 4), np.uint8), "MXFP8"),
     ],
 )
 def test_other_quantizations_are_refused_by_name(tmp_path, key, value, message):
     case = golden()
-    tensors = case.weights() | {f"transformer_blocks.0.attn1.to_q.{key}": value}
+    stem = "transformer_blocks.0.attn1.to_q."
+    tensors = case.weights() | {stem + key: value}
+    if key == "weight_scale":
+        tensors[f"{stem}weight"] = tensors[f"{stem}weight"].astype(E4M3)
     with pytest.raises(ConversionError, match=f"quantized by .*{message}"):
         open_source(_write(tmp_path / "m", case.config, tensors))
 

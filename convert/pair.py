@@ -10,8 +10,8 @@ from convert.errors import ConversionError
 from convert.reader import SECOND
 from sixbit_jax.checkpoint import new_directory
 from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
-from sixbit_jax.config_schema import shown
 from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief
 from sixbit_jax.reading.regular_file import is_there
 
 # Of text to video; pipelines write theirs into model_index.json.
@@ -74,7 +74,7 @@ def _boundary(index: Path) -> float:
     except (ValueError, TypeError) as error:
         raise ConversionError(
             f"{index}: boundary_ratio: expected {BOUNDARY.expected}, found "
-            f"{shown(found)}"
+            f"{brief(found)}"
         ) from error
 
 

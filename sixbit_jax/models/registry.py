@@ -1,8 +1,8 @@
 """Networks by the class name that diffusers writes into config.json."""
 
-from sixbit_jax.config_schema import shown
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.models.wan.network import WanTransformer
+from sixbit_jax.reading.messages import brief
 
 _MODELS = {model.class_name: model for model in (CogVideoXTransformer, WanTransformer)}
 
@@ -14,7 +14,7 @@ def get(class_name: str) -> tuple[type, type]:
       ValueError: if no port of that class exists; lists those that do.
     """
     if not isinstance(class_name, str) or class_name not in _MODELS:
-        known, found = ", ".join(sorted(_MODELS)), shown(class_name)
+        known, found = ", ".join(sorted(_MODELS)), brief(class_name)
         raise ValueError(f"model class: expected one of {known}; found {found}")
     model = _MODELS[class_name]
     return model.config_class, model

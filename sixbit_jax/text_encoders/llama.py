@@ -117,7 +117,7 @@ class LlamaEncoder(nnx.Module):
         """Of a parameter path: "site" for the linears, None for tables and norms.
 
         Only weights are quantized here: a prompt is few rows. They are rotated like
-        those of a site, which halves the error of weights with heavy tails.
+        those of a site.
         """
         linear = name.startswith(("layers.self_attn.", "layers.mlp."))
         return "site" if linear and name.endswith(".weight") else None

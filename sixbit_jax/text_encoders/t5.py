@@ -162,7 +162,8 @@ class T5Encoder(nnx.Module):
         """Of a parameter path: "site" for the linears, None for tables and norms.
 
         Only weights are quantized here: a prompt is few rows. They are rotated like
-        those of a site, which halves the error of weights with heavy tails.
+        those of a site, which lowers the error of NVFP4 where activations have outlier
+        channels (`benchmarks/text_encoders.py`).
         """
         linear = name.startswith(("blocks.attention.", "blocks.ff."))
         return "site" if linear and name.endswith(".weight") else None

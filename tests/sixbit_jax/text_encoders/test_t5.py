@@ -182,3 +182,13 @@ def test_ids_and_mask_of_other_shapes_are_refused():
         encode(model, jnp.zeros((2, 3)), None)
     with pytest.raises(ValueError, match=r"mask: expected the shape of the ids"):
         encode(model, jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 4), bool))
+
+
+@pytest.mark.parametrize("name", ["t5", "umt5"])
+def test_kernels_may_be_asked_for_and_give_the_same_embeddings(name):
+    case = text_cases.load(name)
+    model = quantize(with_working_scores(golden_model(case)), NVFP4Recipe(rotation=32))
+    given = (case.ids(), case.mask())
+    plain = jitted(model, *given, dtype=jnp.bfloat16)
+    kernels = jitted(model, *given, dtype=jnp.bfloat16, kernels=True)
+    assert relative_l2(kernels, plain) < 1e-2

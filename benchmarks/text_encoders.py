@@ -100,7 +100,7 @@ def bits_per_weight(model: T5Encoder) -> float:
     return bits / count
 
 
-def in_bfloat16(model: T5Encoder) -> T5Encoder:
+def in_bfloat16(model: nnx.Module) -> nnx.Module:
     """A copy whose arrays that are not stored in a format are bfloat16."""
     graph, state = nnx.split(model)
     flat = dict(nnx.to_flat_state(state))
@@ -147,6 +147,7 @@ def measure(config: T5Config, *, tokens: int | None = None) -> list[dict[str, An
                         continue
                     narrow = dtype == jnp.bfloat16
                     model = in_bfloat16(stored) if narrow else stored
+                    assert isinstance(model, T5Encoder)
                     output = run(model, ids, mask, dtype=dtype)
                     plain_name = recipe is None and narrow
                     found.append(

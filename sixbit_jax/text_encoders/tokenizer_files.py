@@ -80,6 +80,18 @@ def build(folder: Path) -> Built:
     Raises:
       TokenizerError: if files are missing, damaged, or of another kind.
     """
+    try:
+        return _build(folder)
+    except TokenizerError:
+        raise
+    except Exception as error:  # of tokenizers, and of values that are no settings
+        raise TokenizerError(
+            f"{folder}: expected the files of a tokenizer, found values in them that "
+            f"are none ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _build(folder: Path) -> Built:
     present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     settings = _settings(folder, present)
     family = _family(folder, present, settings)
@@ -353,5 +365,6 @@ def _clip(folder: Path, present: set[str]) -> Tokenizer:
     return tokenizer
 
 
-def _pairs(merges: Sequence[Any]) -> list[tuple[str, ...]]:
+def _pairs(merges: Sequence[Any]) -> list[Any]:
+    """Pairs, from either way of writing them; the library refuses other tuples."""
     return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]

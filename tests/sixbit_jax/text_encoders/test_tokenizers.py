@@ -181,6 +181,14 @@ def test_missing_files_are_named(tmp_path, copy):
         ("llama", "tokenizer.json", b'{"a": 1}', "file of the tokenizers library"),
         ("clip", "vocab.json", b'{"a": 0}', "expected a vocabulary and its merges"),
         ("llama", "tokenizer_config.json", b"{}", "expected a pad_token"),
+        ("clip", "merges.txt", b"a b c", "expected a vocabulary and its merges"),
+        ("clip", "merges.txt", b"\xff\xfe", "values in them that are none"),
+        (
+            "t5",
+            "tokenizer_config.json",
+            b'{"added_tokens_decoder": {"x": 3}}',
+            "values in them that are none",
+        ),
     ],
 )
 def test_damaged_files_are_named(copy, name, file, content, message):

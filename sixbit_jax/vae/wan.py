@@ -190,14 +190,20 @@ def _decoded(
 ) -> Iterator[Array]:
     group, total = config.scale_factor_temporal, latents.shape[1]
     past: list[list[State]] = []
+    ready = None
     for start in range(0, total, chunk):
         # What comes after the last frame changes nothing before it.
         part = jnp.asarray(_padded(latents, start, start + chunk), dtype)
         result, past = half.run(past, part, begins=start == 0)
         frames = to_pixels(result, patch=config.patch)
         frames = _to_uint8(frames) if output == "uint8" else frames
+        if ready is not None:
+            # The next step is under way while the caller has these.
+            yield ready
         first = group - 1 if start == 0 else 0
-        yield frames[:, first : group * min(chunk, total - start)]
+        ready = frames[:, first : group * min(chunk, total - start)]
+    assert ready is not None
+    yield ready
 
 
 _to_uint8 = jax.jit(to_uint8)

@@ -1,9 +1,15 @@
 """Networks by the class name that diffusers writes into config.json."""
 
-from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
-from sixbit_jax.models.wan.network import WanTransformer
+import importlib
 
-_MODELS = {model.class_name: model for model in (CogVideoXTransformer, WanTransformer)}
+ROWS = {
+    "CogVideoXTransformer3DModel": (
+        "sixbit_jax.models.cogvideox.network",
+        "CogVideoXTransformer",
+    ),
+    "WanTransformer3DModel": ("sixbit_jax.models.wan.network", "WanTransformer"),
+}
+"""Class name of diffusers -> our module and class; imported on first use."""
 
 
 def get(class_name: str) -> tuple[type, type]:
@@ -12,8 +18,12 @@ def get(class_name: str) -> tuple[type, type]:
     Raises:
       ValueError: if no port of that class exists; lists those that do.
     """
-    if class_name not in _MODELS:
-        known = ", ".join(sorted(_MODELS))
+    if class_name not in ROWS:
+        known = ", ".join(sorted(ROWS))
         raise ValueError(f"model class: expected one of {known}; found {class_name!r}")
-    model = _MODELS[class_name]
+    module, name = ROWS[class_name]
+    model = vars(importlib.import_module(module))[name]
     return model.config_class, model
+
+
+__all__ = ["ROWS", "get"]

@@ -202,9 +202,7 @@ def test_step_noise_can_be_reproduced_and_given(model):
     np.testing.assert_allclose(seeded.latents, given.latents, rtol=0, atol=1e-5)
     other = sampled(model, dpm, seed=7, noise=Noise(steps=-steps), **options)
     assert np.abs(other.latents - seeded.latents).max() > 1e-2
-    with pytest.raises(
-        ValueError, match=r"noise\.steps: expected none with CogVideoXD"
-    ):
+    with pytest.raises(ValueError, match=r"noise\.steps: expected none with CogVideo"):
         prepared(model, noise=Noise(steps=steps))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from sixbit_jax import checksums
 from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.formats import stored_layout
+from sixbit_jax.reading.json_file import read_json_object
 
 FORMAT_VERSION = 1
 HEADER_NAME = "sixbit.json"
@@ -238,18 +239,11 @@ def _json_of(path: Path) -> dict[str, Any]:
             f"{path}: expected a checkpoint directory with {HEADER_NAME} (made by "
             "`sixbit convert`), found none"
         )
-    if (size := file.stat().st_size) > _LARGEST_HEADER:
-        raise CheckpointError(
-            f"{file}: expected at most {_LARGEST_HEADER:,} bytes, found {size:,}"
-        )
     try:
-        text = file.read_text(encoding="utf-8")
-        values = json.loads(text)
-        version = values["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: expected JSON with format_version, found {error!r}"
-        ) from error
+        values = read_json_object(file, largest=_LARGEST_HEADER)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    version = values.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
             f"{file}: expected format_version {FORMAT_VERSION}, found {version!r}"

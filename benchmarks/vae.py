@@ -1,13 +1,13 @@
 """Times the decoder of a video autoencoder at real size, with random weights.
 
     python -m benchmarks.vae --out FILE
-    python -m benchmarks.vae --frames 13 --height 60 --width 90 --only stacked --out F
+    python -m benchmarks.vae --model hunyuan-video --only framewise --out F
 
 Every job runs in a process of its own, one after the other: `stacked`, `framewise` and
-`conv3d` are the methods of convolution, each the whole decoder in bf16; `parts` times
-its operations alone; `torch` is the PyTorch peer (diffusers where it is installed, else
-the same network in plain PyTorch), eager, channels-last and compiled. The results file
-is rewritten after every record.
+`conv3d` are the methods of convolution, each the whole decoder in bf16; of CogVideoX,
+`parts` times its operations alone, and `torch` is the PyTorch peer (diffusers where it
+is installed, else the same network in plain PyTorch), eager, channels-last and
+compiled. The results file is rewritten after every record.
 """
 
 import argparse
@@ -27,6 +27,8 @@ from sixbit_jax.vae.causal_conv import METHODS
 PARTS, TORCH = "parts", "torch"
 JOBS = (*METHODS, PARTS, TORCH)
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch", "diffusers")
+# Latent frames, height and width: 49 frames of 480x720, 129 frames of 720x1280.
+SIZES = {"cogvideox": (13, 60, 90), "hunyuan-video": (33, 90, 160)}
 # A small video whose float32 frames say how far the bf16 ones are.
 _CHECKED = (3, 16, 24)
 
@@ -34,10 +36,11 @@ _CHECKED = (3, 16, 24)
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", choices=SIZES, default="cogvideox")
     parser.add_argument("--config", type=Path, help="config.json (the published one)")
-    parser.add_argument("--frames", type=int, default=13, help="latent frames (13)")
-    parser.add_argument("--height", type=int, default=60, help="of the latents (60)")
-    parser.add_argument("--width", type=int, default=90, help="of the latents (90)")
+    for name in ("frames", "height", "width"):
+        text = "of the latents (the model's default video)"
+        parser.add_argument(f"--{name}", type=int, help=text)
     parser.add_argument("--repeats", type=int, default=3, help="timed runs (3)")
     parser.add_argument("--out", type=Path, required=True, help="results file (JSON)")
     parser.add_argument(
@@ -46,33 +49,45 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=300, help="s per job (300)")
     parser.add_argument("--commit", help="for machines without the repository")
     parser.add_argument("--job", choices=JOBS, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, size in zip(
+        ("frames", "height", "width"), SIZES[args.model], strict=True
+    ):
+        if getattr(args, name) is None:
+            setattr(args, name, size)
+    return args
+
+
+def network_of(model: str) -> Any:
+    """The autoencoder's class."""
+    if model == "hunyuan-video":
+        from sixbit_jax.vae.hunyuan_video import AutoencoderKLHunyuanVideo
+
+        return AutoencoderKLHunyuanVideo
+    from sixbit_jax.vae.cogvideox import AutoencoderKLCogVideoX
+
+    return AutoencoderKLCogVideoX
 
 
 def network_config(args: argparse.Namespace) -> Any:
     """The configuration to time."""
-    from sixbit_jax.vae.cogvideox_config import CogVideoXVAEConfig
-
+    config = network_of(args.model).config_class
     if args.config is None:
-        return CogVideoXVAEConfig()
-    return CogVideoXVAEConfig.from_dict(json.loads(args.config.read_text()))
+        return config()
+    return config.from_dict(json.loads(args.config.read_text()))
 
 
-def random_vae(config: Any, dtype: Any) -> Any:
+def random_vae(network: Any, config: Any, dtype: Any) -> Any:
     """An autoencoder of random weights on the device, made by one program."""
     import jax
     from flax import nnx
 
-    from sixbit_jax.vae.cogvideox import AutoencoderKLCogVideoX
-
     @jax.jit
     def make() -> Any:
-        state = nnx.state(AutoencoderKLCogVideoX(config, rngs=nnx.Rngs(0)))
+        state = nnx.state(network(config, rngs=nnx.Rngs(0)))
         return jax.tree.map(lambda leaf: leaf.astype(dtype), state)
 
-    graph = nnx.graphdef(
-        nnx.eval_shape(lambda: AutoencoderKLCogVideoX(config, rngs=nnx.Rngs(0)))
-    )
+    graph = nnx.graphdef(nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0))))
     return nnx.merge(graph, make())
 
 
@@ -104,7 +119,7 @@ def time_decoder(args: argparse.Namespace, method: Any) -> Iterator[dict[str, An
     from sixbit_jax.vae.streaming import decode_stream
 
     config = network_config(args)
-    vae = random_vae(config, jnp.bfloat16)
+    vae = random_vae(network_of(args.model), config, jnp.bfloat16)
     latents = _latents(config, (args.frames, args.height, args.width), jnp.bfloat16)
 
     def decode() -> Iterator[Any]:
@@ -114,15 +129,16 @@ def time_decoder(args: argparse.Namespace, method: Any) -> Iterator[dict[str, An
     runs = [_seconds(decode) for _ in range(args.repeats)]
     stats = jax.devices()[0].memory_stats() or {}
     seconds = statistics.median(run[1] for run in runs)
-    flops = decoder_flops(config, (args.frames, args.height, args.width))
     record = {
         "program": method,
         "first_frames_s": statistics.median(run[0] for run in runs),
         "decode_s": seconds,
-        "tflops": flops / seconds / 1e12,
         "compile_s": compiling - seconds,
         "peak_bytes": stats.get("peak_bytes_in_use"),
     }
+    if args.model == "cogvideox":
+        flops = decoder_flops(config, (args.frames, args.height, args.width))
+        record["tflops"] = flops / seconds / 1e12
     # After the peak was read.
     small = _latents(config, _CHECKED, jnp.float32)
     with jax.default_matmul_precision("highest"):
@@ -139,7 +155,7 @@ def _joined(chunks: Iterator[Any]) -> Any:
 
 
 def decoder_flops(config: Any, size: tuple[int, int, int]) -> float:
-    """Multiplications and additions of the decoder's 3x3x3 and 3x3 convolutions.
+    """Of the 3x3x3 and 3x3 convolutions of CogVideoX's decoder.
 
     As the published network does them: upsampled frames are all convolved.
     """
@@ -177,7 +193,8 @@ def run_job(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _words(args: argparse.Namespace) -> list[str]:
-    found = [] if args.config is None else ["--config", str(args.config)]
+    found = ["--model", args.model]
+    found += [] if args.config is None else ["--config", str(args.config)]
     for name in ("frames", "height", "width", "repeats"):
         found += [f"--{name}", str(getattr(args, name))]
     return found
@@ -220,14 +237,15 @@ def main(argv: list[str] | None = None) -> int:
     found: list[dict[str, Any]] = []
     machine = "unknown"
     size = {
-        "model": "cogvideox",
+        "model": args.model,
         "frames": args.frames,
         "height": args.height,
         "width": args.width,
     }
     only = [word for name in args.only for word in ("--only", name)]
     command = ["python", "-m", "benchmarks.vae", *_words(args), *only]
-    for job in [job for job in JOBS if not args.only or job in args.only]:
+    jobs = JOBS if args.model == "cogvideox" else METHODS
+    for job in [job for job in jobs if not args.only or job in args.only]:
         for record in _spawn(args, job):
             machine = record.pop("machine", machine)
             found.append(size | record)

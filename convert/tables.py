@@ -6,7 +6,7 @@ from typing import Any
 from convert import cogvideox, wan
 from convert.errors import ConversionError
 from convert.rules import RuleTable
-from sixbit_jax.config_schema import shown
+from sixbit_jax.reading.messages import brief
 
 _TABLES = {table.model_class: table for table in (cogvideox.TABLE, wan.TABLE)}
 
@@ -21,6 +21,6 @@ def table_for(config: Mapping[str, Any]) -> RuleTable:
     if not isinstance(name, str) or name not in _TABLES:
         raise ConversionError(
             f"config.json _class_name: expected one of {', '.join(sorted(_TABLES))}, "
-            f"found {shown(name)}"
+            f"found {brief(name)}"
         )
     return _TABLES[name]

@@ -142,7 +142,7 @@ def _diffusers(path: Path) -> dict[str, Any]:
     said = "none" if size is None else _verified(began, size)
     model_class = str(source.config.get("_class_name"))
     config_class, model = registry.get(model_class)
-    config = config_class.from_dict(source.config)
+    described = model.describe(config_class.from_dict(source.config))
     dtypes: dict[str, dict[str, int]] = {}
     for tensor in source.tensors.values():
         row = dtypes.setdefault(tensor.dtype.name, {"values": 0, "bytes": 0})
@@ -154,8 +154,8 @@ def _diffusers(path: Path) -> dict[str, Any]:
         "kind": "diffusers",
         "model": model_class,
         "scheduler": (source.scheduler or {}).get("_class_name"),
-        "blocks": config.num_layers,
-        "sites": list(model.sites),
+        "blocks": described.num_blocks,
+        "sites": list(described.sites),
         "parameters": count,
         "quantization": {},
         "rotation": 0,

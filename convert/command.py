@@ -83,7 +83,12 @@ def run(args: argparse.Namespace) -> int:
     """
     from convert.conversion import convert
     from convert.export import to_diffusers
-    from convert.pair import convert_pair, is_pair
+    from convert.pair import (
+        convert_pair,
+        is_converted_pair,
+        is_pair,
+        pair_to_diffusers,
+    )
 
     try:
         if args.to_diffusers:
@@ -96,7 +101,10 @@ def run(args: argparse.Namespace) -> int:
                     f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
                     f"{args.dialect}"
                 )
-            written = to_diffusers(
+            export = to_diffusers
+            if is_converted_pair(args.source):
+                export = pair_to_diffusers
+            written = export(
                 args.source,
                 args.destination,
                 dtype=args.dtype,

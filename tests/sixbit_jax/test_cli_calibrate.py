@@ -127,7 +127,6 @@ def test_a_drift_below_what_quantization_alone_causes_is_refused(
 def test_the_closed_threshold_counts_what_the_outlier_rule_put_into_bf16():
     from sixbit_jax.calibration.calibrate import closed_threshold
     from sixbit_jax.calibration.runs import Sampled
-
     from sixbit_jax.policies import BlockGrid, ErrorPredictor
     from sixbit_jax.routes import Route
     from tests.sixbit_jax.report.traces import SITES, make_trace

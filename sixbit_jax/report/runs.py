@@ -197,11 +197,11 @@ def run_prompts(
     Raises:
       ValueError: for options that do not fit, and for latents that are not finite.
     """
-    execution = Execution() if execution is None else execution
-    execution = replace(execution, cache_format=configuration.cache_format)
-    conditions = Conditions() if conditions is None else conditions
-    if configuration.low_noise is not None:
-        conditions = replace(conditions, low_noise=configuration.low_noise)
+    cache_format = configuration.cache_format
+    execution = replace(execution or Execution(), cache_format=cache_format)
+    low = configuration.low_noise
+    conditions = conditions or Conditions()
+    conditions = conditions if low is None else replace(conditions, low_noise=low)
     if negative is not None:
         negative = jnp.asarray(negative, jnp.float32)[None]
     latents, traces, seconds, compiled = [], [], [], None
@@ -229,13 +229,12 @@ def run_prompts(
         traces.append(jax.tree.map(np.asarray, result.trace))
     if compiled is None:
         raise ValueError("prompts: expected at least one, found none")
-    stacked = np.stack(latents)
-    if not np.isfinite(stacked).all():
+    if not np.isfinite(latents).all():
         raise ValueError(f"{configuration.name}: the latents are not finite")
     return Run(
         configuration=configuration,
         grid=block_grid(configuration.model),
-        latents=stacked,
+        latents=np.stack(latents),
         traces=tuple(traces),
         seconds=tuple(seconds),
         compile_seconds=compiled.seconds,

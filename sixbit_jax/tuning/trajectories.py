@@ -191,11 +191,7 @@ def record_trajectories(
             seed_key((seed + start) % 2**64),
         )
         latents, predictions = (np.asarray(array) for array in found)
-        if not np.isfinite(predictions).all():
-            raise ValueError(
-                f"trajectories: a prediction for prompts {rows[0]}..{rows[-1]} is not "
-                "finite; expected a trained network in a wide enough dtype"
-            )
+        _check_finite(predictions, rows)
         parts.append((latents[:, : len(rows)], predictions[:, :, : len(rows)]))
         if after_batch is not None:
             after_batch(int(rows[-1]) + 1)
@@ -206,6 +202,14 @@ def record_trajectories(
         np.asarray(timesteps, np.float32),
         texts,
     )
+
+
+def _check_finite(predictions: np.ndarray, rows: np.ndarray) -> None:
+    if not np.isfinite(predictions).all():
+        raise ValueError(
+            f"trajectories: a prediction for prompts {rows[0]}..{rows[-1]} is not "
+            "finite; expected a trained network in a wide enough dtype"
+        )
 
 
 def check_network(model: Any) -> None:

@@ -19,7 +19,7 @@ from sixbit_jax.models.network import Description
 from sixbit_jax.models.wan.network import WanTransformer
 from tests.sixbit_jax.models import small, small_wan
 
-PROMPTS = 2
+PROMPTS = 1
 TOKENS = 6
 WIDTH = 32
 

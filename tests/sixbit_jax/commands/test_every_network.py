@@ -143,7 +143,7 @@ def test_tune(workshop, capsys):
     kind, out = workshop.kind, workshop.folder / "tuned"
     options = [o for o in workshop.options if not _names_a_condition(o)]
     argv = ["tune", f"--model={workshop.ours}", f"--out={out}", *options]
-    argv += ["--iterations=2", "--batch=1", "--guidance=1"]
+    argv += ["--iterations=2", "--batch=1"]
     if kind.tunable is not True:
         assert cli.main(argv) == cli.USER_ERROR
         assert kind.tunable in capsys.readouterr().err

@@ -175,7 +175,7 @@ def test_missing_files_are_named(tmp_path, copy):
     [
         ("t5", "spiece.model", b"not a model", "expected a SentencePiece model"),
         ("t5", "spiece.model", b"", "found no pieces"),
-        ("t5", "tokenizer_config.json", b"{", "expected JSON"),
+        ("t5", "tokenizer_config.json", b"{", "expected a JSON object"),
         ("t5", "tokenizer_config.json", b"[1]", "expected a JSON object, found a list"),
         ("umt5", "tokenizer.json", b"{}", "expected a Unigram model"),
         ("llama", "tokenizer.json", b'{"a": 1}', "file of the tokenizers library"),

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, WeightRecipe, quantize
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, WeightRecipe, quantize
 
 from benchmarks import records
 from sixbit_jax.formats import StoredWeight

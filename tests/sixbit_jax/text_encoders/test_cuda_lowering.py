@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from sixbit_jax.quantizers.rtn import quantize
+from sixbit_jax.quantizers.nvfp4 import quantize
 
 from pallas_kernels import dispatch
 from pallas_kernels.nvfp4_expand import reference as nvfp4_expand_reference

@@ -1,0 +1,2 @@
+from pathlib import Path
+TOKENIZER = Path(__file__).parent

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.sampling import peers_torch_wan as sampling_torch_wan
 from sixbit_jax.benchmark.subject import Subject
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
 
 _LAYERS = 8
 

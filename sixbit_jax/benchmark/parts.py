@@ -22,8 +22,8 @@ from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.benchmark.harness import ROTATION, device_ms
 from sixbit_jax.benchmark.subject import Subject
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.models.wan_config import WanConfig
-from sixbit_jax.models.wan_embed import rotary_table
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.embed import rotary_table
 from sixbit_jax.nn.attention import attention
 from sixbit_jax.nn.linear import matmul
 from sixbit_jax.nn.rope import rotary_3d

@@ -16,10 +16,10 @@ import numpy as np
 from flax import nnx
 
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
-from sixbit_jax.models.wan import WanTransformer
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.network import WanTransformer
 from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
 
@@ -192,7 +192,7 @@ def random_model(
     for key, (path, variable) in zip(keys, list(flat.items()), strict=True):
         name = ".".join(map(str, path))
         shape = tuple(variable.get_value().shape)
-        layers = shape[0] if name.startswith(f"{network.stacks[0]}.") else 0
+        layers = shape[0] if name.startswith(f"{network.stack_names[0]}.") else 0
         shape = shape[1:] if layers else shape
         rotation = None
         if quantized:

@@ -185,7 +185,7 @@ def save(
             for name in sorted(values)
             if name.startswith(f"{stack}.")
         }
-        for stack in (type(model).stacks if stacks is None else stacks)
+        for stack in (type(model).stack_names if stacks is None else stacks)
     }
     header = Header(
         model_class=type(model).class_name,

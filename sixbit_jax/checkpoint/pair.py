@@ -47,7 +47,13 @@ def load_pair(
         boundary = float(json.loads(file.read_text())["boundary"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file}: expected a boundary: {error!r}") from error
-    (high, header), (low, _) = (load(Path(path) / n, dtype=dtype) for n in NETWORKS)
+    loaded: list[tuple[Any, Header]] = [
+        load(Path(path) / name, dtype=dtype) for name in NETWORKS
+    ]
+    (high, header), (low, _) = loaded
+    for network in (high, low):
+        # So that the sampler can refuse one without the other.
+        network.pair_boundary = boundary
     return high, LowNoise(low, boundary, guidance_scale), header
 
 

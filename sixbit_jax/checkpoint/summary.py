@@ -94,7 +94,8 @@ def summarize(path: str | os.PathLike) -> Summary:
     for spec, count in header.specs():
         values[spec.dtype] = values.get(spec.dtype, 0) + spec.size * count
         stored[spec.dtype] = stored.get(spec.dtype, 0) + spec.nbytes * count
-    _, model_type = registry.get(header.model_class)
+    config_type, model_type = registry.get(header.model_class)
+    description = model_type.describe(config_type.from_dict(header.config))
     return Summary(
         header=header,
         num_parameters=header.num_parameters,
@@ -104,5 +105,5 @@ def summarize(path: str | os.PathLike) -> Summary:
         disk_bytes=directory_bytes(path),
         bf16_bytes=2 * header.num_parameters,
         num_blocks=sum(stack.length for stack in header.stacks.values()),
-        sites=tuple(model_type.sites),
+        sites=description.sites,
     )

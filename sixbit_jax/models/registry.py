@@ -1,7 +1,7 @@
 """Networks by the class name that diffusers writes into config.json."""
 
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.wan import WanTransformer
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.wan.network import WanTransformer
 
 _MODELS = {model.class_name: model for model in (CogVideoXTransformer, WanTransformer)}
 

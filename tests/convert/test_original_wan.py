@@ -13,7 +13,7 @@ from convert.original_wan import renamed
 from convert.reader import open_source
 from convert.safetensors_file import write_file
 from sixbit_jax.checkpoint import load
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
 from tests.convert.checkpoints import write_checkpoint
 from tests.convert.packed_files import pack_checkpoint
 from tests.convert.torch_files import write_state_dict

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 import transformers
 
-from tests.golden.pipeline_cases import CASES, NEGATIVE, PROMPT, PipelineCase, weights_of
+from tests.golden.pipeline_cases import (
+    CASES,
+    NEGATIVE,
+    PROMPT,
+    PipelineCase,
+    weights_of,
+)
 from tests.golden.tokenizers import TOKENIZER
 
 

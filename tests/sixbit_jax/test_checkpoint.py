@@ -14,8 +14,8 @@ from sixbit_jax.checkpoint import CheckpointError, CheckpointWriter
 from sixbit_jax.checkpoint import header as header_module
 from sixbit_jax.checkpoint import model as model_module
 from sixbit_jax.formats import NVFP4Array, UniformArray
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 
 CONFIG = CogVideoXConfig(
     num_attention_heads=2,

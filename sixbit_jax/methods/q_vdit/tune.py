@@ -48,10 +48,9 @@ class Prepared(NamedTuple):
 def token_layout(model: Any, data: Trajectories) -> tuple[int, int]:
     """Frames of tokens, and text tokens in the residual stream before them."""
     frames, _, height, width = data.latents.shape[2:]
-    # Networks with cross-attention keep the text out of the residual stream.
-    crossed = hasattr(model, "text_keys_values")
+    before = model.description.conditions.prompt.stream == "before"
     grid = model.config.token_grid(frames, height, width)
-    return grid[0], 0 if crossed else data.text.shape[2]
+    return grid[0], data.text.shape[2] if before else 0
 
 
 def prepare(

@@ -1,2 +1,3 @@
 from pathlib import Path
+
 TOKENIZER = Path(__file__).parent

@@ -10,19 +10,18 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
-from sixbit_jax.models.wan_attention import (
+from sixbit_jax.models.wan.attention import (
     CrossAttention,
     SelfAttention,
     TextKeysValues,
 )
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.description import SITES
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm
 from sixbit_jax.nn.rope import RotaryTable
 from sixbit_jax.nn.site import SiteOptions
-
-SITES = ("attn_in", "attn_out", "cross_in", "cross_out", "ff_in", "ff_mid")
 
 
 class Conditioning(NamedTuple):
@@ -37,8 +36,8 @@ class Conditioning(NamedTuple):
         tokens, or None.
       num_clean: how many tokens those are. Static.
       rotary: table of the video tokens. Constant.
-      per_layer: keys and values of the prompt, with a leading layer axis; one
-        layer's slice of it inside a block.
+      per_layer: keys and values of the prompt by stack, with a leading layer axis; one
+        layer's slice of them inside a block.
     """
 
     temb: Float[Array, "batch *tokens D"]
@@ -47,7 +46,7 @@ class Conditioning(NamedTuple):
     clean_modulation: Float[Array, "batch 6 D"] | None
     num_clean: int
     rotary: RotaryTable
-    per_layer: TextKeysValues
+    per_layer: dict[str, TextKeysValues] | TextKeysValues
 
 
 class _Modulation(NamedTuple):
@@ -148,26 +147,33 @@ class WanBlock(nnx.Module):
         Returns:
           The new residual stream and the stats of the six sites.
         """
-        site = SiteRunner(control, options)
+        site = SiteRunner(SITES, control, options)
         attn, cross, ffn = self.attn1, self.attn2, self.ffn
         attn_modulation, ffn_modulation = self._modulations(conditioning)
 
         y, front = attn_modulation.front(x, self.eps)
-        query, key, value = site(y, attn.to_q, attn.to_k, attn.to_v, front=front)
+        query, key, value = site(
+            "attn_in", y, attn.to_q, attn.to_k, attn.to_v, front=front
+        )
         mixed = attn.mix(query, key, value, conditioning.rotary, options, site.scores)
         x = attn_modulation.add(
-            x, lambda residual: site(mixed, attn.to_out, residual=residual)[0]
+            x,
+            lambda residual: site("attn_out", mixed, attn.to_out, residual=residual)[0],
         )
 
-        (query,) = site(x, cross.to_q, front=self._cross_front(x))
+        (query,) = site("cross_in", x, cross.to_q, front=self._cross_front(x))
         mixed = cross.mix(query, conditioning.per_layer, options)
         one = jnp.ones((x.shape[0], x.shape[2]), jnp.float32)
-        (x,) = site(mixed, cross.to_out, residual=GatedResidual(x, one, one, 0))
+        (x,) = site(
+            "cross_out", mixed, cross.to_out, residual=GatedResidual(x, one, one, 0)
+        )
 
         y, front = ffn_modulation.front(x, self.eps)
-        (hidden,) = site(y, ffn.up, front=front)
+        (hidden,) = site("ff_in", y, ffn.up, front=front)
         x = ffn_modulation.add(
             x,
-            lambda residual: site(hidden, ffn.down, front=Gelu(), residual=residual)[0],
+            lambda residual: site(
+                "ff_mid", hidden, ffn.down, front=Gelu(), residual=residual
+            )[0],
         )
         return x, site.stats()

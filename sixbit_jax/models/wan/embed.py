@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.nn.embeddings import TimestepEmbedding, sinusoidal_embedding
 from sixbit_jax.nn.linear import Linear, matmul
 from sixbit_jax.nn.norms import LayerNorm

@@ -6,17 +6,27 @@ are stored stacked on a leading layer axis and run by `lax.scan`.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.wan_attention import TextKeysValues
-from sixbit_jax.models.wan_block import SITES, Conditioning, WanBlock
-from sixbit_jax.models.wan_config import WanConfig
-from sixbit_jax.models.wan_embed import (
+from sixbit_jax.models.network import (
+    NO_EXTRA,
+    DescribedNetwork,
+    Description,
+    Extra,
+    PromptInputs,
+    for_layer,
+    layers_of,
+)
+from sixbit_jax.models.wan.attention import TextKeysValues
+from sixbit_jax.models.wan.block import Conditioning, WanBlock
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.description import describe
+from sixbit_jax.models.wan.embed import (
     ConditionEmbedder,
     PatchEmbedding,
     rotary_table,
@@ -36,14 +46,12 @@ _ROLES = (
 )
 
 
-class WanTransformer(nnx.Module):
+class WanTransformer(DescribedNetwork):
     """The denoising network; parameters have diffusers' names."""
 
     class_name = "WanTransformer3DModel"
     config_class = WanConfig
-    sites = SITES
-    stacks = ("blocks",)
-    takes_clean_frames = True
+    stack_names = ("blocks",)
 
     def __init__(self, config: WanConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -76,21 +84,14 @@ class WanTransformer(nnx.Module):
         roles = (role for prefix, role in _ROLES if name.startswith(prefix))
         return next(roles, None)
 
-    @property
-    def num_blocks(self) -> int:
-        """Number of transformer blocks, L."""
-        return self.config.num_layers
+    @classmethod
+    def describe(cls, config: WanConfig) -> Description:
+        """What follows from a configuration, without a network."""
+        return describe(config)
 
-    @property
-    def block_stack(self) -> nnx.Module:
-        """The blocks, with a leading layer axis on every parameter."""
-        return self.blocks
-
-    def site_macs(self) -> np.ndarray:
-        """Multiply-accumulates per token of each site, [L, S]."""
-        square, up = self.config.dim**2, self.config.dim * self.config.ffn_dim
-        row = np.array([3 * square, square, square, square, up, up], np.float64)
-        return np.tile(row, (self.num_blocks, 1))
+    def prepare_prompt(self, given: PromptInputs, *, dtype: Any) -> TextKeysValues:
+        """Keys and values of text and image in all layers, once for all steps."""
+        return self.text_keys_values(given.text, given.image, dtype=dtype)
 
     def text_keys_values(
         self,
@@ -134,27 +135,22 @@ class WanTransformer(nnx.Module):
     def embed(
         self,
         latents: Float[Array, "batch F C H W"],
-        text: Float[Array, "batch T E"] | TextKeysValues,
+        prompt: TextKeysValues,
         timestep: Float[Array, "batch *tokens"],
-        *,
-        image: Float[Array, "batch I E2"] | None = None,
-        clean_frames: int = 0,
+        extra: Extra = NO_EXTRA,
     ) -> tuple[Float[Array, "batch tokens D"], Conditioning]:
         """Everything before the blocks; the dtype of `latents` is the compute dtype.
 
         Args:
           latents: noisy latents (with the extra channels of I2V models).
-          text: prompt embeddings, or what `text_keys_values` made of them.
+          prompt: what `prepare_prompt` made.
           timestep: of each sample, or of each token.
-          image: image embeddings of Wan2.1 I2V, with prompt embeddings only.
-          clean_frames: leading latent frames that are at timestep 0 (TI2V with a given
-            first frame). Equal to zeros in a timestep per token, and as fast as one
-            timestep.
+          extra: `clean_frames`, leading latent frames that are at timestep 0 (TI2V
+            with a given first frame). Equal to zeros in a timestep per token, and as
+            fast as one timestep.
         """
-        config, dtype = self.config, latents.dtype
+        config, dtype, clean_frames = self.config, latents.dtype, extra.clean_frames
         grid = config.token_grid(latents.shape[1], *latents.shape[3:])
-        if not isinstance(text, TextKeysValues):
-            text = self.text_keys_values(text, image, dtype=dtype)
         if timestep.ndim == 2 and timestep.shape[1] != math.prod(grid):
             raise ValueError(
                 f"timestep: expected one per sample or for each of {math.prod(grid)} "
@@ -174,7 +170,7 @@ class WanTransformer(nnx.Module):
             *clean,
             clean_frames // config.patch_size[0] * grid[1] * grid[2],
             rotary_table(config.attention_head_dim, *grid),
-            text,
+            {"blocks": prompt},
         )
         return self.patch_embedding(latents), conditioning
 
@@ -221,20 +217,25 @@ class WanTransformer(nnx.Module):
         """One full-precision forward pass.
 
         Args:
-          latents, text, timestep, image, clean_frames: see `embed`.
+          latents, timestep: see `embed`.
+          text: prompt embeddings, or what `text_keys_values` made of them.
+          image: image embeddings of Wan2.1 I2V, with prompt embeddings only.
+          clean_frames: see `embed`.
 
         Returns:
           The model output (flow prediction), [batch, F, out_channels, H, W].
         """
+        if not isinstance(text, TextKeysValues):
+            text = self.text_keys_values(text, image, dtype=latents.dtype)
         x, conditioning = self.embed(
-            latents, text, timestep, image=image, clean_frames=clean_frames
+            latents, text, timestep, Extra(clean_frames=clean_frames)
         )
         graph, params = nnx.split(self.blocks)
 
         def body(x, layer):
             params, context = layer
             block = nnx.merge(graph, params)
-            return block(x, conditioning._replace(per_layer=context))[0], None
+            return block(x, for_layer(conditioning, context))[0], None
 
-        x, _ = jax.lax.scan(body, x, (params, conditioning.per_layer))
+        x, _ = jax.lax.scan(body, x, (params, layers_of(conditioning, "blocks")))
         return self.unembed(x, conditioning, latents.shape)

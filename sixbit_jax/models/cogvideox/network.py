@@ -4,19 +4,26 @@ One residual stream holds text tokens first and video tokens after them. Blocks 
 stored stacked on a leading layer axis and run by `lax.scan`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
-from sixbit_jax.models.cogvideox_embed import PatchEmbed
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.description import SITES, describe
+from sixbit_jax.models.cogvideox.embed import PatchEmbed
+from sixbit_jax.models.network import (
+    NO_EXTRA,
+    DescribedNetwork,
+    Description,
+    Extra,
+    PromptInputs,
+)
 from sixbit_jax.nn.attention import attention_of_heads
 from sixbit_jax.nn.embeddings import (
     TimestepEmbedding,
@@ -27,9 +34,6 @@ from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm
 from sixbit_jax.nn.rope import RotaryTable, rotary_3d
 from sixbit_jax.nn.site import SiteOptions
-
-SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
-
 
 _ROLES = (
     ("transformer_blocks.attn1.to_", "site"),
@@ -50,11 +54,13 @@ class Conditioning(NamedTuple):
       temb: timestep (and ofs) embedding, [batch, time_embed_dim].
       rotary: table of the video tokens, or None (2b). Constant.
       num_text: number of text tokens. Static.
+      per_layer: layers read nothing on their own.
     """
 
     temb: Float[Array, "batch E"]
     rotary: RotaryTable | None
     num_text: int
+    per_layer: None = None
 
 
 class AdaptiveNorm(nnx.Module):
@@ -168,15 +174,17 @@ class CogVideoXBlock(nnx.Module):
         Returns:
           The new residual stream and the stats of the four sites.
         """
-        site = SiteRunner(control, options)
+        site = SiteRunner(SITES, control, options)
         attn, ff = self.attn1, self.ff
         front, residual = self.norm1(x, conditioning, kernels=options.kernels)
-        query, key, value = site(x, attn.to_q, attn.to_k, attn.to_v, front=front)
+        query, key, value = site(
+            "attn_in", x, attn.to_q, attn.to_k, attn.to_v, front=front
+        )
         mixed = attn.mix(query, key, value, conditioning, options, site.scores)
-        (x,) = site(mixed, attn.to_out, residual=residual)
+        (x,) = site("attn_out", mixed, attn.to_out, residual=residual)
         front, residual = self.norm2(x, conditioning, kernels=options.kernels)
-        (hidden,) = site(x, ff.up, front=front)
-        (x,) = site(hidden, ff.down, front=Gelu(), residual=residual)
+        (hidden,) = site("ff_in", x, ff.up, front=front)
+        (x,) = site("ff_mid", hidden, ff.down, front=Gelu(), residual=residual)
         return x, site.stats()
 
 
@@ -198,13 +206,12 @@ class OutputNorm(nnx.Module):
         return (y * (1.0 + scale) + shift).astype(x.dtype)
 
 
-class CogVideoXTransformer(nnx.Module):
+class CogVideoXTransformer(DescribedNetwork):
     """The denoising network; parameters have diffusers' names."""
 
     class_name = "CogVideoXTransformer3DModel"
     config_class = CogVideoXConfig
-    sites = SITES
-    stacks = ("transformer_blocks",)
+    stack_names = ("transformer_blocks",)
 
     def __init__(self, config: CogVideoXConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -242,31 +249,33 @@ class CogVideoXTransformer(nnx.Module):
         roles = (role for prefix, role in _ROLES if name.startswith(prefix))
         return next(roles, None)
 
-    @property
-    def num_blocks(self) -> int:
-        """Number of transformer blocks, L."""
-        return self.config.num_layers
+    @classmethod
+    def describe(cls, config: CogVideoXConfig) -> Description:
+        """What follows from a configuration, without a network."""
+        return describe(config)
 
-    @property
-    def block_stack(self) -> nnx.Module:
-        """The blocks, with a leading layer axis on every parameter."""
-        return self.transformer_blocks
-
-    def site_macs(self) -> np.ndarray:
-        """Multiply-accumulates per token of each site, [L, S]."""
-        square = self.config.dim**2
-        row = np.array([3 * square, square, 4 * square, 4 * square], np.float64)
-        return np.tile(row, (self.num_blocks, 1))
+    def prepare_prompt(
+        self, given: PromptInputs, *, dtype: Any
+    ) -> Float[Array, "rows T E"]:
+        """The embeddings: nothing of the prompt can be computed once."""
+        return given.text.astype(dtype)
 
     def embed(
         self,
         latents: Float[Array, "batch F C H W"],
-        text: Float[Array, "batch T E"],
+        prompt: Float[Array, "batch T E"],
         timestep: Float[Array, "batch"],
-        ofs: Float[Array, "batch"] | None = None,
+        extra: Extra = NO_EXTRA,
     ) -> tuple[Float[Array, "batch tokens D"], Conditioning]:
-        """Everything before the blocks; the dtype of `latents` is the compute dtype."""
-        config, dtype = self.config, latents.dtype
+        """Everything before the blocks; the dtype of `latents` is the compute dtype.
+
+        Args:
+          latents: noisy latents (with the extra channels of I2V models).
+          prompt: embeddings.
+          timestep: of each sample.
+          extra: `ofs` for CogVideoX1.5 I2V.
+        """
+        config, dtype, ofs = self.config, latents.dtype, extra.ofs
         angles = {
             "flip_sin_to_cos": config.flip_sin_to_cos,
             "freq_shift": config.freq_shift,
@@ -280,7 +289,7 @@ class CogVideoXTransformer(nnx.Module):
                 )
             embedding = sinusoidal_embedding(ofs, config.ofs_embed_dim, **angles)
             temb = temb + self.ofs_embedding(embedding.astype(dtype))
-        x = self.patch_embed(latents, text.astype(dtype))
+        x = self.patch_embed(latents, prompt.astype(dtype))
         rotary = None
         if config.use_rotary_positional_embeddings:
             frames, height, width = config.token_grid(
@@ -294,7 +303,7 @@ class CogVideoXTransformer(nnx.Module):
                 base=config.sample_grid,
                 grid="resize_crop" if config.patch_size_t is None else "slice",
             )
-        return x, Conditioning(temb, rotary, text.shape[1])
+        return x, Conditioning(temb, rotary, prompt.shape[1])
 
     def unembed(
         self,
@@ -331,7 +340,7 @@ class CogVideoXTransformer(nnx.Module):
         Returns:
           The model output (v-prediction), [batch, F, out_channels, H, W].
         """
-        x, conditioning = self.embed(latents, text, timestep, ofs)
+        x, conditioning = self.embed(latents, text, timestep, Extra(ofs=ofs))
         graph, params = nnx.split(self.transformer_blocks)
 
         def body(x, layer):

@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.nn.embeddings import sincos_3d
 from sixbit_jax.nn.linear import Linear, matmul
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.nn.attention import attention, attention_of_heads
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.rope import RotaryTable

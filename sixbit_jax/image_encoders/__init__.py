@@ -1,0 +1,1 @@
+"""Picture encoders: from a picture to what the networks read of it."""

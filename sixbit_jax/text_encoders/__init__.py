@@ -1,0 +1,1 @@
+"""Prompt encoders and tokenizers: from words to what the networks read."""

@@ -1,0 +1,36 @@
+"""The Wan autoencoder against diffusers', and as a stream."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sixbit_jax.vae.wan import decode_stream, encode
+from sixbit_jax.vae.wan_tiling import WanTiling
+from tests.golden import vae_wan_cases as cases
+from tests.sixbit_jax.vae.wan_models import model_of, relative
+
+
+def _tiling(case) -> WanTiling | None:
+    return None if case.tiling is None else WanTiling(**case.tiling)
+
+
+def _decoded(model, latents, **options) -> np.ndarray:
+    options = {"dtype": jnp.float32} | options
+    return np.concatenate([*map(np.asarray, decode_stream(model, latents, **options))], 1)
+
+
+@pytest.mark.parametrize("name", cases.names("decode"))
+def test_frames_are_those_of_diffusers(name):
+    case = cases.load(name)
+    found = _decoded(model_of(case), case.inputs(), tiling=_tiling(case))
+    assert found.shape == case.output_shape
+    assert relative(cases.sample(found), case.values) < 1e-5
+
+
+@pytest.mark.parametrize("name", cases.names("encode"))
+def test_latents_are_those_of_diffusers(name):
+    case = cases.load(name)
+    both = encode(model_of(case), case.inputs(), tiling=_tiling(case))
+    found = np.concatenate([*map(np.asarray, both)], 2)
+    assert found.shape == case.output_shape
+    assert relative(cases.sample(found), case.values) < 1e-5

@@ -244,7 +244,7 @@ def weights_of(folder: str, shapes: dict[str, Any]) -> dict[str, np.ndarray]:
         found = {k: v[::-1].copy() for k, v in found.items()}
     if folder == "vae":
         # Pixels that are clipped could not tell a right video from a wrong one.
-        for key in ("decoder.conv_out.conv.weight", "decoder.conv_out.weight"):
+        for key in ("decoder.conv_out.conv.weight",):
             if key in found:
                 found[key] *= np.float32(0.25)
     return found

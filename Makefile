@@ -4,13 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format clean fuzz
 
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# More mutations than the tests make; SEED=s for others, CASES=n for a number of them.
+MINUTES ?= 5
+SEED ?= 0
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) --seed $(SEED) $(if $(CASES),--cases $(CASES))
 
 check: $(STAMP)
 	$(BIN)/ruff check .

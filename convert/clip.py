@@ -79,8 +79,7 @@ def vision_table(config: CLIPVisionConfig, keys: Collection[str]) -> RuleTable:
         rules=(
             Rule(prefix + "embeddings.class_embedding", "class_embedding"),
             Rule(
-                prefix
-                + "embeddings.{table:patch_embedding|position_embedding}.{leaf}",
+                prefix + "embeddings.{table:patch_embedding|position_embedding}.{leaf}",
                 "{table}.{leaf}",
             ),
             Rule(prefix + "pre_layrnorm.{leaf}", "pre_layrnorm.{leaf}"),

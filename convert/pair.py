@@ -10,7 +10,8 @@ from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
 from convert.reader import SECOND
 from sixbit_jax.checkpoint import new_directory
-from sixbit_jax.checkpoint.pair import NETWORKS, write_description
+from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
+from sixbit_jax.config_schema import shown
 
 # Of text to video; pipelines write theirs into model_index.json.
 _DEFAULT_BOUNDARY = 0.875
@@ -63,15 +64,17 @@ def _boundary(index: Path) -> float:
         return _DEFAULT_BOUNDARY
     try:
         found = json.loads(index.read_text()).get("boundary_ratio")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise ConversionError(f"{index}: expected a JSON object: {error}") from error
     if found is None:
         return _DEFAULT_BOUNDARY
-    if not isinstance(found, int | float) or not 0 <= found <= 1:
+    try:
+        return BOUNDARY.read(found)
+    except (ValueError, TypeError) as error:
         raise ConversionError(
-            f"{index}: boundary_ratio: expected a number from 0 to 1, found {found!r}"
-        )
-    return float(found)
+            f"{index}: boundary_ratio: expected {BOUNDARY.expected}, found "
+            f"{shown(found)}"
+        ) from error
 
 
 __all__ = ["convert_pair", "is_pair"]

@@ -27,6 +27,7 @@ from sixbit_jax.metrics import mean_interval, paired_interval, psnr
 from sixbit_jax.policies import Policy, chain, int8_attention
 from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
 from sixbit_jax.report.runs import Configuration, Run, run_prompts
+from sixbit_jax.sampling.options import Execution
 
 SIXTEEN, EIGHT, STABLE = "16-bit", "8-bit", "8-bit in stable blocks"
 
@@ -65,8 +66,7 @@ def measure(
             latent_shape=LATENT_SHAPE,
             seed=seed,
             num_steps=steps,
-            dtype=jnp.float32,
-            **options,
+            execution=Execution(dtype=jnp.float32, **options),
         )
 
     reference = _videos(sampled("full precision", model, chain()))
@@ -117,7 +117,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     from sixbit_jax.calibration import policy_from_file
-    from sixbit_jax.commands._configurations import BUNDLED_POLICY
+    from sixbit_jax.commands._names import BUNDLED_POLICY
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(

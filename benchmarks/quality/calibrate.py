@@ -13,6 +13,7 @@ from benchmarks.quality.metrics import costs
 from benchmarks.quality.policies import Setting
 from benchmarks.quality.runs import RECORD, Kind, Study, Task
 from sixbit_jax import calibration
+from sixbit_jax.measured import known
 from sixbit_jax.policies import BlockGrid, ErrorPredictor
 from sixbit_jax.routes import Route
 
@@ -40,8 +41,8 @@ class Recording:
       error: E_rel, [..., L, S].
       outlier: max|x| / mean|x|, [..., L, S].
       gamma: [..., L].
-      delta_change: [..., L], infinite in the first step.
-      output_change: [samples, steps], infinite in the first step.
+      delta_change: [..., L], `NO_CHANGE` in the first step.
+      output_change: [samples, steps], `NO_CHANGE` in the first step.
     """
 
     error: np.ndarray
@@ -257,7 +258,8 @@ def solve(
 
 def span_of(values: np.ndarray, *, low: float = 1.0, high: float = 1.0) -> tuple:
     """Smallest and largest positive finite value, widened by factors."""
-    usable = values[np.isfinite(values) & (values > 0)]
+    measured = known(values)
+    usable = measured[measured > 0]
     if not usable.size:
         return 1e-6, 1.0
     return float(usable.min()) * low, max(float(usable.max()) * high, 1e-6)

@@ -35,6 +35,7 @@ from sixbit_jax.methods.q_vdit.method import (
 )
 from sixbit_jax.methods.q_vdit.pack import fixed_params, stored_bytes
 from sixbit_jax.sampling.api import block_grid
+from sixbit_jax.sampling.options import Execution, Prompt
 from sixbit_jax.tuning.loop import TuneOptions, Tuner
 from sixbit_jax.tuning.method import Start, with_activation_bits
 from sixbit_jax.tuning.trajectories import Trajectories, record_trajectories
@@ -139,15 +140,16 @@ class Workbench:
         result = sixbit_jax.sample(
             model,
             demo_scheduler(),
-            text,
+            Prompt(
+                text,
+                np.broadcast_to(self.null, text.shape) if guided else None,
+                as_given=True,
+            ),
             latent_shape=self.shape,
-            negative_text_embeds=np.broadcast_to(self.null, text.shape)
-            if guided
-            else None,
             num_steps=settings.steps,
-            guidance_scale=settings.guidance,
+            guidance=settings.guidance,
             noise=self.task.noise,
-            dtype=self.dtype,
+            execution=Execution(dtype=self.dtype),
         )
         host = jax.tree.map(np.asarray, result)
         # One trace for the whole batch: nothing is decided here.

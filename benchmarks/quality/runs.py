@@ -24,9 +24,11 @@ from sixbit_jax.demo import vocabulary
 from sixbit_jax.demo.models import demo_of
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.models.network import PromptInputs
 from sixbit_jax.policies import BlockGrid
 from sixbit_jax.sampling.api import block_grid, prepare
 from sixbit_jax.sampling.loop import Inputs, run_program
+from sixbit_jax.sampling.options import Execution, Prompt
 from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -177,20 +179,22 @@ class Study:
         return prepare(
             self.model(kind),
             self.scheduler,
-            text,
+            # As long as the prompts that the network was trained on.
+            Prompt(text, text if guided else None, as_given=True),
             latent_shape=self.latent_shape,
-            negative_text_embeds=text if guided else None,
             num_steps=self.options.num_steps,
-            guidance_scale=self.options.guidance_scale,
+            guidance=self.options.guidance_scale,
             noise=jnp.zeros((1, *self.latent_shape)),
             policy=self.policy(kind, setting),
-            cache_format=kind.cache_format,
-            dtype=jnp.dtype(kind.dtype or self.options.dtype),
+            execution=Execution(
+                cache_format=kind.cache_format,
+                dtype=jnp.dtype(kind.dtype or self.options.dtype),
+                attention=kind.attention,
+                # Under vmap only the plain definitions run.
+                kernels=False,
+            ),
             outlier_stats=kind.record,
             record_errors=kind.record,
-            attention=kind.attention,
-            # Under vmap only the plain definitions run.
-            kernels=False,
         )
 
     def compile(self, kinds: Sequence[Kind]) -> None:
@@ -285,9 +289,13 @@ class Study:
         """Bytes of the delta caches of one video, all blocks and branches."""
         # Text tokens are in the residual stream of some networks and not of others.
         model, shape = self._models["full"], (1, *self.latent_shape)
-        stream = jax.eval_shape(
-            lambda: model.embed(jnp.zeros(shape), self._null[None], jnp.zeros(1))[0]
-        )
+        given = PromptInputs(self._null[None])
+
+        def embedded() -> Any:
+            prompt = model.prepare_prompt(given, dtype=jnp.float32)
+            return model.embed(jnp.zeros(shape), prompt, jnp.zeros(1))[0]
+
+        stream = jax.eval_shape(embedded)
         bits = {"bf16": 16, "float32": 32, "int8": 8, "nvfp4": 4.5}[kind.cache_format]
         branches = 1 if self.options.guidance_scale == 1.0 else 2
         return round(self.grid.num_blocks * branches * stream.size * bits / 8)

@@ -27,6 +27,7 @@ from sixbit_jax.routes import Route
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.api import block_grid, prepare
 from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.options import Execution, Prompt
 
 
 class Sampling:
@@ -52,15 +53,16 @@ class Sampling:
         self.program, graph, params, self.inputs = prepare(
             model,
             sampling_model.scheduler_of(subject),
-            text,
+            Prompt(text, negative),
             latent_shape=subject.latent_shape,
-            negative_text_embeds=negative,
             num_steps=self.steps,
             policy=next(iter(self.policies.values()))[0],
-            cache_format=spec.cache_format,
-            batched_guidance=spec.batched,
-            attention=None if spec.attention == "half" else spec.attention,
-            kernels=spec.kernels,
+            execution=Execution(
+                cache_format=spec.cache_format,
+                batched_guidance=spec.batched,
+                attention=None if spec.attention == "half" else spec.attention,
+                kernels=spec.kernels,
+            ),
         )
         started = time.perf_counter()
         self.lowered = jax.jit(run_program, static_argnums=(0, 1)).trace(

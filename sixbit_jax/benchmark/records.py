@@ -8,10 +8,11 @@ import os
 import platform
 import shlex
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from sixbit_jax import files
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "ml_dtypes", "orbax-checkpoint")
 
@@ -84,15 +85,7 @@ def write(path: Path, head: dict[str, Any], records: Sequence[dict[str, Any]]) -
     content = _finite({**head, "records": list(records)})
     text = json.dumps(content, indent=1, allow_nan=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text + "\n")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    files.write_text(path, text + "\n")
 
 
 def _finite(value: Any) -> Any:

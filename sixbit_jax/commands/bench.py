@@ -1,6 +1,9 @@
 """`sixbit bench`: speed and memory of the sampler on this machine's device."""
 
+import argparse
+
 from sixbit_jax.benchmark import sampling
+from sixbit_jax.commands._targets import check_targets
 
 DESCRIPTION = """\
 Times the sampler at a model's real size with random weights: milliseconds per step,
@@ -14,4 +17,10 @@ examples:
 """
 
 add_arguments = sampling.add_arguments
-run = sampling.run
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command."""
+    args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    check_targets({"--out": args.out}, inputs=(args.trace,))
+    return sampling.run(args)

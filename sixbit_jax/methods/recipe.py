@@ -19,7 +19,8 @@ class Recipe:
     ```python
     recipe = sixbit_jax.recipes.dvd_quant()
     model = recipe.quantize(model)
-    sample(model, scheduler, text, policy=recipe.policy(model), **recipe.sampling())
+    execution = Execution(**recipe.sampling())
+    sample(model, scheduler, prompt, policy=recipe.policy(model), execution=execution)
     ```
 
     Attributes:
@@ -74,7 +75,7 @@ class Recipe:
         return self.make_policy(model, **{**self.numbers, **numbers})
 
     def sampling(self) -> dict[str, Any]:
-        """The options of `sixbit_jax.sample` that belong to the method."""
+        """The fields of `sixbit_jax.Execution` that belong to the method."""
         return {
             "attention": self.attention,
             "cache_format": self.cache_format,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
@@ -57,6 +58,13 @@ class PromptSpec:
     stream: Literal["before", "after"] | None = "before"
     masked: bool = False
     pooled_width: int | None = None
+
+    def padded(self, embeds: Float[Array, "batch T E"]) -> Float[Array, "batch T2 E"]:
+        """Embeddings as the published pipelines give them to the network."""
+        missing = self.length - embeds.shape[1]
+        if self.rule != "zeros" or missing <= 0:
+            return embeds
+        return jnp.pad(embeds, ((0, 0), (0, missing), (0, 0)))
 
 
 @dataclass(frozen=True)

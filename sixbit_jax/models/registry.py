@@ -1,5 +1,6 @@
 """Networks by the class name that diffusers writes into config.json."""
 
+from sixbit_jax.config_schema import shown
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.models.wan.network import WanTransformer
 
@@ -12,8 +13,8 @@ def get(class_name: str) -> tuple[type, type]:
     Raises:
       ValueError: if no port of that class exists; lists those that do.
     """
-    if class_name not in _MODELS:
-        known = ", ".join(sorted(_MODELS))
-        raise ValueError(f"model class: expected one of {known}; found {class_name!r}")
+    if not isinstance(class_name, str) or class_name not in _MODELS:
+        known, found = ", ".join(sorted(_MODELS)), shown(class_name)
+        raise ValueError(f"model class: expected one of {known}; found {found}")
     model = _MODELS[class_name]
     return model.config_class, model

@@ -15,7 +15,7 @@ def varying_axes(*trees: Any) -> frozenset[str]:
     axes: frozenset[str] = frozenset()
     for leaf in jax.tree.leaves(trees):
         if isinstance(leaf, jax.Array):
-            axes |= jax.typeof(leaf).vma
+            axes |= jax.typeof(leaf).manual_axis_type.varying
     return axes
 
 
@@ -23,7 +23,7 @@ def vary(tree: Any, axes: frozenset[str]) -> Any:
     """The same values, said to vary over `axes`."""
 
     def one(leaf: Any) -> Any:
-        missing = axes - jax.typeof(leaf).vma
+        missing = axes - jax.typeof(leaf).manual_axis_type.varying
         if not missing:
             return leaf
         return jax.lax.pcast(leaf, tuple(sorted(missing)), to="varying")

@@ -4,12 +4,11 @@ import dataclasses
 import hashlib
 import json
 import os
-import tempfile
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from sixbit_jax import files
 from sixbit_jax.hardware import fast_stable_route
 from sixbit_jax.policies import (
     BlockGrid,
@@ -23,6 +22,9 @@ from sixbit_jax.policies import (
     tdc,
 )
 from sixbit_jax.policies._common import checked_count
+from sixbit_jax.policies.policy_entries import entry_problems
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import bounded, brief, several
 from sixbit_jax.routes import Route
 
 FORMAT = "sixbit-policy"
@@ -227,16 +229,7 @@ def save_policy(policy: PolicyFile, path: str | os.PathLike) -> None:
             f"{path}: a policy holds finite numbers only, found a NaN or an infinity "
             "in its calibration notes"
         ) from error
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    files.write_text(path, text + "\n")
 
 
 def load_policy(path: str | os.PathLike) -> PolicyFile:
@@ -247,17 +240,17 @@ def load_policy(path: str | os.PathLike) -> PolicyFile:
       ValueError: not a policy file, another version, missing or unknown entries, NaN,
         a predictor without one of the sites, numbers out of range.
     """
-    text = Path(path).read_text(encoding="utf-8")
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = read_json_object(path)
     except ValueError as error:
-        raise ValueError(f"{path}: not a policy file: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path}: not a policy file: {found}") from error
+    if content.get("format") != FORMAT:
         raise ValueError(f'{path}: not a policy file, expected "format": "{FORMAT}"')
     if content.get("version") != VERSION:
         raise ValueError(
             f"{path}: policy files of version {VERSION} can be read, found version "
-            f"{content.get('version')!r}"
+            f"{brief(content.get('version'))}"
         )
     fields = {field.name: field for field in dataclasses.fields(PolicyFile)}
     entries = {k: v for k, v in content.items() if k not in ("format", "version")}
@@ -266,14 +259,18 @@ def load_policy(path: str | os.PathLike) -> PolicyFile:
     if missing or unknown:
         raise ValueError(
             f"{path}: missing entries {sorted(missing)}, unknown entries "
-            f"{sorted(unknown)}"
+            f"{brief(sorted(unknown))}"
+        )
+    if problems := entry_problems(entries):
+        raise ValueError(
+            bounded("\n  ".join([f"{path}: not a policy:", *several(problems)]))
         )
     try:
         if entries.get("predictor") is not None:
             entries["predictor"] = _predictor(entries["predictor"])
         return PolicyFile(**entries)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(bounded(f"{path}: {error}")) from error
 
 
 def policy_from_file(
@@ -309,11 +306,9 @@ def _predictor(entry: Any) -> ErrorPredictor:
     expected = {"sites", "alpha", "beta"}
     if not isinstance(entry, dict) or entry.keys() != expected:
         found = sorted(entry) if isinstance(entry, dict) else entry
-        raise ValueError(f"predictor: expected {sorted(expected)}, found {found}")
+        raise ValueError(
+            f"predictor: expected {sorted(expected)}, found {brief(found)}"
+        )
     return ErrorPredictor(
         tuple(entry["sites"]), np.array(entry["alpha"]), np.array(entry["beta"])
     )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"it holds the number {name}")

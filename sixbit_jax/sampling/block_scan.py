@@ -89,7 +89,7 @@ def _finite(ratio: Array) -> Array:
     return jnp.where(jnp.isfinite(ratio), ratio, NO_CHANGE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _StackScan:
     """The blocks of one stack, as functions of the residual stream.
 

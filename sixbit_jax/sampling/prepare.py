@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.models.network import Description, PromptSpec
+from sixbit_jax.models.network import Description
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import Policy, chain
 from sixbit_jax.routes import Route
@@ -104,14 +104,6 @@ def _problems(
     return [problem for problem in found if problem is not None]
 
 
-def _padded(embeds: Array, spec: PromptSpec, as_given: bool) -> Array:
-    """The prompt as the published pipelines give it."""
-    missing = spec.length - embeds.shape[1]
-    if spec.rule != "zeros" or as_given or missing <= 0:
-        return embeds
-    return jnp.pad(embeds, ((0, 0), (0, missing), (0, 0)))
-
-
 def _by_branch(call: _Call, first: Any, negative: Any) -> Array | None:
     """[branches, rows, ...] of something of the prompts."""
     if first is None:
@@ -127,9 +119,12 @@ def _texts(call: _Call) -> Array:
     """[branches, rows, T, E] of the prompts."""
     prompt, spec = call.prompt, call.description.conditions.prompt
     first, negative = (
-        None if e is None else _padded(jnp.asarray(e), spec, prompt.as_given)
-        for e in (prompt.embeds, prompt.negative_embeds)
+        None if embeds is None else jnp.asarray(embeds)
+        for embeds in (prompt.embeds, prompt.negative_embeds)
     )
+    if not prompt.as_given:
+        first = spec.padded(first)
+        negative = None if negative is None else spec.padded(negative)
     found = _by_branch(call, first, negative)
     assert found is not None
     return found

@@ -81,7 +81,7 @@ def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
     return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stepper:
     """The steps of one network, as functions of what the step before left.
 

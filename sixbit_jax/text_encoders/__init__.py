@@ -1,1 +1,1 @@
-"""Prompt encoders and tokenizers: from words to what the networks read."""
+"""Encoders of prompts (and of the picture beside one), and tokenizers."""

@@ -51,9 +51,7 @@ class CLIPTextConfig:
 
     def __post_init__(self):
         sizes = (*_SIZES, "vocab_size", "max_position_embeddings")
-        check_numbers(
-            self, "CLIP text", positive=sizes, more=lambda: _problems(self)
-        )
+        check_numbers(self, "CLIP text", positive=sizes, more=lambda: _problems(self))
 
     @property
     def embed_dim(self) -> int:

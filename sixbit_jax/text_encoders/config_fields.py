@@ -7,22 +7,74 @@ from typing import Any
 # What transformers writes beside the numbers of an encoder: bookkeeping, settings of
 # training and of text generation. None of it changes what an encoder computes.
 BOOKKEEPING = frozenset(
-    """
-    architectures auto_map dtype model_type name_or_path tokenizer_class torch_dtype
-    transformers_version return_dict output_hidden_states output_attentions torchscript
-    use_bfloat16 tf_legacy_loss pruned_heads tie_word_embeddings tie_encoder_decoder
-    chunk_size_feed_forward is_encoder_decoder is_decoder cross_attention_hidden_size
-    add_cross_attention max_length min_length do_sample early_stopping num_beams
-    num_beam_groups diversity_penalty temperature top_k top_p typical_p
-    repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores
-    return_dict_in_generate forced_bos_token_id forced_eos_token_id
-    remove_invalid_values exponential_decay_length_penalty suppress_tokens
-    begin_suppress_tokens finetuning_task id2label label2id task_specific_params
-    problem_type prefix bos_token_id pad_token_id sep_token_id decoder_start_token_id
-    use_cache initializer_range initializer_factor dropout dropout_rate
-    attention_dropout classifier_dropout attn_implementation quantization_config
-    """.split()
+    [
+        "architectures",
+        "auto_map",
+        "dtype",
+        "model_type",
+        "name_or_path",
+        "tokenizer_class",
+        "torch_dtype",
+        "transformers_version",
+        "return_dict",
+        "output_hidden_states",
+        "output_attentions",
+        "torchscript",
+        "use_bfloat16",
+        "tf_legacy_loss",
+        "pruned_heads",
+        "tie_word_embeddings",
+        "tie_encoder_decoder",
+        "chunk_size_feed_forward",
+        "is_encoder_decoder",
+        "is_decoder",
+        "cross_attention_hidden_size",
+        "add_cross_attention",
+        "max_length",
+        "min_length",
+        "do_sample",
+        "early_stopping",
+        "num_beams",
+        "num_beam_groups",
+        "diversity_penalty",
+        "temperature",
+        "top_k",
+        "top_p",
+        "typical_p",
+        "repetition_penalty",
+        "length_penalty",
+        "no_repeat_ngram_size",
+        "encoder_no_repeat_ngram_size",
+        "bad_words_ids",
+        "num_return_sequences",
+        "output_scores",
+        "return_dict_in_generate",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "finetuning_task",
+        "id2label",
+        "label2id",
+        "task_specific_params",
+        "problem_type",
+        "prefix",
+        "bos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "decoder_start_token_id",
+        "use_cache",
+        "initializer_range",
+        "initializer_factor",
+        "dropout",
+        "dropout_rate",
+        "attention_dropout",
+        "classifier_dropout",
+        "attn_implementation",
+        "quantization_config",
+    ]
 )
 
 

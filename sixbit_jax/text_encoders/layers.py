@@ -26,7 +26,9 @@ class Embedding(nnx.Module):
         flat = ids.reshape(-1)
         if isinstance(weight, NVFP4Array | UniformArray):
             # Every array with an axis has the rows in front.
-            weight = jax.tree.map(lambda part: part[flat] if part.ndim else part, weight)
+            weight = jax.tree.map(
+                lambda part: part[flat] if part.ndim else part, weight
+            )
             flat = slice(None)
         # The Hadamard is its own inverse: rows leave the rotation they are stored in.
         y = rotate(weight.dequantize(jnp.float32), weight.rotation)[flat]
@@ -111,9 +113,7 @@ def attend(
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-def stacked(
-    make: Callable[[nnx.Rngs], nnx.Module], length: int, rngs: nnx.Rngs
-) -> Any:
+def stacked(make: Callable[[nnx.Rngs], nnx.Module], length: int, rngs: nnx.Rngs) -> Any:
     """`length` blocks as one module whose parameters have a leading layer axis."""
     return nnx.split_rngs(splits=length)(nnx.vmap(make))(rngs)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sixbit_jax.image_encoders.clip import CLIPVisionEncoder
 from sixbit_jax.text_encoders.clip import CLIPTextEncoder
+from sixbit_jax.text_encoders.clip_vision import CLIPVisionEncoder
 from sixbit_jax.text_encoders.llama import LlamaEncoder
 from sixbit_jax.text_encoders.t5 import T5Encoder, UMT5Encoder
 

@@ -1,9 +1,9 @@
 """T5 v1.1 and UMT5 encoders (transformers `T5EncoderModel`, `UMT5EncoderModel`).
 
-CogVideoX reads its prompts through T5 v1.1-XXL, Wan through UMT5-XXL. They differ in one
-thing: T5 has one table of position biases for all layers, UMT5 one per layer. Neither
-scales its scores, and their residual streams grow to about 1e5, so that the stream stays
-in float32 whatever the linears compute in.
+CogVideoX reads its prompts through T5 v1.1-XXL, Wan through UMT5-XXL. They differ in
+one thing: T5 has one table of position biases for all layers, UMT5 one per layer.
+Neither scales its scores, and their residual streams grow to about 1e5, so that the
+stream stays in float32 whatever the linears compute in.
 """
 
 import math
@@ -128,9 +128,7 @@ class T5Block(nnx.Module):
 
 
 def _bias_table(config: T5Config, rngs: nnx.Rngs) -> Embedding:
-    return Embedding(
-        config.relative_attention_num_buckets, config.num_heads, rngs=rngs
-    )
+    return Embedding(config.relative_attention_num_buckets, config.num_heads, rngs=rngs)
 
 
 def _position_bias(

@@ -17,8 +17,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.vae.causal_conv import Method, State
-from sixbit_jax.vae.wan_blocks import WanStream, causal_conv
+from sixbit_jax.vae.wan_blocks import WanStream
 from sixbit_jax.vae.wan_config import WanVAEConfig
+from sixbit_jax.vae.wan_conv import WanConv
 from sixbit_jax.vae.wan_network import WanDecoder, WanEncoder
 from sixbit_jax.vae.wan_tiling import Grid, WanTiling, join
 
@@ -43,8 +44,8 @@ class AutoencoderKLWan(nnx.Module):
     def __init__(self, config: WanVAEConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder = WanEncoder(config, rngs=rngs)
-        self.quant_conv = causal_conv(2 * config.z_dim, 2 * config.z_dim, 1, rngs)
-        self.post_quant_conv = causal_conv(config.z_dim, config.z_dim, 1, rngs)
+        self.quant_conv = WanConv(2 * config.z_dim, 2 * config.z_dim, 1, rngs=rngs)
+        self.post_quant_conv = WanConv(config.z_dim, config.z_dim, 1, rngs=rngs)
         self.decoder = WanDecoder(config, rngs=rngs)
 
     @staticmethod

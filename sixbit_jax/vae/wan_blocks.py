@@ -13,14 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from sixbit_jax.vae.causal_conv import (
-    CausalConv3d,
-    Conv2d,
-    Method,
-    Padding,
-    State,
-    Stream,
-)
+from sixbit_jax.vae.causal_conv import Conv2d, Method, State, Stream
+from sixbit_jax.vae.wan_conv import WanConv
 
 # Rows of queries that attention handles at once: what bounds the logits' memory.
 _QUERIES = 4096
@@ -77,24 +71,17 @@ class RMSNorm(nnx.Module):
         return (jax.nn.silu(y) if silu else y).astype(x.dtype)
 
 
-def causal_conv(
-    in_dim: int, out_dim: int, kernel: int | tuple[int, int, int], rngs: nnx.Rngs
-) -> CausalConv3d:
-    """A causal convolution with zeros before the video and around its frames."""
-    return CausalConv3d(in_dim, out_dim, kernel, padding=Padding.ZEROS, rngs=rngs)
-
-
 class ResidualBlock(nnx.Module):
     """Twice norm, SiLU and a causal convolution, added to the input."""
 
     def __init__(self, in_dim: int, out_dim: int, group: int, *, rngs: nnx.Rngs):
         self.group = group
         self.norm1 = RMSNorm(in_dim)
-        self.conv1 = causal_conv(in_dim, out_dim, 3, rngs)
+        self.conv1 = WanConv(in_dim, out_dim, 3, rngs=rngs)
         self.norm2 = RMSNorm(out_dim)
-        self.conv2 = causal_conv(out_dim, out_dim, 3, rngs)
+        self.conv2 = WanConv(out_dim, out_dim, 3, rngs=rngs)
         self.conv_shortcut = (
-            causal_conv(in_dim, out_dim, 1, rngs) if in_dim != out_dim else None
+            WanConv(in_dim, out_dim, 1, rngs=rngs) if in_dim != out_dim else None
         )
 
     def __call__(

@@ -1,5 +1,6 @@
 """Configuration of a Wan VAE, read from diffusers' config.json."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -114,7 +115,7 @@ class WanVAEConfig:
                 dims = [base * m for m in (self.dim_mult[-1], *self.dim_mult[::-1])]
             steps = self.temperal_downsample
             steps = steps if name == "encoder" else steps[::-1]
-            for i, (given, made) in enumerate(zip(dims[:-1], dims[1:], strict=True)):
+            for i, (given, made) in enumerate(itertools.pairwise(dims)):
                 factor = (8 if steps[i] else 4) if i < len(steps) else 1
                 if name == "decoder" and i == len(steps):
                     continue  # no shortcut around the last level

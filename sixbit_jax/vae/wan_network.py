@@ -1,5 +1,7 @@
 """The two halves of the Wan VAE, as steps of a stream over time."""
 
+import itertools
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -8,9 +10,9 @@ from sixbit_jax.vae.wan_blocks import (
     ResidualBlock,
     RMSNorm,
     WanStream,
-    causal_conv,
 )
 from sixbit_jax.vae.wan_config import WanVAEConfig
+from sixbit_jax.vae.wan_conv import WanConv
 from sixbit_jax.vae.wan_resample import Downsample, Upsample, averaged, repeated
 
 
@@ -32,10 +34,7 @@ class DownBlock(nnx.Module):
         self.factors = (1, 1) if temporal is None else (2 if temporal else 1, 2)
         dims = [in_dim, *[out_dim] * blocks]
         self.resnets = nnx.List(
-            [
-                ResidualBlock(a, b, group, rngs=rngs)
-                for a, b in zip(dims[:-1], dims[1:], strict=True)
-            ]
+            [ResidualBlock(a, b, group, rngs=rngs) for a, b in itertools.pairwise(dims)]
         )
         self.downsampler = (
             None
@@ -75,10 +74,7 @@ class UpBlock(nnx.Module):
         self.factors = None
         dims = [in_dim, *[out_dim] * blocks]
         self.resnets = nnx.List(
-            [
-                ResidualBlock(a, b, group, rngs=rngs)
-                for a, b in zip(dims[:-1], dims[1:], strict=True)
-            ]
+            [ResidualBlock(a, b, group, rngs=rngs) for a, b in itertools.pairwise(dims)]
         )
         up = None
         if temporal is not None:
@@ -109,7 +105,7 @@ class WanEncoder(nnx.Module):
         dims = [config.base_dim * m for m in (1, *config.dim_mult)]
         group = config.scale_factor_temporal
         self.group = group
-        self.conv_in = causal_conv(config.in_channels, dims[0], 3, rngs)
+        self.conv_in = WanConv(config.in_channels, dims[0], 3, rngs=rngs)
         steps = (*config.temperal_downsample, None)
         levels: list[nnx.Module] = []
         for dim, out_dim, temporal in zip(dims[:-1], dims[1:], steps, strict=True):
@@ -130,7 +126,7 @@ class WanEncoder(nnx.Module):
         self.down_blocks = nnx.List(levels)
         self.mid_block = MidBlock(dims[-1], rngs=rngs)
         self.norm_out = RMSNorm(dims[-1])
-        self.conv_out = causal_conv(dims[-1], 2 * config.z_dim, 3, rngs)
+        self.conv_out = WanConv(dims[-1], 2 * config.z_dim, 3, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch F H W C"], stream: WanStream
@@ -149,7 +145,7 @@ class WanDecoder(nnx.Module):
     def __init__(self, config: WanVAEConfig, *, rngs: nnx.Rngs):
         mult = config.dim_mult[::-1]
         dims = [config.decoder_dim * m for m in (mult[0], *mult)]
-        self.conv_in = causal_conv(config.z_dim, dims[0], 3, rngs)
+        self.conv_in = WanConv(config.z_dim, dims[0], 3, rngs=rngs)
         self.mid_block = MidBlock(dims[0], rngs=rngs)
         steps = (*config.temperal_downsample[::-1], None)
         group = 1
@@ -171,7 +167,7 @@ class WanDecoder(nnx.Module):
         self.group = group
         self.up_blocks = nnx.List(levels)
         self.norm_out = RMSNorm(dims[-1])
-        self.conv_out = causal_conv(dims[-1], config.out_channels, 3, rngs)
+        self.conv_out = WanConv(dims[-1], config.out_channels, 3, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch F H W Z"], stream: WanStream

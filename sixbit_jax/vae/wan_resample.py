@@ -5,7 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sixbit_jax.vae.causal_conv import Conv2d, Padding, frames_conv, with_past
-from sixbit_jax.vae.wan_blocks import WanStream, causal_conv
+from sixbit_jax.vae.wan_blocks import WanStream
+from sixbit_jax.vae.wan_conv import WanConv
 
 _SAME = ((1, 1), (1, 1))
 _AFTER = ((0, 1), (0, 1))
@@ -17,9 +18,7 @@ class Downsample(nnx.Module):
     def __init__(self, dim: int, group: int, *, temporal: bool, rngs: nnx.Rngs):
         self.group = group
         self.resample = Conv2d(dim, dim, 3, stride=2, pad=_AFTER, rngs=rngs)
-        self.time_conv = (
-            causal_conv(dim, dim, (3, 1, 1), rngs) if temporal else None
-        )
+        self.time_conv = WanConv(dim, dim, (3, 1, 1), rngs=rngs) if temporal else None
 
     def __call__(
         self, x: Float[Array, "batch F H W C"], stream: WanStream
@@ -54,7 +53,7 @@ class Upsample(nnx.Module):
         self.group = group
         self.resample = Conv2d(dim, out_dim, 3, pad=_SAME, rngs=rngs)
         self.time_conv = (
-            causal_conv(dim, 2 * dim, (3, 1, 1), rngs) if temporal else None
+            WanConv(dim, 2 * dim, (3, 1, 1), rngs=rngs) if temporal else None
         )
 
     def __call__(

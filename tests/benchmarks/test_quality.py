@@ -147,15 +147,14 @@ def test_one_structure_gives_what_the_policy_alone_gives(report, model):
     alone = sixbit_jax.sample(
         study.model(QUANTIZED),
         study.scheduler,
-        encode_captions(task.captions[1:]),
-        negative_text_embeds=encode_captions([""]),
+        sixbit_jax.Prompt(encode_captions(task.captions[1:]), encode_captions([""])),
         latent_shape=FRAMES,
         num_steps=4,
         noise=jnp.asarray(task.noise[1:]),
         policy=chain(
             dmpq(tuned.predictor, setting.threshold), tdc(setting.tau), pdr(4.0)
         ),
-        dtype=jnp.float32,
+        execution=sixbit_jax.Execution(dtype=jnp.float32),
     )
     np.testing.assert_array_equal(together.trace.skip[1], alone.trace.skip)
     np.testing.assert_array_equal(together.trace.route[1], alone.trace.route)

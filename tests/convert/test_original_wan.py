@@ -102,3 +102,26 @@ def test_other_kinds_of_wan_are_named(tmp_path, case):
     write_file(tmp_path / "a.safetensors", weights)
     with pytest.raises(ConversionError, match=r"incomplete: .* proj_out\.weight"):
         open_source(tmp_path)
+
+
+def test_a_tensor_under_two_names_is_refused():
+    key = "blocks.0.self_attn.q.weight"
+    twice = dict.fromkeys((key, f"model.diffusion_model.{key}"))
+    with pytest.raises(ConversionError, match="1 of them under two names"):
+        renamed(twice)
+
+
+@pytest.mark.parametrize("layer", ["9" * 5000, "10000", "١"])
+def test_layers_have_plain_numbers(layer):
+    with pytest.raises(ConversionError, match="found") as caught:
+        renamed({f"blocks.{layer}.self_attn.q.weight": None})
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize("name", ["patch_embedding.weight", "head.head.weight"])
+def test_tensors_without_the_axes_of_their_kind_are_refused(tmp_path, case, name):
+    weights = _original(case.weights())
+    weights[name] = np.zeros((), np.float32)
+    write_file(tmp_path / "a.safetensors", weights)
+    with pytest.raises(ConversionError, match=r"expected a convolution of five axes"):
+        open_source(tmp_path)

@@ -69,9 +69,9 @@ def test_runs_on_every_route(models, route):
     options = {
         "latent_shape": (13, 3, 32, 32),
         "num_steps": 2,
-        "guidance_scale": 1.0,
+        "guidance": 1.0,
         "seed": 1,
-        "dtype": jnp.float32,
+        "execution": sixbit_jax.Execution(dtype=jnp.float32),
     }
     scheduler = demo_scheduler()
     exact = sixbit_jax.sample(plain, scheduler, text[:1], **options).latents

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers as t
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.golden.picture_cases import FILE as PIXELS
+from tests.golden.picture_cases import PICTURES, PROCESSOR, picture
 from tests.golden.text_cases import (
     FOLDER,
     make_ids,
@@ -161,9 +164,7 @@ def make(name: str) -> dict[str, Any]:
         "eos": eos,
         "largest": largest,
     }
-    np.savez_compressed(
-        FOLDER / f"{name}.npz", meta=np.array(json.dumps(meta)), **kept
-    )
+    np.savez_compressed(FOLDER / f"{name}.npz", meta=np.array(json.dumps(meta)), **kept)
     return {"case": name, "largest": largest, "float64_error": float(error)}
 
 
@@ -175,11 +176,20 @@ def make_buckets() -> None:
     np.save(FOLDER / "buckets.npy", found.numpy().astype(np.int8))
 
 
+def make_pixels_of_pictures() -> None:
+    """What CLIP's image processor makes of every picture."""
+    processor = CLIPImageProcessorPil(**PROCESSOR)
+    pictures = [picture(*case) for case in PICTURES]
+    found = [processor(p, return_tensors="np")["pixel_values"][0] for p in pictures]
+    np.save(PIXELS, np.stack(found).astype(np.float32))
+
+
 def main() -> None:
     """Make every case."""
     torch.set_num_threads(1)
     FOLDER.mkdir(exist_ok=True)
     make_buckets()
+    make_pixels_of_pictures()
     for name in CASES:
         print(json.dumps(make(name)))
 

@@ -49,27 +49,22 @@ LARGE_TILES = {"min_height": 64, "min_width": 64, "stride_height": 32}
 LARGE_TILES |= {"stride_width": 48}
 # (config, half, frames of what goes in, its height and width, tiles)
 CASES = [
-    ("21", "decode", 1, 3, 2, None),
-    ("21", "decode", 2, 3, 5, None),
-    ("21", "decode", 4, 2, 3, None),
+    *(("21", "decode", frames, 2, 3, None) for frames in (1, 2, 4)),
     ("21_two", "decode", 3, 5, 3, None),
     ("21_order", "decode", 3, 2, 3, None),
     ("21", "decode", 2, 7, 13, SMALL_TILES),
-    ("22", "decode", 1, 2, 1, None),
-    ("22", "decode", 3, 1, 3, None),
+    *(("22", "decode", frames, 1, 3, None) for frames in (1, 3)),
     ("22_two", "decode", 2, 3, 2, None),
     ("22_order", "decode", 3, 2, 1, None),
-    ("22", "decode", 2, 5, 7, LARGE_TILES),
-    ("21", "encode", 1, 24, 16, None),
-    ("21", "encode", 13, 16, 24, None),
+    ("22", "decode", 2, 2, 7, LARGE_TILES),
+    *(("21", "encode", frames, 16, 24, None) for frames in (1, 5, 13)),
     ("21_two", "encode", 9, 27, 19, None),
     ("21_order", "encode", 5, 16, 24, None),
-    ("21", "encode", 5, 56, 104, SMALL_TILES),
-    ("22", "encode", 1, 32, 16, None),
-    ("22", "encode", 9, 32, 48, None),
+    ("21", "encode", 5, 56, 32, SMALL_TILES),
+    *(("22", "encode", frames, 32, 48, None) for frames in (1, 9)),
     ("22_two", "encode", 5, 48, 32, None),
     ("22_order", "encode", 9, 16, 32, None),
-    ("22", "encode", 5, 144, 176, LARGE_TILES),
+    ("22", "encode", 5, 32, 176, LARGE_TILES),
 ]
 BATCH = 2
 

@@ -124,6 +124,6 @@ def load(name: str) -> EncoderCase:
     with np.load(FOLDER / f"{name}.npz") as file:
         meta = json.loads(str(file["meta"]))
         output = file["output"]
-        pooled = file["pooled"] if "pooled" in file else None
+        pooled = file.get("pooled")
     meta["shapes"] = {key: tuple(shape) for key, shape in meta["shapes"].items()}
     return EncoderCase(name=name, output=output, pooled=pooled, **meta)

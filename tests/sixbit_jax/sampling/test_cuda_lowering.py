@@ -19,6 +19,7 @@ from sixbit_jax.benchmark import subject as sampling_model
 from sixbit_jax.policies import chain, fixed, int8_attention, pdr, tdc
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program
+from sixbit_jax.sampling.options import Execution, Prompt
 
 DEFINITIONS = (
     (attention_reference, "attention"),
@@ -56,12 +57,11 @@ def traced(model: str, policy, **options):
     arguments = prepare(
         sampling_model.random_model(config, quantized=True, abstract=True),
         sampling_model.scheduler_of(subject),
-        text.astype(jnp.bfloat16),
+        Prompt(text.astype(jnp.bfloat16), text.astype(jnp.bfloat16)),
         latent_shape=subject.latent_shape,
-        negative_text_embeds=text.astype(jnp.bfloat16),
         num_steps=3,
         policy=policy,
-        **options,
+        execution=Execution(**options),
     )
     return jax.jit(run_program, static_argnums=(0, 1)).trace(*arguments)
 

@@ -8,8 +8,8 @@ from flax import nnx
 
 from convert import clip, llama, t5
 from convert.rules import RuleTable
-from sixbit_jax.image_encoders.clip import CLIPVisionEncoder
 from sixbit_jax.text_encoders.clip import CLIPTextEncoder
+from sixbit_jax.text_encoders.clip_vision import CLIPVisionEncoder
 from sixbit_jax.text_encoders.llama import LlamaEncoder
 from sixbit_jax.text_encoders.t5 import T5Encoder, UMT5Encoder
 from tests.golden.text_cases import EncoderCase

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
 from sixbit_jax.text_encoders.encode import encode
 from sixbit_jax.text_encoders.llama import LlamaEncoder
 from sixbit_jax.text_encoders.llama_config import LlamaConfig

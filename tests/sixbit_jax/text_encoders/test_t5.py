@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from sixbit_jax.formats import NVFP4Array, UniformArray
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
 from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.text_encoders.encode import encode
 from sixbit_jax.text_encoders.layers import Embedding

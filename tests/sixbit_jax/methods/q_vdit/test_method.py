@@ -245,9 +245,9 @@ def test_routes_give_what_fake_quantization_gives(packed, start, tuned, batch):
             batch.text[:1],
             latent_shape=LATENTS,
             num_steps=2,
-            guidance_scale=1.0,
+            guidance=1.0,
             policy=policy,
-            dtype=jnp.float32,
+            execution=sixbit_jax.Execution(dtype=jnp.float32),
         ).latents
         for model, policy in (
             (simulated, None),

@@ -37,10 +37,9 @@ def sample(model, policy, shape=LATENTS):
         prompts(1),
         latent_shape=shape,
         num_steps=6,
-        guidance_scale=1.0,
+        guidance=1.0,
         policy=policy,
-        dtype=jnp.float32,
-        **RECIPE.sampling(),
+        execution=sixbit_jax.Execution(dtype=jnp.float32, **RECIPE.sampling()),
     )
 
 

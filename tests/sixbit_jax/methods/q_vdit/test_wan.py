@@ -31,15 +31,17 @@ def test_wan_is_tuned_and_sampled():
         num_steps=3,
         guidance_scale=1.0,
         batch=2,
+        as_given=True,
     )
     common = {
         "latent_shape": SHAPE,
         "num_steps": 3,
-        "guidance_scale": 1.0,
+        "guidance": 1.0,
         "noise": data.latents[0],
-        "dtype": jnp.float32,
+        "execution": sixbit_jax.Execution(dtype=jnp.float32),
     }
-    exact = sixbit_jax.sample(model, UniPC(), text, **common)
+    prompt = sixbit_jax.Prompt(text, as_given=True)
+    exact = sixbit_jax.sample(model, UniPC(), prompt, **common)
     packed, losses = tune_q_vdit(
         model,
         data,
@@ -55,6 +57,6 @@ def test_wan_is_tuned_and_sampled():
     assert weight.format_name == "corrected-r1g2t0-uniform6"
     assert not isinstance(packed.blocks.attn2.to_k.weight.get_value(), CorrectedArray)
     policy = sixbit_jax.fixed(route=sixbit_jax.Route.INT6)
-    found = sixbit_jax.sample(packed, UniPC(), text, policy=policy, **common)
+    found = sixbit_jax.sample(packed, UniPC(), prompt, policy=policy, **common)
     error = np.linalg.norm(found.latents - exact.latents)
     assert 0 < error / np.linalg.norm(exact.latents) < 0.5

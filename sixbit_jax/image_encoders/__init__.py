@@ -1,1 +1,0 @@
-"""Picture encoders: from a picture to what the networks read of it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
-from convert.reader import read_json
+from convert.reader import read_config
 from sixbit_jax import components
 from sixbit_jax.checkpoint.directory import new_directory
 from sixbit_jax.pipelines.families import PIPELINES
@@ -104,7 +104,7 @@ def convert_root(
     """
     began = time.perf_counter()
     source = Path(source)
-    index = read_json(source / INDEX)
+    index = read_config(source / INDEX)
     header, todo = plan_root(source, index, only)
     if encoder_weights is None:
         encoder_weights = weights if weights == "keep" else ENCODER_WEIGHTS
@@ -183,7 +183,7 @@ def plan_root(
             missing[name] = "not asked for"
         else:
             try:
-                config = read_json(folder / "config.json")
+                config = read_config(folder / "config.json")
                 found[name] = components.class_name_of(config)
             except (ConversionError, ValueError, OSError) as error:
                 problems.append(f"{name}: {error}")
@@ -191,7 +191,7 @@ def plan_root(
     file = source / "scheduler" / "scheduler_config.json"
     if "scheduler" in declared:
         if file.is_file():
-            scheduler = read_json(file)
+            scheduler = read_config(file)
         else:
             problems.append(f"scheduler: expected {file}")
     if problems:

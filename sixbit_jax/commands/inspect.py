@@ -133,7 +133,7 @@ def _converted(path: Path, verify: bool) -> dict[str, Any]:
 def _diffusers(path: Path) -> dict[str, Any]:
     from convert.listed import check_listed
     from convert.reader import open_source
-    from sixbit_jax.models import registry
+    from sixbit_jax import components
 
     # Opening it holds the files against a list of checksums, if it has one.
     source = open_source(path)
@@ -141,7 +141,7 @@ def _diffusers(path: Path) -> dict[str, Any]:
     size = check_listed(source.directory)
     said = "none" if size is None else _verified(began, size)
     model_class = str(source.config.get("_class_name"))
-    config_class, model = registry.get(model_class)
+    config_class, model = components.get(model_class)
     config = config_class.from_dict(source.config)
     dtypes: dict[str, dict[str, int]] = {}
     for tensor in source.tensors.values():

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
+from tests.golden.tokenizer_cases import unpack
 from tests.golden.weights import random_array, random_weights
 
 FOLDER = Path(__file__).parent / "pipelines"
@@ -20,7 +22,7 @@ NEGATIVE = "blurred, low quality, static"
 T5 = {
     "architectures": ["T5EncoderModel"],
     "model_type": "t5",
-    "vocab_size": 192,
+    "vocab_size": 512,
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 48,
@@ -36,7 +38,11 @@ T5 = {
     "eos_token_id": 1,
     "tie_word_embeddings": False,
 }
-UMT5 = T5 | {"architectures": ["UMT5EncoderModel"], "model_type": "umt5"}
+UMT5 = T5 | {
+    "architectures": ["UMT5EncoderModel"],
+    "model_type": "umt5",
+    "vocab_size": 704,
+}
 
 COGVIDEOX_VAE = {
     "_class_name": "AutoencoderKLCogVideoX",
@@ -158,9 +164,18 @@ class PipelineCase:
         """Where the video and the shapes of the weights are stored."""
         return FOLDER / f"{self.name}.npz"
 
+    @property
+    def tokenizer(self) -> str:
+        """Its folder in `tokenizers/`."""
+        return "umt5" if self.index["_class_name"].startswith("Wan") else "t5"
+
     def noise(self, shape: tuple[int, ...]) -> np.ndarray:
         """Initial latents in diffusers' layout."""
         return random_array(f"noise of {self.name}", shape)
+
+    def step_noise(self, step: int, shape: tuple[int, ...]) -> np.ndarray:
+        """What a stochastic scheduler adds in a step."""
+        return random_array(f"noise of {self.name}, step {step}", shape)
 
     def stored(self) -> dict[str, Any]:
         """`video` float32 [frames, height, width, 3] in 0..1, `noise`, `shapes`."""
@@ -232,6 +247,37 @@ CASES = {
         _wan("wan_2_2_a14b", index={"boundary_ratio": 0.875}, second=True),
     )
 }
+
+
+def write_root(case: PipelineCase, folder: Path) -> Path:
+    """Writes the diffusers root that `make_pipelines.py` ran, without PyTorch.
+
+    Args:
+      case: the pipeline.
+      folder: to write into.
+
+    Returns:
+      The root.
+    """
+    shapes = case.stored()["shapes"]
+    root = folder / case.name
+    index: dict[str, Any] = dict(case.index)
+    for name, config in case.components.items():
+        (root / name).mkdir(parents=True)
+        encoder = name.startswith("text_encoder")
+        library = "transformers" if encoder else "diffusers"
+        class_name = config["architectures"][0] if encoder else config["_class_name"]
+        index[name] = [library, class_name]
+        (root / name / "config.json").write_text(json.dumps(config))
+        stem = "model" if encoder else "diffusion_pytorch_model"
+        save_file(weights_of(name, shapes[name]), root / name / f"{stem}.safetensors")
+    index["tokenizer"] = ["transformers", "T5Tokenizer"]
+    unpack(case.tokenizer, root).rename(root / "tokenizer")
+    index["scheduler"] = ["diffusers", case.scheduler["_class_name"]]
+    (root / "scheduler").mkdir()
+    (root / "scheduler/scheduler_config.json").write_text(json.dumps(case.scheduler))
+    (root / "model_index.json").write_text(json.dumps(index))
+    return root
 
 
 def weights_of(folder: str, shapes: dict[str, Any]) -> dict[str, np.ndarray]:

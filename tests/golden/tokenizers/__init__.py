@@ -1,3 +1,0 @@
-from pathlib import Path
-
-TOKENIZER = Path(__file__).parent

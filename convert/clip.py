@@ -18,12 +18,12 @@ def _layer_rules(prefix: str) -> tuple[Rule, ...]:
         Rule(
             theirs + "self_attn.{proj:q_proj|k_proj|v_proj|out_proj}.{leaf}",
             "layers.{layer}.self_attn.{proj}.{leaf}",
-            Role.SMALL_BATCH,
+            Role.SITE,
         ),
         Rule(
             theirs + "mlp.{proj:fc1|fc2}.{leaf}",
             "layers.{layer}.mlp.{proj}.{leaf}",
-            Role.SMALL_BATCH,
+            Role.SITE,
         ),
         Rule(
             theirs + "{norm:layer_norm1|layer_norm2}.{leaf}",

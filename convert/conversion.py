@@ -11,7 +11,7 @@ from convert.choices import DTYPES, ROTATIONS, WEIGHTS
 from convert.errors import ConversionError
 from convert.nvfp4_dialects import PackedInfo, cropped
 from convert.reader import Source, open_source
-from convert.rules import Assignment, Role, RuleTable
+from convert.rules import Assignment, Role, RuleTable, collapse
 from convert.safetensors_file import TensorInfo
 from convert.tables import table_for
 from convert.values import keep_packed, kept_dtype, store
@@ -69,7 +69,7 @@ class ConversionReport:
             f"{self.destination}",
         ]
         if self.keys_ignored:
-            lines.append("ignored by name: " + ", ".join(self.keys_ignored))
+            lines.append("ignored by name: " + ", ".join(collapse(self.keys_ignored)))
         if self.packed is not None:
             lines.append(_said_of_packed(self.packed))
         return "\n".join(lines)

@@ -31,12 +31,12 @@ def table(config: LlamaConfig, keys: Collection[str]) -> RuleTable:
             Rule(
                 layer + "self_attn.{proj:q_proj|k_proj|v_proj|o_proj}.{leaf}",
                 "layers.{layer}.self_attn.{proj}.{leaf}",
-                Role.SMALL_BATCH,
+                Role.SITE,
             ),
             Rule(
                 layer + "mlp.{proj:gate_proj|up_proj|down_proj}.{leaf}",
                 "layers.{layer}.mlp.{proj}.{leaf}",
-                Role.SMALL_BATCH,
+                Role.SITE,
             ),
             Rule(
                 layer + "{norm:input_layernorm|post_attention_layernorm}.{leaf}",

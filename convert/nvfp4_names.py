@@ -19,8 +19,11 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.safetensors_file import TensorInfo
+from sixbit_jax.reading.json_file import parse_json_object
 from sixbit_jax.reading.messages import brief, named
 
+# A text of some 30 bytes.
+_LARGEST_NOTE = 4096
 TORCHAO = "torchao"
 COMPRESSED = "compressed-tensors"
 _TORCHAO_PARTS = {
@@ -157,13 +160,22 @@ def _noted(notes: Mapping[str, str]) -> Mapping[str, Any] | None:
 
 
 def _comfy_format(name: str, info: TensorInfo) -> str:
-    try:
-        values = json.loads(info.read().tobytes())
-        return str(values["format"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    where = f"{info.file}: {named(name)}"
+    if info.nbytes > _LARGEST_NOTE:
         raise ConversionError(
-            f"{info.file}: {named(name)}: expected JSON with a format, found {error!r}"
-        ) from error
+            f"{where}: expected JSON with a format, found {info.nbytes:,} bytes"
+        )
+    try:
+        found = parse_json_object(info.read().tobytes(), where).get("format")
+    except ConversionError:
+        raise
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    if not isinstance(found, str):
+        raise ConversionError(
+            f"{where}: expected JSON with a format, found {brief(found)}"
+        )
+    return found
 
 
 __all__ = ["COMPRESSED", "TORCHAO", "canonical", "declared_by", "rewritten"]

@@ -64,25 +64,13 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     Raises:
       ConversionError: lists the keys that are not of this layout.
     """
-    found, unknown, twice = {}, [], []
+    found, unknown = {}, []
     for key, info in tensors.items():
         name = _rename(key)
         if name is None:
             unknown.append(key)
-        elif name in found:
-            twice.append(key)
         else:
             found[name] = info
-    if twice:
-        raise ConversionError(
-            "\n  ".join(
-                [
-                    "found the original layout of Wan, expected every tensor once, "
-                    f"found {len(twice):,} of them under two names:",
-                    *several(collapse(twice)),
-                ]
-            )
-        )
     if unknown:
         raise ConversionError(
             "\n  ".join(

@@ -1,6 +1,5 @@
 """Checkpoints with two networks (Wan2.2-A14B): `transformer/` and `transformer_2/`."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from convert.errors import ConversionError
 from convert.reader import SECOND
 from sixbit_jax.checkpoint import new_directory
 from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
-from sixbit_jax.config_schema import shown
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief
+from sixbit_jax.reading.regular_file import is_there
 
 # Of text to video; pipelines write theirs into model_index.json.
 _DEFAULT_BOUNDARY = 0.875
@@ -60,12 +61,12 @@ def convert_pair(
 
 
 def _boundary(index: Path) -> float:
-    if not index.is_file():
+    if not is_there(index):
         return _DEFAULT_BOUNDARY
     try:
-        found = json.loads(index.read_text()).get("boundary_ratio")
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ConversionError(f"{index}: expected a JSON object: {error}") from error
+        found = read_json_object(index).get("boundary_ratio")
+    except (ValueError, OSError) as error:
+        raise ConversionError(str(error)) from error
     if found is None:
         return _DEFAULT_BOUNDARY
     try:
@@ -73,7 +74,7 @@ def _boundary(index: Path) -> float:
     except (ValueError, TypeError) as error:
         raise ConversionError(
             f"{index}: boundary_ratio: expected {BOUNDARY.expected}, found "
-            f"{shown(found)}"
+            f"{brief(found)}"
         ) from error
 
 

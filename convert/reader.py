@@ -8,11 +8,13 @@ from typing import Any
 
 from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
+from convert.kinds import refuse_others
 from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
+from convert.scaled_fp8 import read_scaled
 from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
 from sixbit_jax.reading.messages import brief, named, several
 from sixbit_jax.reading.regular_file import check_regular, is_there
@@ -36,8 +38,8 @@ class Source:
       scheduler: contents of `scheduler/scheduler_config.json`, if there is one.
       files: the files of weights.
       tensors: where each tensor lies.
-      packed: how packed NVFP4 weights were read; nothing is packed if it names no
-        dialect.
+      packed: how packed NVFP4 weights were read, and which tensors were left aside;
+        nothing is packed if it names no dialect.
     """
 
     directory: Path
@@ -119,6 +121,8 @@ def open_source(
         )
     stored = directory / "config.json"
     config = read_config(stored) if is_there(stored) else None
+    refuse_others(tensors, config or {})
+    tensors, left = read_scaled(tensors)
     if layout == "Wan":
         tensors = original_wan.renamed(tensors)
         # The original config.json has other words for the same numbers.
@@ -143,7 +147,7 @@ def open_source(
         scheduler=_scheduler(directory),
         files=tuple(files),
         tensors=packed.tensors,
-        packed=packed,
+        packed=packed._replace(unused=tuple(sorted({*packed.unused, *left}))),
     )
 
 

@@ -1,4 +1,4 @@
-"""A whole diffusers root -> a pipeline directory: transformers, encoders, VAE, files."""
+"""A whole diffusers root -> a pipeline directory, one component after the other."""
 
 import os
 import shutil

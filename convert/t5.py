@@ -14,13 +14,13 @@ _RULES = (
     Rule(
         _THEIRS + "0.SelfAttention.{proj:q|k|v|o}.{leaf}",
         _OURS + "attention.{proj}.{leaf}",
-        Role.SMALL_BATCH,
+        Role.SITE,
     ),
     Rule(_THEIRS + "0.layer_norm.{leaf}", _OURS + "attention_norm.{leaf}"),
     Rule(
         _THEIRS + "1.DenseReluDense.{proj:wi_0|wi_1|wo}.{leaf}",
         _OURS + "ff.{proj}.{leaf}",
-        Role.SMALL_BATCH,
+        Role.SITE,
     ),
     Rule(_THEIRS + "1.layer_norm.{leaf}", _OURS + "ff_norm.{leaf}"),
     Rule("encoder.final_layer_norm.{leaf}", "final_layer_norm.{leaf}"),

@@ -1,4 +1,4 @@
-"""Rule tables by the class name that diffusers or transformers writes into config.json."""
+"""Rule tables by the class name that diffusers (transformers) writes to config.json."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -44,4 +44,4 @@ def table_for(config: Mapping[str, Any], keys: Collection[str] = ()) -> RuleTabl
         config_type, _ = components.get(name)
         return _MADE[name](config_type.from_dict(config), keys)
     except ValueError as error:
-        raise ConversionError(f"config.json: {error}") from error
+        raise ConversionError(str(error)) from error

@@ -156,9 +156,13 @@ def _check_stored(stored: Any, array: np.ndarray, where: str, name: str) -> None
         return
     found = np.asarray(stored.dequantize(jnp.float32))
     check_finite(found, f"{where}: the values of {name}")
-    kept = float(np.abs(found).max(initial=0))
-    if stored.rotation == 0 and not 0.5 * largest <= kept <= 2 * largest:
+    # Rotation keeps the norm, and changes the largest value.
+    before, after = (
+        float(np.linalg.norm(part.astype(np.float64) / largest))
+        for part in (array, found)
+    )
+    if not 0.5 * before <= after <= 2 * before:
         raise ConversionError(
-            f"{where}: expected values within the range of {name}, found "
-            f"{largest:.3g}, of which {kept:.3g} would be left"
+            f"{where}: expected values within the range of {name}, found values up to "
+            f"{largest:.3g}, of which {after / before:.2g} would be left"
         )

@@ -4,19 +4,13 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from sixbit_jax.models.registry import ROWS
+from sixbit_jax.reading.messages import brief
+
 Kind = Literal["transformer", "text encoder", "image encoder", "vae"]
 
 _PLACES: dict[str, tuple[Kind, str, str]] = {
-    "CogVideoXTransformer3DModel": (
-        "transformer",
-        "sixbit_jax.models.cogvideox.network",
-        "CogVideoXTransformer",
-    ),
-    "WanTransformer3DModel": (
-        "transformer",
-        "sixbit_jax.models.wan.network",
-        "WanTransformer",
-    ),
+    **{name: ("transformer", *place) for name, place in ROWS.items()},
     "AutoencoderKLCogVideoX": (
         "vae",
         "sixbit_jax.vae.cogvideox",
@@ -59,9 +53,9 @@ def class_name_of(config: Mapping[str, Any]) -> str:
     name = _WRAPPED.get(given, given) if isinstance(given, str) else None
     if name not in _PLACES:
         known = ", ".join(sorted({*_PLACES, *_WRAPPED}))
+        field = "architectures" if "architectures" in config else "_class_name"
         raise ValueError(
-            f"config.json _class_name or architectures: expected one of {known}; found "
-            f"{given!r}"
+            f"config.json {field}: expected one of {known}, found {brief(given)}"
         )
     return name
 
@@ -78,12 +72,12 @@ def get(class_name: str) -> tuple[type, type]:
       ValueError: if no port of that class exists; lists those that do.
     """
     _, module, name = _place(class_name)
-    model = getattr(importlib.import_module(module), name)
+    model = vars(importlib.import_module(module))[name]
     return model.config_class, model
 
 
 def _place(class_name: str) -> tuple[Kind, str, str]:
-    if class_name not in _PLACES:
-        known = ", ".join(sorted(_PLACES))
-        raise ValueError(f"model class: expected one of {known}; found {class_name!r}")
+    if not isinstance(class_name, str) or class_name not in _PLACES:
+        known, found = ", ".join(sorted(_PLACES)), brief(class_name)
+        raise ValueError(f"model class: expected one of {known}; found {found}")
     return _PLACES[class_name]

@@ -23,9 +23,7 @@ from typing import Any
 
 import numpy as np
 
-# Longest piece of a value that an error repeats.
-_SHOWN = 80
-_NAMES_SHOWN = 20
+from sixbit_jax.reading.messages import brief, named, several
 
 
 class ConfigError(ValueError):
@@ -54,18 +52,6 @@ class Check:
 
     expected: str
     read: Callable[[Any], Any]
-
-
-def shown(value: Any) -> str:
-    """A value for an error message, of bounded length."""
-    whole = value
-    if isinstance(value, str | list | tuple):
-        value = value[:_SHOWN]
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # too many digits, too deep
-        text = f"a {type(whole).__name__} too long to print"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def integer(low: int, high: int, *, multiple_of: int = 1) -> Check:
@@ -230,12 +216,8 @@ class Schema:
             elif name in self.others:
                 _kept(name, value, self.others[name], problems)
             elif not str(name).startswith("_"):
-                said = shown(name).strip("'")
-                unknown.append(f"{said}: not a field of a {self.title}")
-        if len(unknown) > _NAMES_SHOWN:
-            more = len(unknown) - _NAMES_SHOWN
-            unknown = [*unknown[:_NAMES_SHOWN], f"and {more:,} other unknown fields"]
-        problems += unknown
+                unknown.append(f"{named(str(name))}: not a field of a {self.title}")
+        problems += several(unknown)
         missing = [name for name in self.required if name not in chosen]
         if missing:
             problems += [f"{name}: expected a value, found none" for name in missing]
@@ -254,7 +236,7 @@ def _kept(name: str, value: Any, rule: Check, problems: list[str]) -> Any:
     try:
         return rule.read(value)
     except (ValueError, TypeError, OverflowError):
-        problems.append(f"{name}: expected {rule.expected}, found {shown(value)}")
+        problems.append(f"{name}: expected {rule.expected}, found {brief(value)}")
         return value
 
 
@@ -269,5 +251,4 @@ __all__ = [
     "number",
     "optional",
     "sequence",
-    "shown",
 ]

@@ -22,7 +22,8 @@ def known(values: ArrayLike) -> Float[np.ndarray, "..."]:
     Reads recordings of earlier versions, in which NaN and Inf stood for both.
     """
     found = np.asarray(values, np.float64)
-    usable = np.isfinite(found) & (found >= 0) & (found < 0.5 * NO_CHANGE)
+    usable = np.isfinite(found) & (found != NOT_MEASURED)
+    usable &= found < 0.5 * NO_CHANGE
     return np.where(usable, found, np.nan)
 
 

@@ -144,10 +144,10 @@ class DvdStudy(Study):
         return dvd_policy(setting, self.grid, kind)
 
     def _prepare(self, kind: Kind, setting: Setting):
-        program, *rest = super()._prepare(kind, setting)
+        found = super()._prepare(kind, setting)
         block = kind.arq_block if isinstance(kind, DvdKind) else 128
-        site = replace(program.site, arq_block=block)
-        return replace(program, site=site), *rest
+        site = replace(found.program.site, arq_block=block)
+        return found._replace(program=replace(found.program, site=site))
 
     def compile(self, kinds: Sequence[Kind]) -> None:
         """Kinds that differ only in the values of the weights share a program."""

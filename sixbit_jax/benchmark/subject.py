@@ -4,7 +4,6 @@ Every stacked leaf is drawn and quantized layer by layer inside one compiled loo
 that neither a second copy nor the bf16 weights of an NVFP4 model ever exist.
 """
 
-import json
 import math
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.models.wan.network import WanTransformer
 from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
+from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
 
 Config = CogVideoXConfig | WanConfig
@@ -118,7 +118,7 @@ def subject(
                 f"--model: expected one of {', '.join(CONFIGS)} or a config.json, "
                 f"found {name!r}"
             )
-        values = json.loads(path.read_text())
+        values = read_json_object(path)
         if values.get("_class_name") == WanTransformer.class_name:
             config, size = WanConfig.from_dict(values), _WAN_SIZE
         else:

@@ -6,10 +6,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sixbit_jax import files
+from sixbit_jax.reading.messages import bounded
 
 
 class CheckpointError(ValueError):
-    """A checkpoint directory that cannot be read or written."""
+    """A checkpoint directory that cannot be read or written.
+
+    What a file holds may be in the message; it is cut to a length that can be read.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(bounded(message))
 
 
 def reserve(directory: Path, size: int) -> None:

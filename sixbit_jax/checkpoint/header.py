@@ -14,12 +14,13 @@ import numpy as np
 from sixbit_jax import checksums
 from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.formats import stored_layout
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief, named, several
+from sixbit_jax.reading.regular_file import is_there
 
 FORMAT_VERSION = 1
 HEADER_NAME = "sixbit.json"
 PAIR_NAME = "pair.json"
-# The header of a network of a hundred thousand parameters is smaller.
-_LARGEST_HEADER = 64 * 2**20
 _MOST_LAYERS = 100_000
 # A block larger than this is written as several items, so that the memory a
 # conversion needs is bounded by this and not by the size of a model's blocks.
@@ -227,8 +228,8 @@ def _stacks_from_json(values: Mapping[str, Any]) -> dict[str, Stack]:
 def _json_of(path: Path) -> dict[str, Any]:
     """The contents of `sixbit.json`, once it is known to be one of this format."""
     file = path / HEADER_NAME
-    if not file.is_file():
-        if (path / PAIR_NAME).is_file():
+    if not is_there(file):
+        if is_there(path / PAIR_NAME):
             raise CheckpointError(
                 f"{path}: expected a directory with one network, found a pair of two "
                 f"({PAIR_NAME}): `load_pair` loads both, and {path / 'high_noise'} or "
@@ -238,26 +239,19 @@ def _json_of(path: Path) -> dict[str, Any]:
             f"{path}: expected a checkpoint directory with {HEADER_NAME} (made by "
             "`sixbit convert`), found none"
         )
-    if (size := file.stat().st_size) > _LARGEST_HEADER:
-        raise CheckpointError(
-            f"{file}: expected at most {_LARGEST_HEADER:,} bytes, found {size:,}"
-        )
     try:
-        text = file.read_text(encoding="utf-8")
-        values = json.loads(text)
-        version = values["format_version"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: expected JSON with format_version, found {error!r}"
-        ) from error
+        values = read_json_object(file)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from error
+    version = values.get("format_version")
     if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{file}: expected format_version {FORMAT_VERSION}, found {version!r}"
+            f"{file}: expected format_version {FORMAT_VERSION}, found {brief(version)}"
         )
     if unknown := sorted(values.keys() - _FIELDS - _ADDED):
         raise CheckpointError(
             f"{file}: expected the fields of format {FORMAT_VERSION}, found "
-            f"{', '.join(unknown)} besides"
+            f"{', '.join(several(map(named, unknown)))} besides"
         )
     if _ADDED & values.keys() and values.get("checksum") != seal(values):
         raise CheckpointError(

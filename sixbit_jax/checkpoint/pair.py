@@ -10,6 +10,9 @@ from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.checkpoint.header import PAIR_NAME, Header, seal
 from sixbit_jax.checkpoint.model import load
 from sixbit_jax.config_schema import Schema, choice, number, sequence
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief
+from sixbit_jax.reading.regular_file import is_there
 from sixbit_jax.sampling.pair import LowNoise
 
 NETWORKS = ("high_noise", "low_noise")
@@ -51,21 +54,13 @@ def read_boundary(path: str | os.PathLike) -> float:
       CheckpointError: if it is not a pair, or its description is damaged.
     """
     file = Path(path) / PAIR_NAME
-    if not file.is_file():
+    if not is_there(file):
         raise CheckpointError(f"{path}: expected {PAIR_NAME} of a pair, found none")
-    if (size := file.stat().st_size) > _LARGEST:
-        raise CheckpointError(
-            f"{file}: expected at most {_LARGEST:,} bytes, found {size:,}"
-        )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: expected JSON, found {error}") from error
-    described = (
-        {k: v for k, v in values.items() if k != "checksum"}
-        if isinstance(values, dict)
-        else values
-    )
+        values = read_json_object(file, largest=_LARGEST)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from error
+    described = {key: value for key, value in values.items() if key != "checksum"}
     try:
         boundary = _SCHEMA.read(described, _Description).boundary
     except ValueError as error:
@@ -73,8 +68,9 @@ def read_boundary(path: str | os.PathLike) -> float:
     # Earlier versions wrote none.
     if "checksum" in values and values["checksum"] != seal(values):
         raise CheckpointError(
-            f"{file}: expected contents with the checksum {values['checksum']}, found "
-            f"{seal(values)}: damaged or changed by hand"
+            f"{file}: expected contents with the checksum "
+            f"{brief(values['checksum'])}, found {seal(values)}: damaged or changed by "
+            "hand"
         )
     return float(boundary)
 

@@ -269,14 +269,14 @@ class Conditioning(Protocol):
     def _replace(self, **changes: Any) -> Self: ...
 
 
-def layers_of(conditioning: Conditioning, stack: str) -> Any:
-    """What the layers of a stack read on their own, with a leading axis, or None."""
+def layers_of(conditioning: Any, stack: str) -> Any:
+    """What the layers of a stack read on their own (see `Conditioning`), or None."""
     found = conditioning.per_layer
     return None if found is None else found.get(stack)
 
 
-def for_layer(conditioning: Conditioning, layer: Any) -> Conditioning:
-    """The conditioning as one block is given it."""
+def for_layer(conditioning: Any, layer: Any) -> Any:
+    """The `Conditioning` as one block is given it."""
     return conditioning._replace(per_layer=layer)
 
 

@@ -1,4 +1,4 @@
-"""`load_pipeline`: a directory of `sixbit convert` as a function from prompt to video."""
+"""`load_pipeline`: a converted diffusers root as a function from prompt to video."""
 
 import contextlib
 import os

@@ -18,7 +18,7 @@ from sixbit_jax.reading.regular_file import open_regular
 LARGEST_BYTES = 16 * 2**20
 _DEEPEST = 64
 # A value takes 70 bytes of memory or so, also where it takes two bytes of text.
-_MOST_VALUES = 1_000_000
+MOST_VALUES = 1_000_000
 _LONGEST_INTEGER = 40
 _BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "a UTF-8 byte order mark",
@@ -30,13 +30,17 @@ _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json_object(
-    path: str | os.PathLike, *, largest: int = LARGEST_BYTES
+    path: str | os.PathLike,
+    *,
+    largest: int = LARGEST_BYTES,
+    most_values: int = MOST_VALUES,
 ) -> dict[str, Any]:
     """Reads a file that holds one JSON object.
 
     Args:
       path: a regular file, or a symbolic link to one.
       largest: of bytes; the file is not read if it has more.
+      most_values: about how many values it may hold.
 
     Returns:
       The object. Its numbers are finite, no name occurs twice, and nothing is nested
@@ -54,27 +58,30 @@ def read_json_object(
             f"{path}: expected JSON of at most {largest:,} bytes, found "
             f"{max(size, len(text)):,}"
         )
-    return parse_json_object(text, path)
+    return parse_json_object(text, path, most_values=most_values)
 
 
-def parse_json_object(text: bytes, where: object) -> dict[str, Any]:
+def parse_json_object(
+    text: bytes, where: object, *, most_values: int = MOST_VALUES
+) -> dict[str, Any]:
     """The JSON object that a text holds; see `read_json_object`.
 
     Args:
       text: UTF-8.
       where: the file's name, for errors.
+      most_values: about how many values it may hold.
 
     Raises:
       ValueError: it is something else.
     """
     try:
-        return _parse(text)
+        return _parse(text, most_values)
     except ValueError as error:
         # Also those of the parser, which say the place.
         raise ValueError(f"{where}: expected a JSON object, found {error}") from error
 
 
-def _parse(text: bytes) -> dict[str, Any]:
+def _parse(text: bytes, most_values: int) -> dict[str, Any]:
     for mark, name in _BYTE_ORDER_MARKS.items():
         if text.startswith(mark):
             raise ValueError(f"{name} (expected UTF-8 without a byte order mark)")
@@ -83,8 +90,8 @@ def _parse(text: bytes) -> dict[str, Any]:
     if b"\0" in text:
         raise ValueError("zero bytes (UTF-16, or no text at all; expected UTF-8)")
     values = sum(map(text.count, (b",", b"[", b"{")))
-    if values > _MOST_VALUES:
-        raise ValueError(f"about {values:,} values (expected at most {_MOST_VALUES:,})")
+    if values > most_values:
+        raise ValueError(f"about {values:,} values (expected at most {most_values:,})")
     try:
         found = json.loads(
             text.decode("utf-8"),
@@ -175,4 +182,4 @@ def _check_text(value: Any) -> None:
             _check_text(part)
 
 
-__all__ = ["LARGEST_BYTES", "parse_json_object", "read_json_object"]
+__all__ = ["LARGEST_BYTES", "MOST_VALUES", "parse_json_object", "read_json_object"]

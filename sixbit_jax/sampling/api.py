@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
 from sixbit_jax.policies import Policy
@@ -35,7 +36,7 @@ class Interrupted(KeyboardInterrupt):
 def sample(
     model: Any,
     scheduler: Scheduler,
-    prompt: Prompt | Float[Array, "batch T E"],
+    prompt: Prompt | Float[Array | np.ndarray, "batch T E"],
     *,
     latent_shape: tuple[int, int, int, int],
     num_steps: int | None = None,
@@ -44,7 +45,7 @@ def sample(
     policy: Policy | None = None,
     execution: Execution | None = None,
     seed: Any = 0,
-    noise: Noise | Float[Array, "batch F C H W"] | None = None,
+    noise: Noise | Float[Array | np.ndarray, "batch F C H W"] | None = None,
     on_step: watch.OnStep | None = None,
     **unknown: Any,
 ) -> SampleResult:

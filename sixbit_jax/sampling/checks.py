@@ -85,7 +85,7 @@ def number_problem(name: str, value: Any, largest: float) -> str | None:
 def _text_problems(spec: PromptSpec, prompt: Prompt, name: str) -> Iterator[str | None]:
     """Problems of `embeds` or `negative_embeds`, with what belongs to them."""
     prefix = "negative_" if name == "negative_embeds" else ""
-    embeds = prompt.embeds if not prefix else prompt.negative_embeds
+    embeds: Any = prompt.embeds if not prefix else prompt.negative_embeds
     mask = prompt.mask if not prefix else prompt.negative_mask
     pooled = prompt.pooled if not prefix else prompt.negative_pooled
     batch = np.shape(prompt.embeds)[0] if np.ndim(prompt.embeds) else None
@@ -182,7 +182,8 @@ def condition_problems(
     batch, frames, _, height, width = sizes
     extra = spec.image_latent_channels
     if extra:
-        found = np.shape(given.image_latents)
+        latents: Any = given.image_latents
+        found = () if latents is None else np.shape(latents)
         count = asked_frames if found[1:2] == (asked_frames,) else frames
         wanted: Shape = (batch, count, extra, height, width)
         name = "image_latents"

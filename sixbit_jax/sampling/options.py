@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from pallas_kernels.attention.api import Precision
@@ -27,12 +28,12 @@ class Prompt:
         without padding.
     """
 
-    embeds: Float[Array, "batch T E"]
-    negative_embeds: Float[Array, "batch T E"] | None = None
-    mask: Bool[Array, "batch T"] | None = None
-    negative_mask: Bool[Array, "batch T"] | None = None
-    pooled: Float[Array, "batch P"] | None = None
-    negative_pooled: Float[Array, "batch P"] | None = None
+    embeds: Float[Array | np.ndarray, "batch T E"]
+    negative_embeds: Float[Array | np.ndarray, "batch T E"] | None = None
+    mask: Bool[Array | np.ndarray, "batch T"] | None = None
+    negative_mask: Bool[Array | np.ndarray, "batch T"] | None = None
+    pooled: Float[Array | np.ndarray, "batch P"] | None = None
+    negative_pooled: Float[Array | np.ndarray, "batch P"] | None = None
     as_given: bool = False
 
 
@@ -68,9 +69,9 @@ class Conditions:
         the model is then the one for high noise.
     """
 
-    image_latents: Float[Array, "batch F C2 H W"] | None = None
-    image_embeds: Float[Array, "batch I E2"] | None = None
-    first_frames: Float[Array, "batch F0 C H W"] | None = None
+    image_latents: Float[Array | np.ndarray, "batch F C2 H W"] | None = None
+    image_embeds: Float[Array | np.ndarray, "batch I E2"] | None = None
+    first_frames: Float[Array | np.ndarray, "batch F0 C H W"] | None = None
     ofs: float | Float[Array, ""] | None = None
     low_noise: LowNoise | None = None
 
@@ -141,8 +142,8 @@ class Noise:
         from the seed.
     """
 
-    initial: Float[Array, "batch F C H W"] | None = None
-    steps: Float[Array, "steps batch F C H W"] | None = None
+    initial: Float[Array | np.ndarray, "batch F C H W"] | None = None
+    steps: Float[Array | np.ndarray, "steps batch F C H W"] | None = None
 
 
 __all__ = ["Conditions", "Execution", "Guidance", "Noise", "Prompt"]

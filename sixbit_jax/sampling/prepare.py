@@ -65,9 +65,10 @@ class _Call(NamedTuple):
     @property
     def sizes(self) -> tuple[int, int, int, int, int]:
         """[batch, F, C, H, W] of the latents as they are computed."""
-        frames, *rest = self.latent_shape
+        frames, channels, height, width = self.latent_shape
         frames += self.description.extra_frames(frames)
-        return (int(np.shape(self.prompt.embeds)[0]), frames, *rest)
+        batch = int(np.shape(self.prompt.embeds)[0])
+        return batch, frames, channels, height, width
 
 
 def _problems(
@@ -118,10 +119,7 @@ def _by_branch(call: _Call, first: Any, negative: Any) -> Array | None:
 def _texts(call: _Call) -> Array:
     """[branches, rows, T, E] of the prompts."""
     prompt, spec = call.prompt, call.description.conditions.prompt
-    first, negative = (
-        None if embeds is None else jnp.asarray(embeds)
-        for embeds in (prompt.embeds, prompt.negative_embeds)
-    )
+    first, negative = jnp.asarray(prompt.embeds), _array(prompt.negative_embeds)
     if not prompt.as_given:
         first = spec.padded(first)
         negative = None if negative is None else spec.padded(negative)
@@ -276,7 +274,7 @@ def _call(
     if _is_array(noise):
         noise = Noise(noise)
     if isinstance(guidance, int | float | jax.Array | np.number):
-        guidance = Guidance(guidance)
+        guidance = Guidance(guidance)  # pyrefly: ignore[bad-argument-type]
     guidance = _kind("guidance", guidance, Guidance)
     scale = guidance.scale
     return _Call(
@@ -296,7 +294,7 @@ def _call(
 def prepare(
     model: Any,
     scheduler: Scheduler,
-    prompt: Prompt | Float[Array, "batch T E"],
+    prompt: Prompt | Float[Array | np.ndarray, "batch T E"],
     *,
     latent_shape: tuple[int, int, int, int],
     num_steps: int | None = None,
@@ -305,7 +303,7 @@ def prepare(
     policy: Policy | None = None,
     execution: Execution | None = None,
     seed: Any = 0,
-    noise: Noise | Float[Array, "batch F C H W"] | None = None,
+    noise: Noise | Float[Array | np.ndarray, "batch F C H W"] | None = None,
     on_step: watch.OnStep | None = None,
     outlier_stats: bool = False,
     record_errors: bool = False,

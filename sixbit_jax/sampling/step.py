@@ -72,11 +72,11 @@ def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
         image = jnp.concatenate([image] * (rows // image.shape[0]))
     made = []
     for branch in range(branches):
-        text, mask, pooled = (
+        mask, pooled = (
             None if part is None else part[branch]
-            for part in (inputs.text, inputs.mask, inputs.pooled)
+            for part in (inputs.mask, inputs.pooled)
         )
-        given = PromptInputs(text, mask, pooled, image)
+        given = PromptInputs(inputs.text[branch], mask, pooled, image)
         made.append(network.prepare_prompt(given, dtype=dtype))
     return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
 

@@ -86,6 +86,6 @@ class CLIPBlock(nnx.Module):
 
 
 def weight_role(name: str) -> str | None:
-    """ "small_batch" for the linears of the layers, None for everything else."""
+    """Of a parameter path: "site" for the linears of the layers, else None."""
     linear = name.startswith(("layers.self_attn.", "layers.mlp."))
-    return "small_batch" if linear and name.endswith(".weight") else None
+    return "site" if linear and name.endswith(".weight") else None

@@ -1,7 +1,7 @@
 """From a picture to the pixels that CLIP's vision encoder reads.
 
-The arithmetic is that of transformers' `CLIPImageProcessor` on Pillow, which is what Wan
-2.1 was published with: resize the shorter edge, cut out the centre, normalise.
+The arithmetic is that of transformers' `CLIPImageProcessor` on Pillow, with which Wan
+2.1 was published: resize the shorter edge, cut out the centre, normalise.
 """
 
 from collections.abc import Mapping

@@ -114,10 +114,13 @@ class LlamaEncoder(nnx.Module):
 
     @staticmethod
     def weight_role(name: str) -> str | None:
-        """ "small_batch" for the linears: a prompt is few rows, so that weights alone
-        are quantized; None for the table and norms."""
+        """Of a parameter path: "site" for the linears, None for tables and norms.
+
+        Only weights are quantized here: a prompt is few rows. They are rotated like
+        those of a site.
+        """
         linear = name.startswith(("layers.self_attn.", "layers.mlp."))
-        return "small_batch" if linear and name.endswith(".weight") else None
+        return "site" if linear and name.endswith(".weight") else None
 
     def __call__(
         self,

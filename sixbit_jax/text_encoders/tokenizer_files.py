@@ -9,7 +9,6 @@ takes a `tokenizer.json` as it is for all others. Added tokens come from
 """
 
 import base64
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE, Unigram
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
+from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.text_encoders import sentencepiece_file
 from sixbit_jax.text_encoders.sentencepiece_file import PieceKind
 
@@ -49,6 +49,8 @@ _CLIP_SPLIT = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
     r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+# The vocabularies of 256,000 pieces have 20 MB, and a million values.
+_LARGEST_JSON, _MOST_JSON_VALUES = 64 * 2**20, 4_000_000
 _JSON, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _SPIECE, _VOCAB, _MERGES = "spiece.model", "vocab.json", "merges.txt"
 
@@ -78,6 +80,18 @@ def build(folder: Path) -> Built:
     Raises:
       TokenizerError: if files are missing, damaged, or of another kind.
     """
+    try:
+        return _build(folder)
+    except TokenizerError:
+        raise
+    except Exception as error:  # of tokenizers, and of values that are no settings
+        raise TokenizerError(
+            f"{folder}: expected the files of a tokenizer, found values in them that "
+            f"are none ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _build(folder: Path) -> Built:
     present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     settings = _settings(folder, present)
     family = _family(folder, present, settings)
@@ -139,14 +153,11 @@ def _family(folder: Path, present: set[str], settings: Mapping[str, Any]) -> str
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TokenizerError(f"{file}: expected JSON, found {error}") from error
-    if not isinstance(values, dict):
-        raise TokenizerError(
-            f"{file}: expected a JSON object, found a {type(values).__name__}"
+        return read_json_object(
+            file, largest=_LARGEST_JSON, most_values=_MOST_JSON_VALUES
         )
-    return values
+    except ValueError as error:
+        raise TokenizerError(str(error)) from error
 
 
 def _settings(folder: Path, present: set[str]) -> dict[str, Any]:
@@ -354,5 +365,6 @@ def _clip(folder: Path, present: set[str]) -> Tokenizer:
     return tokenizer
 
 
-def _pairs(merges: Sequence[Any]) -> list[tuple[str, ...]]:
+def _pairs(merges: Sequence[Any]) -> list[Any]:
+    """Pairs, from either way of writing them; the library refuses other tuples."""
     return [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in merges]

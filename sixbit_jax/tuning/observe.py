@@ -48,7 +48,7 @@ def observe(
 
 def _observe(graph, names, statistic, dtype, params, batch: Batch) -> dict[str, Any]:
     model: Any = nnx.merge(graph, params)
-    prompt = model.prepare_prompt(PromptInputs(batch.text), dtype=dtype)
+    prompt = model.prepare_prompt(PromptInputs(jnp.asarray(batch.text)), dtype=dtype)
     x, conditioning = model.embed(
         batch.latents.astype(dtype), prompt, batch.timestep.astype(jnp.float32)
     )

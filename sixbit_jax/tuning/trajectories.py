@@ -120,7 +120,7 @@ class Trajectories:
 
 
 def record_trajectories(
-    model: nnx.Module,
+    model: Any,
     scheduler: Scheduler,
     text: Float[np.ndarray, "prompts T E"],
     negative: Float[np.ndarray, "T E"] | None,

@@ -3,25 +3,26 @@
 Both halves are streams over time: a step takes a chunk and the frames that causal
 convolutions kept of the last one, and memory does not grow with the video's length.
 Norms and attention see single pixels and frames, so that the numbers do not depend on
-the length of the chunks: diffusers' are one latent frame long.
+the length of the chunks: diffusers' are one latent frame long. All chunks of a video,
+the first and the last included, are one program.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sixbit_jax.vae.causal_conv import Method, State
-from sixbit_jax.vae.wan_blocks import WanStream
+from sixbit_jax.vae.streaming import Moments, Output, to_uint8
+from sixbit_jax.vae.tiling import Tiling
 from sixbit_jax.vae.wan_config import WanVAEConfig
 from sixbit_jax.vae.wan_conv import WanConv
 from sixbit_jax.vae.wan_network import WanDecoder, WanEncoder
-from sixbit_jax.vae.wan_tiling import Grid, WanTiling, join
+from sixbit_jax.vae.wan_steps import Half, to_channels, to_pixels
 
 # Bytes that the three stacked frames of a chunk's widest convolution may have, and the
 # most latent frames of a chunk however small they are.
@@ -82,87 +83,6 @@ def _statistics(config: WanVAEConfig, z: Array) -> tuple[Array, Array]:
     return mean, std
 
 
-class _Half(NamedTuple):
-    """The encoder or the decoder as a pure function of its weights.
-
-    Attributes:
-      step: (weights, past, chunk, begins) -> (result, kept); jitted.
-      weights: its parameters, in the dtype of the computation.
-    """
-
-    step: Callable[..., tuple[jax.Array, State]]
-    weights: Any
-
-    def start(self, chunk: Array) -> State:
-        """What no chunk before the first leaves: zeros."""
-        begins = jnp.asarray(True)
-        kept = jax.eval_shape(self.step, self.weights, None, chunk, begins)[1]
-        return tuple(jnp.zeros(one.shape, one.dtype) for one in kept)
-
-
-def _half(modules: tuple[nnx.Module, ...], step: Any, dtype: Any, **options) -> _Half:
-    graph, weights = nnx.split(modules)
-    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), weights)
-    return _Half(partial(step, graph, **options), weights)
-
-
-@partial(jax.jit, static_argnums=0, static_argnames="method", donate_argnums=2)
-def _decode_step(
-    graph: Any,
-    weights: Any,
-    past: State | None,
-    latents: Float[Array, "batch F Z H W"],
-    begins: Bool[Array, ""],
-    *,
-    method: Method,
-) -> tuple[Float[Array, "batch F2 H2 W2 C"], State]:
-    post_quant_conv, decoder = nnx.merge(graph, weights)
-    stream = WanStream(past, begins, method=method)
-    x = post_quant_conv(latents.transpose(0, 1, 3, 4, 2), stream)
-    return decoder(x, stream), stream.state()
-
-
-@partial(jax.jit, static_argnums=0, static_argnames="method", donate_argnums=2)
-def _encode_step(
-    graph: Any,
-    weights: Any,
-    past: State | None,
-    video: Float[Array, "batch F H W C"],
-    begins: Bool[Array, ""],
-    *,
-    method: Method,
-) -> tuple[Float[Array, "batch F2 H2 W2 Z"], State]:
-    quant_conv, encoder = nnx.merge(graph, weights)
-    stream = WanStream(past, begins, method=method)
-    x = quant_conv(encoder(video, stream), stream)
-    return x, stream.state()
-
-
-@partial(jax.jit, static_argnames="patch")
-def _to_channels_last(
-    video: Float[Array, "batch F 3 H W"], *, patch: int
-) -> Float[Array, "batch F H2 W2 C"]:
-    """Channels in diffusers' order: colour, column, row."""
-    batch, frames, colours, height, width = video.shape
-    x = video.reshape(
-        batch, frames, colours, height // patch, patch, width // patch, patch
-    )
-    x = x.transpose(0, 1, 3, 5, 2, 6, 4)
-    return x.reshape(*x.shape[:4], -1)
-
-
-@partial(jax.jit, static_argnames="patch")
-def _to_pixels(
-    x: Float[Array, "batch F H W C"], *, patch: int
-) -> Float[Array, "batch F 3 H2 W2"]:
-    """The inverse of `_to_channels_last`, held to [-1, 1]."""
-    batch, frames, height, width, _ = x.shape
-    x = x.reshape(batch, frames, height, width, -1, patch, patch)
-    x = x.transpose(0, 1, 4, 2, 6, 3, 5)
-    x = x.reshape(batch, frames, -1, height * patch, width * patch)
-    return jnp.clip(x, -1.0, 1.0)
-
-
 def chunk_length(
     config: WanVAEConfig, *, frames: int, pixels: int, dim: int, dtype: Any
 ) -> int:
@@ -190,10 +110,11 @@ def decode_stream(
     latents: Float[Array, "batch F Z H W"] | np.ndarray,
     *,
     dtype: Any = jnp.bfloat16,
-    tiling: WanTiling | None = None,
+    tiling: Tiling | None = None,
+    output: Output = "float",
     chunk: int | None = None,
     method: Method = "stacked",
-) -> Iterator[Float[Array, "batch f 3 H2 W2"]]:
+) -> Iterator[Array]:
     """Decodes latents, handing out frames as they are ready.
 
     ```python
@@ -204,40 +125,53 @@ def decode_stream(
     Args:
       vae: the autoencoder.
       latents: as the encoder makes them (see `latents_from_model`).
-      dtype: of the computation and of the frames.
+      dtype: of the computation; parameters are cast.
       tiling: how to cut frames that do not fit, by diffusers' rule; changes the
-        numbers. Not applied to frames that one tile covers.
-      chunk: latent frames of a step; None chooses by size. Changes speed and memory
-        only.
+        numbers. Not applied to frames that one tile covers. With `patch_size`, tiles
+        of the decoder are of this size and those of the encoder that much larger.
+      output: "float" hands out pixels in [-1, 1] in `dtype`, "uint8" 0 to 255.
+      chunk: latent frames of a step; None chooses by size (`chunk_length`). Changes
+        speed and memory only.
       method: how causal convolutions are computed (see `causal_conv`).
 
     Returns:
-      An iterator of frames in [-1, 1], on the device: 4 (F - 1) + 1 of them in all
-      (with a `scale_factor_temporal` of 4).
+      An iterator of frames [batch, f, 3, H2, W2] on the device: 4 (F - 1) + 1 of them
+      in all (with a `scale_factor_temporal` of 4).
 
     Raises:
-      ValueError: for latents of another shape, or a chunk below 1; before anything
-        is computed.
+      ValueError: for latents of another shape and for values of the options that are
+        not possible; before anything is computed.
     """
-    config = vae.config
+    config, ratio = vae.config, vae.config.scale_factor_spatial
     if latents.ndim != 5 or latents.shape[2] != config.z_dim or 0 in latents.shape:
         raise ValueError(
             f"latents: expected [batch, frames, {config.z_dim}, height, width], found "
             f"{list(latents.shape)}"
         )
-    grid = Grid.for_decoder(config, tiling, latents.shape[-2:])
-    pixels = latents.shape[0] * grid.largest() * config.scale_factor_spatial**2
-    length = latents.shape[1]
-    chunk = _checked_chunk(
-        config, chunk, length, pixels=pixels, dim=config.decoder_dim, dtype=dtype
+    if output not in get_args(Output):
+        raise ValueError(f"output: expected 'float' or 'uint8', found {output!r}")
+    batch, length, _, *sizes = latents.shape
+    height, width = (ratio * size for size in sizes)
+    if tiling is not None and not tiling.checked(ratio).splits(height, width):
+        tiling = None
+    if tiling is not None:
+        height, width = min(height, tiling.height), min(width, tiling.width)
+    sizes = {"pixels": batch * height * width, "dim": config.decoder_dim}
+    chunk = _checked_chunk(config, chunk, frames=length, dtype=dtype, **sizes)
+    half = Half.of(
+        vae.post_quant_conv,
+        vae.decoder,
+        decodes=True,
+        dtype=dtype,
+        method=method,
+        source=tiling and tiling.scaled(ratio),
+        target=tiling and tiling.scaled(config.patch),
     )
-    modules = (vae.post_quant_conv, vae.decoder)
-    half = _half(modules, _decode_step, dtype, method=method)
-    return _decoded(config, half, latents, grid, chunk, dtype)
+    return _decoded(config, half, latents, chunk, dtype, output)
 
 
 def _checked_chunk(
-    config: WanVAEConfig, chunk: int | None, frames: int, **sizes: Any
+    config: WanVAEConfig, chunk: int | None, *, frames: int, **sizes: Any
 ) -> int:
     if chunk is None:
         return chunk_length(config, frames=frames, **sizes)
@@ -248,22 +182,31 @@ def _checked_chunk(
 
 def _decoded(
     config: WanVAEConfig,
-    half: _Half,
+    half: Half,
     latents: Array | np.ndarray,
-    grid: Grid,
     chunk: int,
     dtype: Any,
+    output: Output,
 ) -> Iterator[Array]:
     group, total = config.scale_factor_temporal, latents.shape[1]
-    past: list[State] = []
+    past: list[list[State]] = []
+    ready = None
     for start in range(0, total, chunk):
         # What comes after the last frame changes nothing before it.
-        part = _padded(latents, start, start + chunk)
-        tiles = [jnp.asarray(part[..., r, c], dtype) for r, c in grid.slices()]
-        results, past = _run(half, past, tiles, begins=start == 0)
-        frames = _to_pixels(join(results, grid), patch=config.patch)
+        part = jnp.asarray(_padded(latents, start, start + chunk), dtype)
+        result, past = half.run(past, part, begins=start == 0)
+        frames = to_pixels(result, patch=config.patch)
+        frames = _to_uint8(frames) if output == "uint8" else frames
+        if ready is not None:
+            # The next step is under way while the caller has these.
+            yield ready
         first = group - 1 if start == 0 else 0
-        yield frames[:, first : group * min(chunk, total - start)]
+        ready = frames[:, first : group * min(chunk, total - start)]
+    assert ready is not None
+    yield ready
+
+
+_to_uint8 = jax.jit(to_uint8)
 
 
 def _padded(x: Array | np.ndarray, start: int, stop: int) -> Array | np.ndarray:
@@ -276,28 +219,15 @@ def _padded(x: Array | np.ndarray, start: int, stop: int) -> Array | np.ndarray:
     return numpy.pad(part, ((0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)))
 
 
-def _run(
-    half: _Half, past: Sequence[State], tiles: Sequence[Array], *, begins: bool
-) -> tuple[list[Array], list[State]]:
-    """One step of every tile, each with a past of its own."""
-    results, kept = [], []
-    for i, tile in enumerate(tiles):
-        before = half.start(tile) if begins else past[i]
-        result, after = half.step(half.weights, before, tile, jnp.asarray(begins))
-        results.append(result)
-        kept.append(after)
-    return results, kept
-
-
 def encode(
     vae: AutoencoderKLWan,
     video: Float[Array, "batch F 3 H W"] | np.ndarray,
     *,
     dtype: Any = jnp.float32,
-    tiling: WanTiling | None = None,
+    tiling: Tiling | None = None,
     chunk: int | None = None,
     method: Method = "stacked",
-) -> tuple[Float[Array, "batch f Z H2 W2"], Float[Array, "batch f Z H2 W2"]]:
+) -> Moments:
     """Encodes a video; a picture is a video of one frame.
 
     Args:
@@ -306,13 +236,11 @@ def encode(
         device.
       dtype: of the computation; bfloat16 is visibly worse here, other than when
         decoding.
-      tiling: as in `decode_stream`.
-      chunk: as in `decode_stream`.
-      method: as in `decode_stream`.
+      tiling, chunk, method: as in `decode_stream`.
 
     Returns:
-      The mean, and the logarithm of the variance held to [-30, 20] as diffusers
-      does, of (F - 1) / 4 + 1 latent frames (with a `scale_factor_temporal` of 4).
+      Mean, and log variance held to [-30, 20] as diffusers does, of (F - 1) / 4 + 1
+      latent frames (with a `scale_factor_temporal` of 4).
 
     Raises:
       ValueError: for a video of another shape, a number of frames that is not one
@@ -320,36 +248,40 @@ def encode(
     """
     config = vae.config
     _check_video(config, video.shape, tiling)
-    group, batch = config.scale_factor_temporal, video.shape[0]
-    sizes = (video.shape[3] // config.patch, video.shape[4] // config.patch)
-    grid = Grid.for_encoder(config, tiling, sizes)
-    total = (video.shape[1] - 1) // group + 1
-    chunk = _checked_chunk(
-        config,
-        chunk,
-        total,
-        pixels=batch * grid.largest() * config.patch**2,
-        dim=config.base_dim,
+    batch, frames, _, height, width = video.shape
+    ratio, group = config.scale_factor_spatial, config.scale_factor_temporal
+    if tiling is not None and not tiling.checked(ratio).splits(height, width):
+        tiling = None
+    if tiling is not None:
+        height = min(height, tiling.height * config.patch)
+        width = min(width, tiling.width * config.patch)
+    total = (frames - 1) // group + 1
+    sizes = {"pixels": batch * height * width, "dim": config.base_dim}
+    chunk = _checked_chunk(config, chunk, frames=total, dtype=dtype, **sizes)
+    half = Half.of(
+        vae.quant_conv,
+        vae.encoder,
+        decodes=False,
         dtype=dtype,
+        method=method,
+        source=tiling,
+        target=tiling and tiling.scaled(ratio // config.patch),
     )
-    half = _half((vae.quant_conv, vae.encoder), _encode_step, dtype, method=method)
-    past: list[State] = []
+    past: list[list[State]] = []
     found = []
     for start in range(0, total, chunk):
         # The first frame is the last of a group: there are none before it.
         early = group * start - (group - 1)
         part = jnp.asarray(_padded(video, early, early + group * chunk), dtype)
-        x = _to_channels_last(part, patch=config.patch)
-        tiles = [x[:, :, r, c] for r, c in grid.slices()]
-        results, past = _run(half, past, tiles, begins=start == 0)
-        found.append(join(results, grid)[:, : total - start])
-    both = jnp.concatenate(found, 1).transpose(0, 1, 4, 2, 3)
-    mean, logvar = jnp.split(both, 2, axis=2)
-    return mean, jnp.clip(logvar, -30.0, 20.0)
+        part = to_channels(part, patch=config.patch)
+        result, past = half.run(past, part, begins=start == 0)
+        found.append(result[:, : total - start].astype(jnp.float32))
+    mean, logvar = jnp.split(jnp.concatenate(found, 1), 2, axis=2)
+    return Moments(mean, jnp.clip(logvar, -30.0, 20.0))
 
 
 def _check_video(
-    config: WanVAEConfig, shape: tuple[int, ...], tiling: WanTiling | None
+    config: WanVAEConfig, shape: tuple[int, ...], tiling: Tiling | None
 ) -> None:
     if len(shape) != 5 or shape[2] != 3 or 0 in shape:
         raise ValueError(

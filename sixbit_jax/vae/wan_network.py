@@ -90,10 +90,12 @@ class UpBlock(nnx.Module):
     ) -> Float[Array, "batch F2 H2 W2 D"]:
         """One chunk through the level."""
         # The first frame's copies before its last one lie before the video.
-        rest = self.factors and repeated(x, self.out_dim, *self.factors)
+        rest = (
+            None if self.factors is None else repeated(x, self.out_dim, *self.factors)
+        )
         for block in self.resnets:
             x = block(x, stream)
-        if self.upsampler is not None:
+        if self.upsampler is not None and rest is not None:
             return self.upsampler(x, stream) + rest
         return x if self.upsamplers is None else self.upsamplers[0](x, stream)
 

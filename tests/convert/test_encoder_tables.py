@@ -55,7 +55,7 @@ def test_every_parameter_has_a_key_and_every_key_is_used_or_ignored_by_name(name
 @pytest.mark.parametrize("name", NAMES)
 def test_roles_of_the_rules_are_those_of_the_model(name):
     (found, _), _, table, kind = assigned(name, text_cases.load(name).shapes)
-    roles = {Role.SMALL_BATCH: "small_batch", Role.OTHER: None}
+    roles = {Role.SITE: "site", Role.OTHER: None}
     for path, chosen in found.items():
         stack, _, rest = path.partition(".")
         if stack in table.stacks:

@@ -9,7 +9,7 @@ from flax import nnx
 
 import sixbit_jax
 from convert import convert
-from sixbit_jax import cli
+from sixbit_jax import cli, recipes
 from sixbit_jax.demo.model import demo_scheduler
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.formats import ResidualArray

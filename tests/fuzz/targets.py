@@ -14,14 +14,16 @@ from convert.reader import open_source
 from convert.safetensors_file import TensorInfo
 from convert.tables import table_for
 from convert.torch_file import read_index
-from sixbit_jax.checkpoint import CheckpointReader, Header, parameter_shapes
+from sixbit_jax import checksums
+from sixbit_jax.checkpoint import CheckpointReader, parameter_shapes
 from sixbit_jax.models import registry
 from sixbit_jax.policies import BlockGrid, ErrorPredictor
 from sixbit_jax.policies.policy_file import PolicyFile, load_policy, save_policy
 from sixbit_jax.sampling import schedulers
 from tests.convert.checkpoints import NAME, write_checkpoint
 from tests.fuzz import mutations
-from tests.fuzz.campaign import EXPECTED, Target
+from tests.fuzz.campaign import Target
+from tests.fuzz.configurations import COGVIDEOX, SCHEDULERS, WAN
 from tests.fuzz.second_reader import (
     Tensors,
     json_values,
@@ -29,84 +31,6 @@ from tests.fuzz.second_reader import (
     torch_tensors,
 )
 
-WAN = {
-    "_class_name": "WanTransformer3DModel",
-    "_diffusers_version": "0.35.0",
-    "patch_size": [1, 2, 2],
-    "num_attention_heads": 1,
-    "attention_head_dim": 8,
-    "in_channels": 2,
-    "out_channels": 2,
-    "text_dim": 8,
-    "freq_dim": 6,
-    "ffn_dim": 8,
-    "num_layers": 2,
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-    "eps": 1e-6,
-    "image_dim": None,
-    "added_kv_proj_dim": None,
-    "rope_max_seq_len": 32,
-}
-COGVIDEOX = {
-    "_class_name": "CogVideoXTransformer3DModel",
-    "num_attention_heads": 1,
-    "attention_head_dim": 16,
-    "in_channels": 2,
-    "out_channels": 2,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "time_embed_dim": 8,
-    "text_embed_dim": 8,
-    "num_layers": 1,
-    "attention_bias": True,
-    "sample_width": 4,
-    "sample_height": 4,
-    "sample_frames": 5,
-    "patch_size": 2,
-    "temporal_compression_ratio": 4,
-    "max_text_seq_length": 4,
-    "activation_fn": "gelu-approximate",
-    "timestep_activation_fn": "silu",
-    "norm_elementwise_affine": True,
-    "norm_eps": 1e-5,
-    "spatial_interpolation_scale": 1.875,
-    "temporal_interpolation_scale": 1.0,
-    "use_rotary_positional_embeddings": True,
-    "use_learned_positional_embeddings": False,
-}
-SCHEDULERS: Sequence[dict[str, Any]] = (
-    {
-        "_class_name": "CogVideoXDDIMScheduler",
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "clip_sample": False,
-        "num_train_timesteps": 1000,
-        "prediction_type": "v_prediction",
-        "rescale_betas_zero_snr": True,
-        "set_alpha_to_one": True,
-        "snr_shift_scale": 1.0,
-        "steps_offset": 0,
-        "timestep_spacing": "trailing",
-        "trained_betas": None,
-    },
-    {
-        "_class_name": "UniPCMultistepScheduler",
-        "flow_shift": 3.0,
-        "num_train_timesteps": 1000,
-        "prediction_type": "flow_prediction",
-        "solver_order": 2,
-        "use_flow_sigmas": True,
-    },
-    {
-        "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "num_train_timesteps": 1000,
-        "shift": 3.0,
-    },
-)
-# Converted directories have a checksum for each item since format fields name them.
-DIRECTORIES_HAVE_CHECKSUMS = "checksums" in Header.__dataclass_fields__
 # The largest whole number and number that a configuration may change to.
 _LARGEST = 2**31
 
@@ -361,15 +285,25 @@ def _directory_target() -> Target:
             }
         return header.model_class, header.config, header.scheduler, found
 
-    silent = "" if DIRECTORIES_HAVE_CHECKSUMS else EXPECTED
-    return Target(
-        "directory",
-        files,
-        [*files, *["sixbit.json"] * len(files)],
-        mutations.BYTES,
-        read,
-        silent=silent,
-    )
+    changed = [*files, *["sixbit.json"] * len(files)]
+    return Target("directory", files, changed, mutations.BYTES, read)
+
+
+def _listed_target() -> Target:
+    """A diffusers directory with a list of checksums: every bit of it counts."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_checkpoint(Path(folder) / "m", WAN, _weights(WAN))
+        checksums.write_manifest(source, checksums.DIFFUSERS)
+        files = _files_of(source)
+    table, shapes = table_for(WAN), _shapes(WAN)
+
+    def read(directory: Path) -> Any:
+        source = open_source(directory)
+        assigned, _ = table.assign(source.tensors, shapes)
+        tensors = {chosen.key: chosen.tensor for chosen in assigned.values()}
+        return source.config, _read_all(tensors)
+
+    return Target("listed", files, [*files], mutations.BYTES, read)
 
 
 def make_targets() -> list[Target]:
@@ -384,4 +318,5 @@ def make_targets() -> list[Target]:
         *map(_scheduler_target, SCHEDULERS),
         _policy_target(),
         _directory_target(),
+        _listed_target(),
     ]

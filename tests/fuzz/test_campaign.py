@@ -19,7 +19,7 @@ from tests.fuzz.campaign import (
     run_case,
     unreadable,
 )
-from tests.fuzz.targets import DIRECTORIES_HAVE_CHECKSUMS, make_targets
+from tests.fuzz.targets import make_targets
 
 SEED = 20_260_101
 # Those that take a hundredth of a second, and the directory, that takes a tenth.
@@ -42,6 +42,7 @@ NAMES = (
     "FlowMatchEulerD",
     "policy",
     "directory",
+    "listed",
 )
 
 
@@ -59,10 +60,6 @@ def test_every_mutation_is_a_clean_error_or_changes_nothing(targets, name):
 
 def test_every_target_is_tested(targets):
     assert tuple(targets) == NAMES
-
-
-def test_directories_are_compared_once_they_have_checksums(targets):
-    assert bool(targets["directory"].silent) is not DIRECTORIES_HAVE_CHECKSUMS
 
 
 def _target(read, accounts=None, mutation=mutations.flip_bits):

@@ -31,6 +31,19 @@ T5 = {
     "feed_forward_proj": "gated-gelu",
 }
 NARROW = {**T5, "d_model": 32, "num_layers": 2}
+# Sizes that fit nothing, other buckets, another epsilon.
+ODD = {
+    **T5,
+    "vocab_size": 51,
+    "d_model": 40,
+    "d_kv": 6,
+    "d_ff": 70,
+    "num_layers": 1,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 12,
+    "relative_attention_max_distance": 19,
+    "layer_norm_epsilon": 1e-3,
+}
 LLAMA = {
     "vocab_size": 101,
     "hidden_size": 48,
@@ -63,6 +76,8 @@ CASES: dict[str, tuple[Any, ...]] = {
     "t5": (t.T5EncoderModel, T5, BIASED, 2, 20, None, None),
     "t5_masked": (t.T5EncoderModel, T5, BIASED, 2, 20, [20, 7], None),
     "t5_226": (t.T5EncoderModel, NARROW, BIASED, 1, 226, None, None),
+    "t5_odd": (t.T5EncoderModel, ODD, BIASED, 3, 41, [1, 41, 30], None),
+    "umt5_odd": (t.UMT5EncoderModel, ODD, BIASED, 3, 41, None, None),
     "t5_large": (t.T5EncoderModel, T5, LARGE, 2, 20, None, None),
     "umt5": (t.UMT5EncoderModel, T5, BIASED, 2, 20, [20, 7], None),
     "umt5_200": (t.UMT5EncoderModel, NARROW, BIASED, 1, 200, [150], None),

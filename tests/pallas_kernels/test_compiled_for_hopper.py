@@ -77,6 +77,32 @@ made = jax.tree.map(lambda a: shape(a.shape, a.dtype), made)
 compile(functools.partial(mosaic_gpu.quantized_attention, guard=False), made)
 """
 
+_SPARSE_ATTENTION = """
+import functools
+from pallas_kernels.attention import (
+    block_grid, centroids, choose, mosaic_gpu, quantize_qkv, quantized_centroids
+)
+q = jax.ShapeDtypeStruct((1, {tokens}, {heads}, {head_dim}), jnp.bfloat16)
+def shaped(tree):
+    return jax.tree.map(lambda a: shape(a.shape, a.dtype), tree)
+grid = block_grid(q.shape, precision={precision!r})
+if {precision!r} == "int8":
+    made = jax.eval_shape(functools.partial(quantize_qkv, scale=0.125), q, q, q)
+    means = jax.eval_shape(lambda made: quantized_centroids(made, grid), made)
+    attend = functools.partial(mosaic_gpu.quantized_attention, guard=False)
+    operands = (shaped(made),)
+else:
+    means = jax.eval_shape(lambda q: centroids(q, q, q, grid), q)
+    attend = functools.partial(
+        mosaic_gpu.attention, scale=0.125, precision="bf16", guard=False
+    )
+    operands = (shaped(q),) * 3
+selection = jax.eval_shape(
+    lambda means: choose.by_threshold(means, grid, 0.5), means
+)
+compile(lambda s, *a: attend(*a, selection=s), shaped(selection), *operands)
+"""
+
 
 def spilled_bytes(report: str) -> int:
     found = re.findall(r"(\d+) bytes spill stores", report)
@@ -143,3 +169,19 @@ def test_8_bit_attention_keeps_scores_in_registers(
     report, code = compiled(program, tmp_path)
     assert spilled_bytes(report) <= allowed
     assert not code or ("IGMMA" in code and "HGMMA" in code)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "head_dim", "allowed"),
+    [(17_776, 48, 64, 24), (17_776, 30, 64, 0), (32_760, 12, 128, 0)],
+)
+def test_attention_to_chosen_blocks_spills_no_more_than_dense(
+    precision, tokens, heads, head_dim, allowed, tmp_path
+):
+    program = _SPARSE_ATTENTION.format(
+        precision=precision, tokens=tokens, heads=heads, head_dim=head_dim
+    )
+    report, code = compiled(program, tmp_path)
+    assert spilled_bytes(report) <= allowed
+    assert not code or "HGMMA" in code

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import threading
 
 import jax
@@ -166,7 +167,7 @@ def test_the_header_survives_json(saved):
     ("change", "message"),
     [
         (lambda v: v.update(format_version=2), "expected format_version 1, found 2"),
-        (lambda v: v.pop("format_version"), "expected JSON with format_version"),
+        (lambda v: v.pop("format_version"), "expected format_version 1, found None"),
         (lambda v: v.pop("stacks"), "expected the fields of format 1, found KeyErr"),
         (lambda v: v.update(parameters=3), "expected the fields of format 1"),
     ],
@@ -181,7 +182,7 @@ def test_a_directory_without_a_readable_header_is_refused(tmp_path, saved):
     with pytest.raises(CheckpointError, match=r"with sixbit.json .*, found none"):
         checkpoint.load(tmp_path)
     (saved / "sixbit.json").write_text("{")
-    with pytest.raises(CheckpointError, match="expected JSON with format_version"):
+    with pytest.raises(CheckpointError, match="expected a JSON object, found no JSON"):
         checkpoint.load(saved)
 
 
@@ -425,13 +426,27 @@ def test_a_header_of_other_types_is_refused(saved, change, message):
         checkpoint.load(saved)
 
 
-def test_a_deep_or_a_huge_header_is_refused(saved, monkeypatch):
-    (saved / "sixbit.json").write_text("[" * 100_000)
-    with pytest.raises(CheckpointError, match="expected JSON with format_version"):
+def test_a_deep_or_a_huge_header_is_refused(saved):
+    header = saved / "sixbit.json"
+    whole = header.read_bytes()
+    header.write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="nested deeper than 64 levels"):
         checkpoint.load(saved)
-    monkeypatch.setattr(header_module, "_LARGEST_HEADER", 1000)
-    with pytest.raises(CheckpointError, match="expected at most 1,000 bytes"):
+    os.truncate(header, 2**40)
+    with pytest.raises(CheckpointError, match="expected JSON of at most 16,777,216"):
         checkpoint.load(saved)
+    header.write_bytes(whole + b"\xff" * 1000)
+    with pytest.raises(CheckpointError, match="bytes that are not UTF-8") as caught:
+        checkpoint.load(saved)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_header_that_is_no_file_is_refused_at_once(saved):
+    (saved / "sixbit.json").unlink()
+    os.mkfifo(saved / "sixbit.json")
+    for read in (checkpoint.load, checkpoint.summarize):
+        with pytest.raises(CheckpointError, match="regular file, found a FIFO"):
+            read(saved)
 
 
 def test_the_summary_notices_missing_items(saved):

@@ -167,9 +167,6 @@ def test_what_diffusers_writes_is_accepted(name):
 @pytest.mark.parametrize(("name", "field"), FIELDS)
 def test_a_value_that_no_field_means_is_refused_by_the_fields_name(name, field, kind):
     read, values = FILES[name]
-    # Sizes of images in tokens, that no program allocates by.
-    if kind == "a huge number" and field.endswith("_image_seq_len"):
-        pytest.skip("ten million is a length like any other there")
     with pytest.raises(ValueError, match=f"{field}: expected") as error:
         read(values | {field: NEVER[kind]})
     assert len(str(error.value)) < 1000
@@ -288,11 +285,11 @@ def test_a_message_stays_short_however_long_the_value():
     for value in ("x" * 10**7, list(range(10**5)), 10**5000, {"k": "v" * 10**6}):
         with pytest.raises(ConfigError) as error:
             schema.check(_Holder(value))
-        assert len(str(error.value)) < 200
+        assert len(str(error.value)) < 300
     with pytest.raises(ConfigError) as error:
         schema.read({f"{i}" * 100: 1 for i in range(1000)}, dict)
     assert len(str(error.value)) < 5000
-    assert "980 other unknown fields" in str(error.value)
+    assert "and 980 more" in str(error.value)
 
 
 @dataclasses.dataclass

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.wan.attention import (
     CrossAttention,
     SelfAttention,
-    TextKeysValues,
 )
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.models.wan.description import SITES
@@ -46,7 +45,7 @@ class Conditioning(NamedTuple):
     clean_modulation: Float[Array, "batch 6 D"] | None
     num_clean: int
     rotary: RotaryTable
-    per_layer: dict[str, TextKeysValues] | TextKeysValues
+    per_layer: Any
 
 
 class _Modulation(NamedTuple):

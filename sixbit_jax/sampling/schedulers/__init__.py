@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sixbit_jax.config_schema import ConfigError, shown
+from sixbit_jax.config_schema import ConfigError
+from sixbit_jax.reading.messages import brief
 from sixbit_jax.sampling.schedulers.base import Scheduler, SchedulerState
 from sixbit_jax.sampling.schedulers.cogvideox_ddim import CogVideoXDDIM
 from sixbit_jax.sampling.schedulers.cogvideox_dpm import CogVideoXDPM
@@ -37,7 +38,7 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
             "scheduler config",
             [
                 f"expected _class_name to be one of {sorted(CLASSES)}, "
-                f"found {shown(found)}"
+                f"found {brief(found)}"
             ],
         )
     return CLASSES[found].from_config(config)

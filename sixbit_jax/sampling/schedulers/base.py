@@ -6,7 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.config_schema import ConfigError, Schema, shown
+from sixbit_jax.config_schema import ConfigError, Schema
+from sixbit_jax.reading.messages import brief
 
 SchedulerState = Any
 
@@ -98,7 +99,7 @@ def read_config[T](
     if found and found != class_name:
         raise ConfigError(
             "scheduler config",
-            [f"expected _class_name {class_name!r}, found {shown(found)}"],
+            [f"expected _class_name {class_name!r}, found {brief(found)}"],
         )
     absent = {k: v for k, v in defaults.items() if k in schema.fields}
     if isinstance(config, Mapping):

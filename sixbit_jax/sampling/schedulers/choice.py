@@ -1,4 +1,4 @@
-"""Which scheduler a network runs with: its checkpoint's, its published one, or another."""
+"""Which scheduler a network runs with: its checkpoint's, its published, or another."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -34,8 +34,8 @@ _SCHEMA = Schema(
     | {
         "base_shift": number(0, 1e3),
         "max_shift": number(0, 1e3),
-        "base_image_seq_len": integer(1, 2**24),
-        "max_image_seq_len": integer(1, 2**24),
+        "base_image_seq_len": integer(1, 2**20),
+        "max_image_seq_len": integer(1, 2**20),
         "time_shift_type": choice("exponential", "linear"),
     },
 )

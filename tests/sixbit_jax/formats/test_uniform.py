@@ -9,6 +9,7 @@ from pallas_kernels.numerics import block_hadamard
 from sixbit_jax.formats import UniformArray, stored_layout
 from sixbit_jax.formats.uniform_grid import UniformGrid, pack_codes, unpack_codes
 from sixbit_jax.quantizers.refine_uniform import refined_grid
+from sixbit_jax.quantizers.uniform import UniformRecipe
 
 WIDTHS = range(2, 9)
 
@@ -131,5 +132,5 @@ def test_refuses_what_does_not_fit(w):
         UniformArray.quantize(w, bits=9)
     with pytest.raises(ValueError, match="multiple of 8"):
         UniformArray.quantize(w[..., :60], bits=4)
-    with pytest.raises(ValueError, match="'minmax', 'bgr' or a function"):
-        UniformArray.quantize(w, bits=4, grid="best")
+    with pytest.raises(ValueError, match="expected one of minmax, bgr; found 'best'"):
+        UniformRecipe(grid="best")

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from sixbit_jax import cli, quantize
+from sixbit_jax import cli, quantize, recipes
 from sixbit_jax.calibration import PolicyFile, load_policy, save_policy
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.formats import NVFP4Array, StoredWeight, UniformArray

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sixbit_jax.formats import NVFP4Array, UniformArray
+from sixbit_jax.formats import NVFP4Array, UniformArray, rotate
 from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
 from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.text_encoders.encode import encode
@@ -94,8 +94,8 @@ def test_bfloat16_keeps_small_terms_of_a_large_residual_stream():
 @pytest.mark.parametrize(
     ("recipe", "kind", "bound"),
     [
-        (UniformRecipe(bits=8, grid="minmax"), UniformArray, 0.04),
-        (NVFP4Recipe(), NVFP4Array, 0.45),
+        (UniformRecipe(bits=8, grid="minmax", rotation=32), UniformArray, 0.04),
+        (NVFP4Recipe(rotation=32), NVFP4Array, 0.45),
     ],
 )
 def test_linears_run_from_stored_weights(name, recipe, kind, bound):
@@ -114,12 +114,13 @@ def test_linears_run_from_stored_weights(name, recipe, kind, bound):
     exact = encode(plain, case.ids(), case.mask(), jnp.float32)
     output = jitted(model, case.ids(), case.mask(), dtype=jnp.float32)
     assert 1e-4 < relative_l2(output, exact) < bound
-    # The same numbers from the matrices that the stored weights stand for.
+    # The same numbers from the matrices that the stored weights stand for; the
+    # Hadamard is its own inverse.
     flat = dict(nnx.to_flat_state(nnx.state(plain)))
     for path, leaf in nnx.to_flat_state(nnx.state(model)):
         value = leaf.get_value()
         if isinstance(value, kind):
-            flat[path].set_value(value.dequantize(jnp.float32))
+            flat[path].set_value(rotate(value.dequantize(), value.rotation))
     nnx.update(plain, nnx.from_flat_state(flat))
     dense = encode(plain, case.ids(), case.mask(), jnp.float32)
     assert relative_l2(output, dense) < 1e-5
@@ -181,3 +182,13 @@ def test_ids_and_mask_of_other_shapes_are_refused():
         encode(model, jnp.zeros((2, 3)), None)
     with pytest.raises(ValueError, match=r"mask: expected the shape of the ids"):
         encode(model, jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 4), bool))
+
+
+@pytest.mark.parametrize("name", ["t5", "umt5"])
+def test_kernels_may_be_asked_for_and_give_the_same_embeddings(name):
+    case = text_cases.load(name)
+    model = quantize(with_working_scores(golden_model(case)), NVFP4Recipe(rotation=32))
+    given = (case.ids(), case.mask())
+    plain = jitted(model, *given, dtype=jnp.bfloat16)
+    kernels = jitted(model, *given, dtype=jnp.bfloat16, kernels=True)
+    assert relative_l2(kernels, plain) < 1e-2

@@ -175,12 +175,20 @@ def test_missing_files_are_named(tmp_path, copy):
     [
         ("t5", "spiece.model", b"not a model", "expected a SentencePiece model"),
         ("t5", "spiece.model", b"", "found no pieces"),
-        ("t5", "tokenizer_config.json", b"{", "expected JSON"),
+        ("t5", "tokenizer_config.json", b"{", "expected a JSON object"),
         ("t5", "tokenizer_config.json", b"[1]", "expected a JSON object, found a list"),
         ("umt5", "tokenizer.json", b"{}", "expected a Unigram model"),
         ("llama", "tokenizer.json", b'{"a": 1}', "file of the tokenizers library"),
         ("clip", "vocab.json", b'{"a": 0}', "expected a vocabulary and its merges"),
         ("llama", "tokenizer_config.json", b"{}", "expected a pad_token"),
+        ("clip", "merges.txt", b"a b c", "expected a vocabulary and its merges"),
+        ("clip", "merges.txt", b"\xff\xfe", "values in them that are none"),
+        (
+            "t5",
+            "tokenizer_config.json",
+            b'{"added_tokens_decoder": {"x": 3}}',
+            "values in them that are none",
+        ),
     ],
 )
 def test_damaged_files_are_named(copy, name, file, content, message):

@@ -4,14 +4,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sixbit_jax.vae.tiling import Tiling
 from sixbit_jax.vae.wan import decode_stream, encode
-from sixbit_jax.vae.wan_tiling import WanTiling
 from tests.golden import vae_wan_cases as cases
 from tests.sixbit_jax.vae.wan_models import model_of, relative
 
 
-def _tiling(case) -> WanTiling | None:
-    return None if case.tiling is None else WanTiling(**case.tiling)
+def _tiling(case) -> Tiling | None:
+    if case.tiling is None:
+        return None
+    names = ("min_height", "min_width", "stride_height", "stride_width")
+    return Tiling(*(case.tiling[f"tile_sample_{name}"] for name in names))
 
 
 def _decoded(model, latents, **options) -> np.ndarray:

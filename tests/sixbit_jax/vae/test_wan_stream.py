@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sixbit_jax.vae import wan
+from sixbit_jax.vae import wan_steps
+from sixbit_jax.vae.tiling import Tiling
 from sixbit_jax.vae.wan import (
     chunk_length,
     decode_stream,
@@ -56,12 +57,12 @@ def test_frames_come_as_they_are_ready_from_one_program():
     stream = decode_stream(_model(LONG), latents, dtype=jnp.float32, chunk=2)
     first = next(stream)
     assert first.shape == (2, 5, 3, 16, 24)
-    programs = wan._decode_step._cache_size()
+    programs = wan_steps.run_step._cache_size()
     assert [part.shape[1] for part in stream] == [8]
     short = _parts(LONG, latents[:, :3], chunk=2)
     assert [part.shape[1] for part in short] == [5, 4]
     # Neither the end of a video nor another length is another program.
-    assert wan._decode_step._cache_size() == programs
+    assert wan_steps.run_step._cache_size() == programs
     # What comes later changes nothing.
     np.testing.assert_array_equal(short[0], first)
 
@@ -89,6 +90,14 @@ def test_bfloat16_frames_are_near_those_of_float32():
     parts = _parts(LONG, latents, chunk=1, dtype=jnp.bfloat16)
     assert {part.dtype for part in parts} == {np.dtype(jnp.bfloat16)}
     assert 1e-4 < relative(np.concatenate(parts, 1).astype(np.float32), exact) < 0.03
+
+
+def test_bytes_are_those_of_the_rounded_frames():
+    latents = cases.load(LONG).inputs()[:, :1]
+    (frames,) = _parts(LONG, latents, chunk=1)
+    (found,) = _parts(LONG, latents, chunk=1, output="uint8")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, np.round((frames / 2 + 0.5) * 255))
 
 
 def test_a_real_clip_there_and_back():
@@ -141,6 +150,12 @@ def test_chunks_are_as_long_as_memory_allows(frames, height, width, dtype, chunk
         ((2, 4, 4, 4), {}, r"found \[2, 4, 4, 4\]"),
         ((1, 0, 4, 4, 4), {}, r"found \[1, 0, 4, 4, 4\]"),
         ((1, 2, 4, 4, 4), {"chunk": 0}, "chunk: expected at least 1 latent frame"),
+        ((1, 2, 4, 4, 4), {"output": "x"}, "output: expected 'float' or 'uint8'"),
+        (
+            (1, 2, 4, 4, 4),
+            {"tiling": Tiling(33, 32, 32, 32)},
+            "multiple of 8, found 33",
+        ),
     ],
 )
 def test_bad_latents_are_refused_before_the_first_frame(shape, options, message):

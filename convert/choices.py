@@ -8,7 +8,16 @@ WEIGHTS = (
     *(f"residual{bits}" for bits in range(2, 5)),
 )
 ROTATIONS = (0, 128)
-DIALECTS = ("auto", "modelopt", "comfyui", "lightx2v", "bfl", "torchao")
+DIALECTS = (
+    "auto",
+    "modelopt",
+    "modelopt-swizzled",
+    "comfyui",
+    "lightx2v",
+    "bfl",
+    "compressed-tensors",
+    "torchao",
+)
 """Layouts of packed NVFP4 weights that are read (`nvfp4_dialects.CHOICES`)."""
 WRITTEN = ("modelopt", "torchao")
 """Dialects of packed weights that are written; the second name is the first one's."""

@@ -57,8 +57,10 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dialect",
         choices=DIALECTS,
+        metavar="NAME",
         default="auto",
-        help="layout of packed NVFP4 weights in SRC (default: as the files say); with "
+        help="layout of packed NVFP4 weights in SRC: "
+        f"{', '.join(DIALECTS)} (default: auto, as the files say); with "
         "--to-diffusers modelopt: write NVFP4 weights packed",
     )
     parser.add_argument(

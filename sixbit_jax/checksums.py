@@ -11,6 +11,8 @@ from pathlib import Path
 
 import xxhash
 
+from sixbit_jax.reading.json_file import read_json_object
+
 MANIFEST = "sixbit-checksums.json"
 DIFFUSERS = "diffusers checkpoint"
 _FORMAT = "sixbit-jax checksums"
@@ -97,16 +99,14 @@ def read_manifest(directory: Path, *, kind: str) -> dict[str, str]:
     file = directory / MANIFEST
     if not file.is_file() or file.is_symlink():
         raise ValueError(f"{directory}: expected {MANIFEST} in it, found none")
-    if file.stat().st_size > _LARGEST_MANIFEST:
-        raise ValueError(f"{file}: expected a list of checksums, found a larger file")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_object(file, largest=_LARGEST_MANIFEST)
         files = content["files"]
         found = content["kind"]
         intact = content["format"] == _FORMAT
         intact = intact and content["checksum"] == _seal(found, files)
         intact = intact and all(isinstance(v, str) for v in files.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         intact, files, found = False, {}, None
     if not intact:
         raise ValueError(

@@ -125,8 +125,9 @@ def _run(args: argparse.Namespace, name: str) -> int:
     """Runs the command and words its errors."""
     try:
         return args.run(args)
-    except BrokenPipeError as error:
-        _complain(name, f"standard output: its reader has gone ({error})")
+    except (BrokenPipeError, SystemExit):
+        # rich ends the process when the reader of its tables has gone.
+        _complain(name, "standard output: expected a reader, found that it has gone")
         return USER_ERROR
     except (ValueError, OSError) as error:
         if args.debug:

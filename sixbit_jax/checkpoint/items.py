@@ -30,6 +30,7 @@ from sixbit_jax.checkpoint.header import (
     ParameterSpec,
     read_header,
 )
+from sixbit_jax.files import shown
 from sixbit_jax.formats import StoredWeight, stored_layout
 
 Value = np.ndarray | jax.Array | StoredWeight
@@ -217,6 +218,13 @@ class CheckpointReader:
 
     def __init__(self, path: str | os.PathLike, *, verify: bool = True):
         self.path = Path(path).absolute()
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:  # which TensorStore cannot open
+            raise CheckpointError(
+                f"expected a checkpoint directory with a path in UTF-8, found "
+                f"{shown(self.path)}"
+            ) from error
         self.header = read_header(self.path)
         self.verify = verify
         # Orbax reports a truncated file late, and from its threads.
@@ -247,7 +255,15 @@ class CheckpointReader:
                 self.path / item.name,
                 args=ocp.args.PyTreeRestore(restore_args=_nest(wanted)),
             )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # Of the several layers below, each has errors of its own for damaged files.
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             raise CheckpointError(
                 f"{self.path}: reading {item.name}: {error}"
             ) from error

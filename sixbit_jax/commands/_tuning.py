@@ -32,7 +32,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _checked(model: Any, args: argparse.Namespace) -> None:
+def check_plain(model: Any, args: argparse.Namespace) -> None:
+    """Refuses a model whose weights are quantized already."""
     if is_quantized(model):
         raise ValueError(
             f"--model {args.model}: expected plain weights to quantize, found stored "
@@ -44,7 +45,6 @@ def record(
     args: argparse.Namespace, model: Any, header: Any, prompts: Any
 ) -> Trajectories:
     """The teacher's trajectories, from the directory or made now."""
-    _checked(model, args)
     shape = latent_shape(model, args.frames, args.height, args.width)
     digest = hashlib.sha256(np.ascontiguousarray(prompts.embeds).tobytes())
     note = {
@@ -76,7 +76,6 @@ def record(
             else lambda done: say(f"  {done} of {len(prompts.embeds)}"),
         )
 
-    args.out.mkdir(exist_ok=True)
     return cached_trajectories(args.out, note, make)
 
 

@@ -140,9 +140,13 @@ def _diffusers(path: Path) -> dict[str, Any]:
     began = time.perf_counter()
     size = check_listed(source.directory)
     said = "none" if size is None else _verified(began, size)
-    model_class = str(source.config.get("_class_name"))
+    model_class = components.class_name_of(source.config)
     config_class, model = components.get(model_class)
     config = config_class.from_dict(source.config)
+    blocks, sites = None, []
+    if components.kind_of(model_class) == "transformer":
+        described = model.describe(config)
+        blocks, sites = described.num_blocks, list(described.sites)
     dtypes: dict[str, dict[str, int]] = {}
     for tensor in source.tensors.values():
         row = dtypes.setdefault(tensor.dtype.name, {"values": 0, "bytes": 0})
@@ -154,8 +158,8 @@ def _diffusers(path: Path) -> dict[str, Any]:
         "kind": "diffusers",
         "model": model_class,
         "scheduler": (source.scheduler or {}).get("_class_name"),
-        "blocks": model.describe(config).num_blocks,
-        "sites": list(model.describe(config).sites),
+        "blocks": blocks,
+        "sites": sites,
         "parameters": count,
         "quantization": {},
         "rotation": 0,

@@ -134,12 +134,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     _ask_for_determinism()
     _check(args)
-    with files.locked(args.out):
-        return _tune(args)
-
-
-def _tune(args: argparse.Namespace) -> int:
-    from sixbit_jax.commands._tuning import finish, make_session, record
+    from sixbit_jax.commands._tuning import check_plain
 
     prompts = _inputs.read_prompts(args, _captions(args.prompts))
     if prompts.negative is None and args.guidance != 1.0:
@@ -149,6 +144,16 @@ def _tune(args: argparse.Namespace) -> int:
         )
     source = args.model or BUNDLED_CHECKPOINT
     model, header = _inputs.load_plain(source)
+    check_plain(model, args)
+    args.out.mkdir(exist_ok=True)
+    # Inside of the directory: its parent may be closed to us.
+    with files.locked(args.out / "run"):
+        return _tune(args, model, header, prompts)
+
+
+def _tune(args: argparse.Namespace, model: Any, header: Any, prompts: Any) -> int:
+    from sixbit_jax.commands._tuning import finish, make_session, record
+
     data = record(args, model, header, prompts)
     session = make_session(args, model, data)
     with _progress(args, session.tuner.options.iterations) as on_progress:
@@ -158,7 +163,8 @@ def _tune(args: argparse.Namespace) -> int:
             raise ValueError(str(error)) from error
     finish(args, model, header, data, session, state, losses)
     first, last = losses["mse"][:20].mean(), losses["mse"][-20:].mean()
-    print(f"{args.out}: mse {first:.3g} -> {last:.3g}, model in {args.out / 'model'}")
+    out = files.shown(args.out)
+    print(f"{out}: mse {first:.3g} -> {last:.3g}, model in {out}/model")
     return 0
 
 

@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, UInt8
 
 from sixbit_jax.vae import cogvideox, streaming, wan
 from sixbit_jax.vae.tiling import Tiling
-from sixbit_jax.vae.wan_tiling import WanTiling
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ FAMILIES = {
         for_network=wan.latents_for_model,
         decode=wan.decode_stream,
         encode=wan.encode,
-        tiling=lambda config: WanTiling(),
+        tiling=lambda config: Tiling(),
     ),
 }
 

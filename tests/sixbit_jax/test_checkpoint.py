@@ -500,3 +500,9 @@ def test_two_threads_into_one_destination_leave_one_model(tmp_path, model):
     assert "still running" in refusal or "expected a new path" in refusal
     _same(checkpoint.load(tmp_path / "m")[0], model)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_path_that_is_no_text_is_refused(saved, tmp_path):
+    path = saved.rename(tmp_path / os.fsdecode(b"m\xff"))
+    with pytest.raises(CheckpointError, match=r"a path in UTF-8, found .*m\\xff"):
+        checkpoint.load(path)

@@ -95,11 +95,11 @@ sys.exit(cli.main(["inspect", *sys.argv[1:]]))
 """
 
 
-def inspect_process(directory, **options):
+def inspect_process(directory, code=FULL, **options):
     # argparse keeps silent about help that it cannot write, if it learns of it at once.
     buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     return subprocess.run(
-        [sys.executable, "-c", FULL, directory],
+        [sys.executable, "-c", code, directory],
         stderr=subprocess.PIPE,
         check=False,
         env=buffered,
@@ -116,10 +116,21 @@ def test_a_closed_standard_output_is_one_message():
     )
 
 
-def test_a_reader_that_left_is_one_message():
+TABLE = """
+from sixbit_jax.report.tables import print_table, table
+
+def run(args):
+    print_table(table(["column"], [["row"]]))
+    return 0
+"""
+
+
+@pytest.mark.parametrize("change", ["", TABLE], ids=["text", "table"])
+def test_a_reader_that_left_is_one_message(change):
     read, write = os.pipe()
     os.close(read)
-    done = inspect_process("a", stdout=write)
+    code = FULL.replace("inspect.run = run", change + "\ninspect.run = run")
+    done = inspect_process("a", code=code, stdout=write)
     os.close(write)
     assert done.returncode == cli.USER_ERROR
     lines = done.stderr.decode().splitlines()

@@ -106,10 +106,12 @@ def test_the_run_says_what_it_is(tuned):
 def test_a_second_run_in_the_same_directory_is_refused(source, tmp_path, capsys):
     from sixbit_jax import files
 
-    with files.locked(tmp_path / "run"):
-        assert cli.main(arguments(source, tmp_path / "run")) == cli.USER_ERROR
+    out = tmp_path / "run"
+    out.mkdir()
+    with files.locked(out / "run"):
+        assert cli.main(arguments(source, out)) == cli.USER_ERROR
     assert "still running" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert not list(out.iterdir())
 
 
 def test_a_directory_that_no_run_made_is_refused(source, tuned, tmp_path, capsys):

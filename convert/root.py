@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,11 @@ class RootReport:
 
 
 def is_root(path: str | os.PathLike) -> bool:
-    """Whether a path is a diffusers root with more than one component in it."""
-    return (Path(path) / INDEX).is_file()
+    """Whether a path is a diffusers root with more in it than transformers."""
+    path = Path(path)
+    return (path / INDEX).is_file() and any(
+        (path / name).is_dir() for name in ("text_encoder", "vae")
+    )
 
 
 def convert_root(
@@ -121,7 +124,7 @@ def convert_root(
                 report = convert(source / folder, directory / folder, **chosen)
             except ConversionError as error:
                 raise ConversionError(f"{folder}: {error}") from error
-            reports[folder] = report
+            reports[folder] = replace(report, destination=Path(destination) / folder)
         for folder in header.tokenizers:
             _copy(source / folder, directory / folder)
         (directory / PIPELINE_NAME).write_text(header.to_json(), encoding="utf-8")

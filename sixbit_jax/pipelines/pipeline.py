@@ -17,6 +17,7 @@ from sixbit_jax import components
 from sixbit_jax.checkpoint import CheckpointError, load
 from sixbit_jax.checkpoint.header import Header, read_header
 from sixbit_jax.models.network import Description
+from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.families import PIPELINES
 from sixbit_jax.pipelines.header import PipelineHeader, read_pipeline_header
 from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
@@ -112,13 +113,13 @@ class VideoPipeline:
         self._keep, self._loaded = set(keep), {}
         self.rule = PIPELINES[self.header.pipeline_class]
         self.network_config, network = self._configured(TRANSFORMER)
-        vae_config, vae = self._configured(VAE)
+        self.vae_config, vae = self._configured(VAE)
         family = FAMILIES[vae.class_name]
         self.description: Description = with_vae(
             network.describe(self.network_config),
-            spatial=family.spatial(vae_config),
-            temporal=family.temporal(vae_config),
-            channels=family.channels(vae_config),
+            spatial=family.spatial(self.vae_config),
+            temporal=family.temporal(self.vae_config),
+            channels=family.channels(self.vae_config),
         )
 
     def _check_components(self) -> None:
@@ -146,6 +147,27 @@ class VideoPipeline:
         header = self.headers[name]
         config_type, model = components.get(header.model_class)
         return config_type.from_dict(header.config), model
+
+    def memory(
+        self,
+        settings: VideoSettings,
+        *,
+        cached_blocks: int = 0,
+        cache_format: str = "bf16",
+        tiled: bool = False,
+    ) -> memory.MemoryEstimate:
+        """Bytes of device memory that a run needs; see `memory.estimate`."""
+        return memory.estimate(
+            self.headers,
+            self.description,
+            self.network_config,
+            self.vae_config,
+            settings,
+            itemsize=self.dtype.itemsize,
+            cached_blocks=cached_blocks,
+            cache_format=cache_format,
+            tiled=tiled,
+        )
 
     def settings(self, **given: Any) -> VideoSettings:
         """Size, steps and guidance of a run, checked; see `settings.resolve`."""

@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import ArrayLike
 
+from sixbit_jax.measured import known
+
 
 class DeltaFit(NamedTuple):
     """What `find_delta` found.
@@ -26,10 +28,10 @@ def replay_switching(
 
     Args:
       output_change: [..., steps], relative L1 change of the guided output, as traces
-        hold it; not finite where it is unknown.
+        hold it.
       delta: the threshold.
     """
-    change = np.asarray(output_change, np.float64)
+    change = known(output_change)
     change = np.where(np.isfinite(change), change, np.inf)
     low = np.zeros(change.shape, bool)
     total = np.full(change.shape[:-1], np.inf)
@@ -63,7 +65,8 @@ def find_delta(
         what the first two steps (always high) allow, by more than 0.25 bits.
     """
     change = np.asarray(output_change, np.float64)
-    usable = change[np.isfinite(change) & (change > 0)]
+    measured = known(change)
+    usable = measured[measured > 0]
     if not usable.size or not low_bits <= target_bits <= high_bits:
         raise ValueError(
             f"find_delta: expected recorded output changes and {low_bits} to "

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Bool, Float
 
+from sixbit_jax.measured import known
+
 
 class Recording(NamedTuple):
     """Runs of one model with one number of steps and branches.
@@ -26,7 +28,7 @@ class Recording(NamedTuple):
 
         Args:
           traces: objects with `gamma`, `error` and `skip` of one run each, as
-            `sample(..., record_errors=True)` returns them.
+            runs of `prepare(..., record_errors=True)` return them.
 
         Raises:
           ValueError: no trace, or traces of different shapes.
@@ -42,7 +44,7 @@ class Recording(NamedTuple):
         return cls(gamma, error, skip.astype(bool)).checked()
 
     def checked(self) -> Self:
-        """Itself, as float64.
+        """Itself, as float64, with NaN where nothing was measured.
 
         Raises:
           ValueError: shapes that do not fit, fewer than two steps.
@@ -63,7 +65,7 @@ class Recording(NamedTuple):
             raise ValueError(
                 f"calibration needs runs of at least 2 steps, found {gamma.shape[1]}"
             )
-        return type(self)(gamma.astype(np.float64), error.astype(np.float64), skip)
+        return type(self)(known(gamma), known(error), skip)
 
     def known_gamma(self) -> Float[np.ndarray, "runs steps branches blocks"]:
         """gamma of the last computed step before each step; NaN where there is none."""

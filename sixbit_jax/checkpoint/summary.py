@@ -3,9 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from sixbit_jax.checkpoint.header import Header, read_header
-from sixbit_jax.checkpoint.items import directory_bytes
+from sixbit_jax.checkpoint.items import check_sizes, directory_bytes
 from sixbit_jax.models import registry
 
 
@@ -85,16 +86,19 @@ def summarize(path: str | os.PathLike) -> Summary:
     """Describes a checkpoint directory without reading its parameters.
 
     Raises:
-      CheckpointError: if it is not a checkpoint directory.
+      CheckpointError: if it is not a checkpoint directory, or items are missing or
+        truncated; lists all of them.
       ValueError: if no port of its model class exists.
     """
     header = read_header(path)
+    check_sizes(Path(path), header)
     values: dict[str, int] = {}
     stored: dict[str, int] = {}
     for spec, count in header.specs():
         values[spec.dtype] = values.get(spec.dtype, 0) + spec.size * count
         stored[spec.dtype] = stored.get(spec.dtype, 0) + spec.nbytes * count
-    _, model_type = registry.get(header.model_class)
+    config_type, model_type = registry.get(header.model_class)
+    description = model_type.describe(config_type.from_dict(header.config))
     return Summary(
         header=header,
         num_parameters=header.num_parameters,
@@ -104,5 +108,5 @@ def summarize(path: str | os.PathLike) -> Summary:
         disk_bytes=directory_bytes(path),
         bf16_bytes=2 * header.num_parameters,
         num_blocks=sum(stack.length for stack in header.stacks.values()),
-        sites=tuple(model_type.sites),
+        sites=description.sites,
     )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sixbit_jax import files
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands._inputs import Prompts
 
@@ -35,18 +36,21 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Options of `sample` from the parsed arguments."""
+    """Options of `prepare` from the parsed arguments."""
     from sixbit_jax.sampling.api import is_quantized
+    from sixbit_jax.sampling.options import Execution, Guidance
 
     quantized = is_quantized(model)
     return {
         "num_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "batched_guidance": args.batched_guidance,
-        "dtype": _shared.compute_dtype(args.dtype),
+        "guidance": Guidance(args.guidance),
+        "execution": Execution(
+            batched_guidance=args.batched_guidance,
+            dtype=_shared.compute_dtype(args.dtype),
+            attention=args.attention if quantized else None,
+            progress=not args.quiet,
+        ),
         "record_errors": args.record_errors and quantized,
-        "attention": args.attention if quantized else None,
-        "progress": not args.quiet,
     }
 
 
@@ -115,4 +119,4 @@ def print_result(comparison: Any, out: Path, names: Sequence[str]) -> None:
     from sixbit_jax.report.tables import print_table, table
 
     print_table(table(*table_rows(comparison)))
-    print(f"{out}: {', '.join(names[:4])} and {len(names) - 4} more files")
+    print(f"{files.shown(out)}: {', '.join(names[:4])} and {len(names) - 4} more files")

@@ -31,37 +31,37 @@ def make_sampler(
     import numpy as np
 
     from sixbit_jax.commands.sample import latent_shape
-    from sixbit_jax.sampling.api import sample
+    from sixbit_jax.sampling.api import prepare, run_jitted
+    from sixbit_jax.sampling.options import Execution, Guidance, Prompt
 
     scheduler = _shared.scheduler_for(models.header, args.scheduler)
-    shape = latent_shape(models.quantized.config, None, None, None)
-    guided = args.guidance != 1.0
-    negative = (
-        prompts.negative[None] if guided and prompts.negative is not None else None
+    shape = latent_shape(models.quantized, None, None, None)
+    negative = None if prompts.negative is None else prompts.negative[None]
+    execution = Execution(
+        batched_guidance=args.batched_guidance,
+        dtype=_shared.compute_dtype(args.dtype),
+        cache_format=args.cache_format,
+        attention=args.attention,
+        progress=not args.quiet,
     )
 
     def run_first(policy: Any, count: int, **options: Any) -> Sampled:
         latents, traces = [], []
         for number, embeds in enumerate(prompts.embeds[:count]):
-            result = sample(
+            prepared = prepare(
                 models.quantized,
                 scheduler,
-                embeds[None],
-                negative_text_embeds=negative,
+                Prompt(embeds[None], negative),
                 latent_shape=shape,
                 num_steps=args.steps,
-                guidance_scale=args.guidance,
-                batched_guidance=args.batched_guidance,
+                guidance=Guidance(args.guidance),
                 seed=args.seed + number,
-                dtype=_shared.compute_dtype(args.dtype),
                 policy=policy,
-                cache_format=args.cache_format,
-                attention=args.attention,
-                progress=not args.quiet,
+                execution=execution,
                 **options,
             )
+            result = run_jitted(*prepared)
             latents.append(np.asarray(result.latents[0]))
-            jax.effects_barrier()
             traces.append(jax.tree.map(np.asarray, result.trace))
         return Sampled(np.stack(latents), traces)
 

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sixbit_jax import files
 from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax.commands._targets import check_targets
 
 DESCRIPTION = """\
 Denoises a batch of videos with a converted checkpoint, in one compiled program.
@@ -57,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size = parser.add_argument_group(
         "size, in latents (CogVideoX: pixels / 8; frames (n - 1) / 4 + 1)"
     )
-    for name in ("frames", "height", "width"):
-        size.add_argument(f"--{name}", type=int, help="default: the training size")
+    _shared.add_size_arguments(size, "default: the training size")
     method = parser.add_argument_group("method")
     _inputs.add_recipe_argument(method)
     method.add_argument(
@@ -97,12 +98,14 @@ def run(args: argparse.Namespace) -> int:
 
     from sixbit_jax.checkpoint import load
     from sixbit_jax.recipes import recipe_of
-    from sixbit_jax.report.video import replacing
     from sixbit_jax.sampling.api import sample
+    from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Prompt
 
-    for target in filter(None, (args.out, args.trace)):
-        if not target.absolute().parent.is_dir():
-            raise ValueError(f"{target}: expected an existing directory to write to")
+    policy_file = None if args.policy in (None, "none") else Path(args.policy)
+    check_targets(
+        {"--out": args.out, "--trace": args.trace},
+        inputs=(args.model, args.prompt_embeds, args.image_latents, policy_file),
+    )
     embeds = read_tensors(args.prompt_embeds, "prompt_embeds", "negative_prompt_embeds")
     image = {}
     if args.image_latents is not None:
@@ -110,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
     dtype = _shared.compute_dtype(args.dtype)
     loaded: tuple[Any, Any] = load(args.model)
     model, header = loaded
-    config = model.config
     options: dict[str, Any] = {}
     if args.stable_route != "nvfp4" and args.policy in (None, "none"):
         raise ValueError(
@@ -134,40 +136,38 @@ def run(args: argparse.Namespace) -> int:
     result = sample(
         model,
         _shared.scheduler_for(header, args.scheduler),
-        _batched(embeds["prompt_embeds"]),
-        negative_text_embeds=(
+        Prompt(
+            _batched(embeds["prompt_embeds"]),
             _batched(embeds["negative_prompt_embeds"])
-            if "negative_prompt_embeds" in embeds and args.guidance != 1.0
-            else None
+            if "negative_prompt_embeds" in embeds and args.guidance > 1.0
+            else None,
         ),
-        latent_shape=latent_shape(config, args.frames, args.height, args.width),
+        latent_shape=latent_shape(model, args.frames, args.height, args.width),
         num_steps=args.steps,
-        guidance_scale=args.guidance,
-        dynamic_guidance=args.dynamic_guidance,
+        guidance=Guidance(args.guidance, dynamic=args.dynamic_guidance),
+        conditions=Conditions(image_latents=image.get("image_latents")),
         seed=args.seed,
         policy=policy,
-        **options,
-        batched_guidance=args.batched_guidance,
-        dtype=dtype,
-        image_latents=image.get("image_latents"),
-        # The scalar that diffusers' pipeline passes to CogVideoX1.5 I2V.
-        ofs=2.0 if config.ofs_embed_dim else None,
-        progress=not args.quiet,
+        execution=Execution(
+            **options,
+            batched_guidance=args.batched_guidance,
+            dtype=dtype,
+            progress=not args.quiet,
+        ),
     )
     latents = np.asarray(result.latents)
-    jax.effects_barrier()
     if not np.isfinite(latents).all():
         raise ValueError(
             f"{args.model}: the latents are not finite; nothing was written"
         )
-    with replacing(args.out) as partial:
+    with files.replaced_file(args.out) as partial:
         # Not save_file, which gives the file to its owner alone.
         partial.write_bytes(save({"latents": latents}))
     if args.trace is not None:
-        with replacing(args.trace) as partial, partial.open("wb") as file:
+        with files.replaced_file(args.trace) as partial, partial.open("wb") as file:
             np.savez(file, **jax.tree.map(np.asarray, result.trace)._asdict())
     seconds = time.perf_counter() - began
-    print(f"{args.out}: latents {list(latents.shape)} in {seconds:.1f} s")
+    print(f"{files.shown(args.out)}: latents {list(latents.shape)} in {seconds:.1f} s")
     return 0
 
 
@@ -200,18 +200,16 @@ def read_tensors(path: Path, *names: str) -> dict[str, Any]:
 
 
 def latent_shape(
-    config: Any, frames: int | None, height: int | None, width: int | None
+    model: Any, frames: int | None, height: int | None, width: int | None
 ) -> tuple[int, int, int, int]:
-    """(F, C, H, W) with the model's training size where nothing is given."""
-    default = config.sample_latent_frames
-    # 1.5 pads to whole temporal patches, as diffusers does.
-    default += -default % (config.patch_size_t or 1)
-    return (
-        frames or default,
-        config.out_channels,
-        height or config.sample_height,
-        width or config.sample_width,
+    """(F, C, H, W) with the network's training size where nothing is given."""
+    default = model.description.training_shape
+    given = (frames, None, height, width)
+    first, channels, rows, columns = (
+        ours if asked is None else asked
+        for asked, ours in zip(given, default, strict=True)
     )
+    return first, channels, rows, columns
 
 
 def _batched(embeds: Any) -> Any:

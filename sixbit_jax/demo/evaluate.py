@@ -11,6 +11,7 @@ from sixbit_jax.demo.model import COGVIDEOX, LATENT_SHAPE, DemoModel
 from sixbit_jax.demo.scorer import Scores, score
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.sampling.api import sample
+from sixbit_jax.sampling.options import Execution, Prompt
 
 
 class Evaluation(NamedTuple):
@@ -83,14 +84,17 @@ def evaluate(
     result = sample(
         model,
         demo.scheduler(),
-        encode_captions(captions),
+        # The networks of the demo are trained on prompts of this length.
+        Prompt(
+            encode_captions(captions),
+            encode_captions([""] * len(captions)),
+            as_given=True,
+        ),
         latent_shape=LATENT_SHAPE,
-        negative_text_embeds=encode_captions([""] * len(captions)),
         num_steps=num_steps,
-        guidance_scale=demo.guidance_scale,
+        guidance=demo.guidance_scale,
         seed=seed,
-        dtype=dtype,
-        kernels=kernels,
+        execution=Execution(dtype=dtype, kernels=kernels),
     )
     videos = np.asarray(result.latents, np.float32)
     return Evaluation(

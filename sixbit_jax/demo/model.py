@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from sixbit_jax.demo import data, text, vocabulary
 from sixbit_jax.demo.recipe import Recipe
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.sampling.schedulers import Scheduler, from_config
 
 DIFFUSERS_VERSION = "0.42.0"
@@ -116,7 +116,7 @@ class DemoModel:
     @property
     def stem(self) -> str:
         """What the names of the blocks' parameters start with."""
-        return f"{self.model_class.stacks[0]}."
+        return f"{self.model_class.stack_names[0]}."
 
     def scheduler(self) -> Scheduler:
         """The scheduler that the network is trained and sampled with."""

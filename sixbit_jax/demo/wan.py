@@ -5,7 +5,7 @@ from typing import Any
 from sixbit_jax.demo import text
 from sixbit_jax.demo.model import DIFFUSERS_VERSION, DemoModel
 from sixbit_jax.demo.recipe import Recipe
-from sixbit_jax.models.wan import WanTransformer
+from sixbit_jax.models.wan.network import WanTransformer
 
 FLOW_SHIFT = 3.0
 

@@ -11,7 +11,7 @@ from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
 
 
 class BlockControl(NamedTuple):
-    """One block's slice of the plan."""
+    """One block's slice of the plan, with its own sites only."""
 
     route: Int[Array, "sites"]
     outlier_limit: Float[Array, ""]
@@ -27,23 +27,46 @@ class BlockStats(NamedTuple):
 
 
 class SiteRunner:
-    """Runs the sites of one block by its plan, in order, and keeps what they measured.
+    """Runs the sites of one block by its plan and keeps what they measured.
 
     Lives for one trace of a block's forward pass.
     """
 
-    def __init__(self, control: BlockControl | None, options: SiteOptions):
-        self._control, self._options = control, options
-        self._measured: list[SiteStats] = []
+    def __init__(
+        self,
+        sites: tuple[str, ...],
+        control: BlockControl | None,
+        options: SiteOptions,
+    ):
+        """Begins a block.
 
-    def __call__(self, x: Array, *linears: Linear, **fused) -> tuple[Array, ...]:
-        """The next site; `fused` are the keyword arguments of `run_site`."""
+        Args:
+          sites: names of its sites, in the order of the plan.
+          control: its slice of the plan, or None for full precision.
+          options: which branches the program contains.
+        """
+        self._sites, self._control, self._options = sites, control, options
+        self._measured: dict[str, SiteStats] = {}
+
+    def __call__(
+        self, name: str, x: Array, *linears: Linear, **fused
+    ) -> tuple[Array, ...]:
+        """Runs a site; `fused` are the keyword arguments of `run_site`.
+
+        Raises:
+          ValueError: the block has no such site, or has run it.
+        """
+        if name not in self._sites or name in self._measured:
+            raise ValueError(
+                f"site {name!r}: expected each of {', '.join(self._sites)} once, found "
+                f"it after {', '.join(self._measured) or 'none'}"
+            )
         chosen = None
         if self._control is not None:
-            route = self._control.route[len(self._measured)]
+            route = self._control.route[self._sites.index(name)]
             chosen = SiteControl(route, self._control.outlier_limit)
         outputs, measured = run_site(x, linears, chosen, self._options, **fused)
-        self._measured.append(measured)
+        self._measured[name] = measured
         return outputs
 
     @property
@@ -54,6 +77,16 @@ class SiteRunner:
         return "bf16" if self._control is None else self._control.int8_scores
 
     def stats(self) -> BlockStats:
-        """The stats of all sites."""
-        columns = zip(*self._measured, strict=True)
+        """The stats of all sites, in the order of the plan.
+
+        Raises:
+          ValueError: a site has not run.
+        """
+        missing = [name for name in self._sites if name not in self._measured]
+        if missing:
+            raise ValueError(
+                f"block: expected all of its sites to run, found none of "
+                f"{', '.join(missing)}"
+            )
+        columns = zip(*(self._measured[name] for name in self._sites), strict=True)
         return BlockStats(*(jnp.stack(column) for column in columns))

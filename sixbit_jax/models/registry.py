@@ -1,9 +1,17 @@
 """Networks by the class name that diffusers writes into config.json."""
 
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.wan import WanTransformer
+import importlib
 
-_MODELS = {model.class_name: model for model in (CogVideoXTransformer, WanTransformer)}
+from sixbit_jax.reading.messages import brief
+
+ROWS = {
+    "CogVideoXTransformer3DModel": (
+        "sixbit_jax.models.cogvideox.network",
+        "CogVideoXTransformer",
+    ),
+    "WanTransformer3DModel": ("sixbit_jax.models.wan.network", "WanTransformer"),
+}
+"""Class name of diffusers -> our module and class; imported on first use."""
 
 
 def get(class_name: str) -> tuple[type, type]:
@@ -12,8 +20,12 @@ def get(class_name: str) -> tuple[type, type]:
     Raises:
       ValueError: if no port of that class exists; lists those that do.
     """
-    if class_name not in _MODELS:
-        known = ", ".join(sorted(_MODELS))
-        raise ValueError(f"model class: expected one of {known}; found {class_name!r}")
-    model = _MODELS[class_name]
+    if not isinstance(class_name, str) or class_name not in ROWS:
+        known, found = ", ".join(sorted(ROWS)), brief(class_name)
+        raise ValueError(f"model class: expected one of {known}; found {found}")
+    module, name = ROWS[class_name]
+    model = vars(importlib.import_module(module))[name]
     return model.config_class, model
+
+
+__all__ = ["ROWS", "get"]

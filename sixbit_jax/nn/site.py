@@ -1,7 +1,7 @@
 """A site: one activation tensor, the linears it feeds, and the route they take.
 
 The route is a traced value; `lax.switch` picks among the routes that the policy may
-use, all from the one stored weight (DESIGN section 5). The branches hold no
+use, all from the one stored weight. The branches hold no
 loops, so that XLA captures them into a CUDA graph.
 """
 
@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.attention.api import Precision
+from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.nn.arithmetic import Work
 from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
 from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.varying import vary, varying_axes
 from sixbit_jax.routes import Route
 
 
@@ -102,10 +104,11 @@ def _outlier(x: Array, front: Front, control: SiteControl, options: SiteOptions)
     if not options.outlier_rule:
         return jnp.zeros((), jnp.float32)
     # The rule holds in few blocks: elsewhere the pass over the activation is saved.
+    axes = varying_axes(x, front, control)
     return jax.lax.cond(
-        jnp.isfinite(control.outlier_limit),
-        lambda x: outlier_ratio(front(x)),
-        lambda x: jnp.zeros((), jnp.float32),
+        control.outlier_limit < NO_LIMIT,
+        lambda x: vary(outlier_ratio(front(x)), axes),
+        lambda x: vary(jnp.zeros((), jnp.float32), axes),
         x,
     )
 
@@ -134,7 +137,7 @@ def run_site(
       One output per linear, in the dtype of x, and the stats.
     """
     work = Work(linears, front, residual, options.implementation, options.arq_block)
-    nothing = jnp.full((), jnp.nan, jnp.float32)
+    nothing = jnp.full((), NOT_MEASURED, jnp.float32)
     if control is None:
         stats = SiteStats(jnp.zeros(()), jnp.int32(Route.BF16), nothing)
         return work.bf16(x), stats

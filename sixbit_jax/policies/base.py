@@ -7,7 +7,6 @@ numbers share one compilation. `plan` and `update` are therefore module-level
 functions or hashable callables, never closures over arrays.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from sixbit_jax.measured import NO_CHANGE, NO_LIMIT, NOT_MEASURED
 from sixbit_jax.routes import Route
 
 PolicyState = Any
@@ -25,8 +25,9 @@ class BlockGrid(NamedTuple):
 
     Attributes:
       num_blocks: number of transformer blocks, L.
-      sites: names of the sites of a block, in the order of the last plan axis, S.
-      macs: multiply-accumulates of each site in one forward, [L, S].
+      sites: names of the sites of all blocks, in the order of the last plan axis, S.
+      macs: multiply-accumulates of each site in one forward, [L, S]; 0 where a block
+        does not have the site.
       branch: index of the guidance branch (0 conditional, 1 unconditional).
       num_steps: number of denoising steps, so that policies made for a number of
         steps can refuse another; None where it is not known.
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
       refresh: the block is computed after having been skipped.
       route: `Route` of each site.
       outlier_limit: a site whose live max|x| / mean|x| exceeds this runs in BF16;
-        infinite where the rule is off.
+        `NO_LIMIT` where the rule is off.
       int8_scores: attention multiplies quantized queries and keys; without effect if
         the sampler was told the precision of all blocks.
     """
@@ -78,16 +79,17 @@ class Stats(NamedTuple):
       computed: the block ran; the other per-block fields are 0 where it did not.
       gamma: sum|Y - X| / sum|X|.
       delta_change: sum|delta - delta_old| / sum|delta_old| against the delta of the
-        last computed step; infinite when there is none.
+        last computed step; `NO_CHANGE` when there is none.
       outlier: max|x| / mean|x| of each site's live activation, before rotation.
       route: the route that ran, after the outlier rule.
       error: relative L1 error of the site's linear outputs with an NVFP4 instead of
-        an unquantized activation (`E_rel`); NaN unless the sampler records errors.
+        an unquantized activation (`E_rel`); `NOT_MEASURED` unless the sampler records
+        errors.
       output_change: sum|F_t - F_{t-1}| / sum|F_{t-1}| of the guided model output;
-        infinite in the first step. The same number in every branch.
+        `NO_CHANGE` in the first step. The same number in every branch.
       latent_change: `StepIndex.latent_change` of this step, which `plan` saw and
-        `update` would not see otherwise. Only `step_cache` uses it; NaN if the
-        sampler does not say.
+        `update` would not see otherwise. Only `step_cache` uses it; `NOT_MEASURED` if
+        the sampler does not say.
       shared_change: mean of `delta_change` over the guidance branches; None if the
         sampler does not say, which stands for `delta_change`.
     """
@@ -99,7 +101,7 @@ class Stats(NamedTuple):
     route: Int[Array, "blocks sites"]
     error: Float[Array, "blocks sites"]
     output_change: Float[Array, ""]
-    latent_change: Float[Array, ""] | float = math.nan
+    latent_change: Float[Array, ""] | float = NOT_MEASURED
     shared_change: Float[Array, "blocks"] | None = None
 
 
@@ -137,7 +139,7 @@ def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
         skip=jnp.zeros((num_blocks,), bool),
         refresh=jnp.zeros((num_blocks,), bool),
         route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
-        outlier_limit=jnp.full((num_blocks,), jnp.inf, jnp.float32),
+        outlier_limit=jnp.full((num_blocks,), NO_LIMIT, jnp.float32),
         int8_scores=jnp.zeros((num_blocks,), bool),
     )
 
@@ -150,8 +152,8 @@ def empty_stats(num_blocks: int, num_sites: int) -> Stats:
         delta_change=jnp.zeros((num_blocks,), jnp.float32),
         outlier=jnp.zeros((num_blocks, num_sites), jnp.float32),
         route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
-        error=jnp.full((num_blocks, num_sites), jnp.nan, jnp.float32),
-        output_change=jnp.array(jnp.inf, jnp.float32),
+        error=jnp.full((num_blocks, num_sites), NOT_MEASURED, jnp.float32),
+        output_change=jnp.array(NO_CHANGE, jnp.float32),
         latent_change=jnp.array(0.0, jnp.float32),
     )
 

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from sixbit_jax.measured import NO_CHANGE
 from sixbit_jax.policies._common import checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
 from sixbit_jax.routes import Route
 
 
 class DeltaGbsState(NamedTuple):
-    """The rule's numbers, and the change since the last reset (infinite: unknown)."""
+    """The rule's numbers, and the change since the last reset (unknown: large)."""
 
     delta: Float[Array, ""]
     low: Int[Array, ""]
@@ -59,10 +60,10 @@ class _Init:
     def __call__(self, grid: BlockGrid) -> DeltaGbsState:
         del grid
         return DeltaGbsState(
-            jnp.float32(self.delta),
+            jnp.float32(min(self.delta, NO_CHANGE)),
             jnp.int32(self.low),
             jnp.int32(self.high),
-            jnp.float32(jnp.inf),
+            jnp.float32(NO_CHANGE),
         )
 
 
@@ -79,6 +80,6 @@ def _plan(state: DeltaGbsState, step: StepIndex, plan: Plan) -> Plan:
 def _update(state: DeltaGbsState, plan: Plan, stats: Stats) -> DeltaGbsState:
     del plan
     change = jnp.asarray(stats.output_change, jnp.float32)
-    change = jnp.where(jnp.isfinite(change), change, jnp.inf)
+    change = jnp.where(jnp.isfinite(change), change, NO_CHANGE)
     reset = ~_calm(state) & stats.computed.any()
     return state._replace(accumulated=jnp.where(reset, 0.0, state.accumulated) + change)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from sixbit_jax.measured import NO_CHANGE, NOT_MEASURED
 from sixbit_jax.policies._common import StaticArray, checked_count, checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
 from sixbit_jax.policies.predictor import ErrorPredictor
@@ -21,7 +22,7 @@ from sixbit_jax.routes import Route
 
 
 class DmpqState(NamedTuple):
-    """Numbers of the rule, and the last gamma (NaN: none).
+    """Numbers of the rule, and the last gamma (`NOT_MEASURED`: none).
 
     Attributes:
       weight: factor on the predicted error; 1 unless the importance of sites is known.
@@ -55,9 +56,9 @@ def dmpq(
 
         route = NVFP4 if alpha * gamma[t-1] + beta <= threshold else INT8
 
-    INT8 in the first step and wherever gamma is not finite. The paper's rule compares
-    the error relative to a linear's own output. Three options, all off by default,
-    compare what it does to the video instead.
+    INT8 in the first step and wherever gamma was not measured. The paper's rule
+    compares the error relative to a linear's own output. Three options, all off by
+    default, compare what it does to the video instead.
 
     Args:
       predictor: alpha and beta of every block and site.
@@ -149,7 +150,7 @@ class _Init:
             final_int8=jnp.int32(self.final_int8),
             stable_route=jnp.int32(self.stable_route),
             hold_gamma=jnp.asarray(self.hold_gamma),
-            gamma=jnp.full((grid.num_blocks,), jnp.nan, jnp.float32),
+            gamma=jnp.full((grid.num_blocks,), NOT_MEASURED, jnp.float32),
         )
 
 
@@ -157,8 +158,8 @@ def _plan(state: DmpqState, step: StepIndex, plan: Plan) -> Plan:
     gamma = state.gamma[:, None]
     predicted = state.weight * (state.alpha * gamma + state.beta)
     predicted = jnp.where(state.residual, predicted * gamma, predicted)
-    # alpha may be 0, so that an infinite gamma must be caught by itself
-    small = (predicted <= state.threshold) & jnp.isfinite(gamma)
+    # alpha may be 0, so that a gamma that is none must be caught by itself
+    small = (predicted <= state.threshold) & (gamma >= 0) & (gamma < NO_CHANGE)
     small &= step.index < step.count - state.final_int8
     route = jnp.where(small, state.stable_route, Route.INT8).astype(jnp.int32)
     return plan._replace(route=route)
@@ -166,5 +167,5 @@ def _plan(state: DmpqState, step: StepIndex, plan: Plan) -> Plan:
 
 def _update(state: DmpqState, plan: Plan, stats: Stats) -> DmpqState:
     del plan
-    held = jnp.where(state.hold_gamma, state.gamma, jnp.nan)
+    held = jnp.where(state.hold_gamma, state.gamma, NOT_MEASURED)
     return state._replace(gamma=jnp.where(stats.computed, stats.gamma, held))

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.policies._common import block_mask, checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
 
 
 class Int8AttentionState(NamedTuple):
-    """Attributes: the limit, the blocks it is for, and their last gamma (NaN: none)."""
+    """Attributes: the limit, the blocks it is for, and their last gamma (none: -1)."""
 
     max_gamma: Float[Array, ""]
     blocks: Bool[Array, "blocks"]
@@ -58,18 +59,19 @@ class _Init:
 
     def __call__(self, grid: BlockGrid) -> Int8AttentionState:
         return Int8AttentionState(
-            max_gamma=jnp.float32(self.max_gamma),
+            max_gamma=jnp.float32(min(self.max_gamma, NO_LIMIT)),
             blocks=jnp.asarray(
                 block_mask("int8_attention", self.blocks, grid.num_blocks)
             ),
-            gamma=jnp.full((grid.num_blocks,), jnp.nan, jnp.float32),
+            gamma=jnp.full((grid.num_blocks,), NOT_MEASURED, jnp.float32),
         )
 
 
 def _plan(state: Int8AttentionState, step: StepIndex, plan: Plan) -> Plan:
     del step
-    # A comparison with NaN is false: a block that never ran is not known to be stable.
-    stable = jnp.isinf(state.max_gamma) | (state.gamma <= state.max_gamma)
+    # A block that never ran is not known to be stable.
+    calm = (state.gamma >= 0) & (state.gamma <= state.max_gamma)
+    stable = (state.max_gamma >= NO_LIMIT) | calm
     return plan._replace(int8_scores=plan.int8_scores | (state.blocks & stable))
 
 

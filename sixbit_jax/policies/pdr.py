@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from sixbit_jax.measured import NO_LIMIT
 from sixbit_jax.policies._common import checked_number, no_update
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, StepIndex
 from sixbit_jax.routes import Route
@@ -73,9 +74,9 @@ class _Init:
 
     def __call__(self, grid: BlockGrid) -> PdrState:
         del grid
-        limit = jnp.inf if self.outlier_ratio is None else self.outlier_ratio
+        limit = NO_LIMIT if self.outlier_ratio is None else self.outlier_ratio
         return PdrState(
-            outlier_ratio=jnp.float32(limit),
+            outlier_ratio=jnp.float32(min(limit, NO_LIMIT)),
             every_compute=jnp.asarray(self.every_compute),
             refresh_int8=jnp.asarray(self.refresh_int8),
         )
@@ -88,7 +89,7 @@ def _plan(state: PdrState, step: StepIndex, plan: Plan) -> Plan:
     route = jnp.where(purify[:, None] & narrow, Route.INT8, plan.route)
     route = route.astype(jnp.int32)
     guarded = jnp.where(state.every_compute, ~plan.skip, plan.refresh)
-    limit = jnp.where(guarded, state.outlier_ratio, jnp.inf)
+    limit = jnp.where(guarded, state.outlier_ratio, NO_LIMIT)
     return plan._replace(
         route=route, outlier_limit=jnp.minimum(plan.outlier_limit, limit)
     )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from sixbit_jax.measured import NO_CHANGE, NOT_MEASURED
 from sixbit_jax.policies._common import (
     checked_count,
     checked_number,
@@ -20,9 +21,9 @@ class StepCacheState(NamedTuple):
     """Numbers of the rule, and what happened so far.
 
     Attributes:
-      output_change: relative change of the output at the last computed step (NaN:
-        none).
-      ratio: the same over the change of the latents at that step, k (NaN: none).
+      output_change: relative change of the output at the last computed step
+        (`NO_CHANGE`: none).
+      ratio: the same over the change of the latents at that step, k (none: -1).
       accumulated: expected output change of the skips since then.
       in_a_row: skips since then.
       computed: computed steps.
@@ -78,8 +79,8 @@ class _Init:
             threshold=jnp.float32(self.threshold),
             max_skips=jnp.int32(self.max_skips),
             warmup=jnp.int32(self.warmup),
-            output_change=jnp.float32(jnp.nan),
-            ratio=jnp.float32(jnp.nan),
+            output_change=jnp.float32(NO_CHANGE),
+            ratio=jnp.float32(NOT_MEASURED),
             accumulated=jnp.float32(0.0),
             in_a_row=jnp.int32(0),
             computed=jnp.int32(0),
@@ -87,13 +88,15 @@ class _Init:
 
 
 def _expected(state: StepCacheState, latent_change: Array | float) -> Array:
-    by_ratio = state.ratio * latent_change
-    return jnp.where(jnp.isfinite(by_ratio), by_ratio, state.output_change)
+    latent_change = jnp.asarray(latent_change, jnp.float32)
+    usable = (state.ratio >= 0) & (latent_change >= 0)
+    by_ratio = jnp.where(usable, state.ratio, 0.0) * jnp.where(usable, latent_change, 0)
+    return jnp.where(usable, by_ratio, state.output_change)
 
 
 def _plan(state: StepCacheState, step: StepIndex, plan: Plan) -> Plan:
     total = state.accumulated + _expected(state, step.latent_change)
-    # A comparison with NaN is false: without a valid change the step is computed.
+    # `NO_CHANGE` exceeds every threshold: without a change the step is computed.
     skip = (
         (total < state.threshold)
         & (state.in_a_row < state.max_skips)
@@ -111,12 +114,13 @@ def _update(state: StepCacheState, plan: Plan, stats: Stats) -> StepCacheState:
     done = stats.computed.any()
     change = jnp.asarray(stats.output_change, jnp.float32)
     latents = jnp.asarray(stats.latent_change, jnp.float32)
-    valid = jnp.isfinite(change) & (latents > 0)
-    ratio = jnp.where(valid, change / jnp.where(valid, latents, 1.0), jnp.nan)
+    compared = jnp.isfinite(change) & (change < NO_CHANGE)
+    valid = compared & (latents > 0)
+    ratio = jnp.where(valid, change / jnp.where(valid, latents, 1.0), NOT_MEASURED)
     expected = _expected(state, latents)
     return state._replace(
         output_change=jnp.where(
-            done, jnp.where(jnp.isfinite(change), change, jnp.nan), state.output_change
+            done, jnp.where(compared, change, NO_CHANGE), state.output_change
         ),
         ratio=jnp.where(done, ratio, state.ratio),
         accumulated=jnp.where(done, 0.0, state.accumulated + expected),

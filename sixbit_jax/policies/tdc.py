@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from sixbit_jax.measured import NO_CHANGE
 from sixbit_jax.policies._common import (
     block_mask,
     checked_count,
@@ -29,7 +30,8 @@ class TdcState(NamedTuple):
         together.
       residual: e is relative to the residual stream (times gamma).
       shared: e is the mean over the guidance branches.
-      change: e, relative change between the last two computed deltas (NaN: none).
+      change: e, relative change between the last two computed deltas (`NO_CHANGE`:
+        none).
       accumulated: E_acc, sum of e over the skips since the last compute.
       in_a_row: skips since the last compute.
       computed: steps in which the block was computed.
@@ -64,7 +66,8 @@ def tdc(
         skip  iff E_acc + e < tau and fewer than max_skips skips in a row
         E_acc = E_acc + e at a skip, 0 after a compute
 
-    Never before `warmup` computed steps, never in the last step, never from NaN.
+    Never before `warmup` computed steps, never in the last step, never from a
+    change that was not measured.
     Every block decides for itself, in each guidance branch, unless `together` and
     `shared` say otherwise.
 
@@ -137,7 +140,7 @@ class _Init:
             together=jnp.asarray(same / same.sum(1, keepdims=True), jnp.float32),
             residual=jnp.asarray(self.residual),
             shared=jnp.asarray(self.shared),
-            change=jnp.full(length, jnp.nan, jnp.float32),
+            change=jnp.full(length, NO_CHANGE, jnp.float32),
             accumulated=jnp.zeros(length, jnp.float32),
             in_a_row=jnp.zeros(length, jnp.int32),
             computed=jnp.zeros(length, jnp.int32),
@@ -145,7 +148,7 @@ class _Init:
 
 
 def _plan(state: TdcState, step: StepIndex, plan: Plan) -> Plan:
-    # A comparison with NaN is false: without a valid e the block is computed.
+    # `NO_CHANGE` exceeds every tau, and a comparison with NaN is false.
     stable = state.accumulated + state.change < state.tau
     allowed = state.may_skip & (state.in_a_row < state.max_skips)
     started = (state.computed >= state.warmup) & ~is_last(step)
@@ -158,9 +161,11 @@ def _update(state: TdcState, plan: Plan, stats: Stats) -> TdcState:
     measured = stats.delta_change
     if stats.shared_change is not None:
         measured = jnp.where(state.shared, stats.shared_change, measured)
-    measured = jnp.where(state.residual, measured * stats.gamma, measured)
-    # Infinite and NaN entries would spread through the product, as they should inside
-    # a group, and nowhere else.
+    # A mean over branches of which one has nothing to compare with is as large.
+    comparable = measured < 1e-3 * NO_CHANGE
+    relative = jnp.where(comparable, measured * stats.gamma, NO_CHANGE)
+    measured = jnp.where(state.residual, relative, measured)
+    # A block without a change to compare with decides for its group, and no other.
     mixed = jnp.where(state.together > 0, state.together * measured, 0.0).sum(-1)
     return state._replace(
         change=jnp.where(done, mixed, state.change),

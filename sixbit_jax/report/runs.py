@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from sixbit_jax.policies import (
 )
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.api import block_grid, prepare, run_jitted
-from sixbit_jax.sampling.loop import Inputs, Program
+from sixbit_jax.sampling.options import Execution, Prompt
+from sixbit_jax.sampling.program import Inputs, Program
 from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -108,6 +109,8 @@ def _cache_bytes(model: Any, program: Program, inputs: Inputs) -> int:
     _, frames, _, height, width = inputs.noise.shape
     tokens = math.prod(model.config.token_grid(frames, height, width))
     _, rows, text, _ = inputs.text.shape
+    if model.description.conditions.prompt.stream is None:
+        text = 0
     cache = jax.eval_shape(
         lambda: delta_cache.init(
             program.branches * program.layout.num_slots,
@@ -126,6 +129,8 @@ def run_prompts(
     *,
     latent_shape: tuple[int, int, int, int],
     seed: int = 0,
+    execution: Execution | None = None,
+    as_given: bool = False,
     on_video: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Run:
@@ -140,8 +145,10 @@ def run_prompts(
       negative: embedding of the negative prompt; None without guidance.
       latent_shape: (F, C, H, W).
       seed: of the first prompt.
+      execution: how the program computes; the configuration has its cache format.
+      as_given: see `Prompt`.
       on_video: called with the number of each prompt before it runs.
-      **options: of `sixbit_jax.sample`.
+      **options: of `sixbit_jax.prepare`.
 
     Returns:
       Latents, traces and timings.
@@ -151,18 +158,20 @@ def run_prompts(
     """
     latents, traces, seconds = [], [], []
     compiled, compile_seconds, temporary, cache = None, 0.0, 0, 0
+    execution = Execution() if execution is None else execution
     for number, prompt in enumerate(np.asarray(prompts, np.float32)):
         program, graph, params, inputs = prepare(
             configuration.model,
             scheduler,
-            jnp.asarray(prompt[None]),
-            negative_text_embeds=(
-                None if negative is None else jnp.asarray(negative, jnp.float32)[None]
+            Prompt(
+                jnp.asarray(prompt[None]),
+                None if negative is None else jnp.asarray(negative, jnp.float32)[None],
+                as_given=as_given,
             ),
             latent_shape=latent_shape,
             seed=seed + number,
             policy=configuration.policy,
-            cache_format=configuration.cache_format,
+            execution=replace(execution, cache_format=configuration.cache_format),
             **options,
         )
         if compiled is None:

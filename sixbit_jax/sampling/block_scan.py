@@ -1,17 +1,22 @@
-"""The scan over blocks: per block one `lax.cond` on skip, per site one switch."""
+"""The scans over blocks: per block one `lax.cond` on skip, per site one switch."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pallas_kernels.block_stats.api import block_stats
+from sixbit_jax.measured import NO_CHANGE, NOT_MEASURED
 from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.models.network import BlockStack, for_layer, layers_of
 from sixbit_jax.nn.site import SiteOptions
+from sixbit_jax.nn.varying import vary, varying_axes
 from sixbit_jax.policies.base import Plan, Stats
+from sixbit_jax.routes import Route
 from sixbit_jax.sampling import delta_cache
 
 
@@ -24,7 +29,7 @@ class CacheLayout:
       blocks: the blocks that may be skipped, ascending; empty for no cache.
       cache_format: how a delta is stored.
       group: so many neighbouring blocks share a slot, which holds the delta of all of
-        them; they are skipped together. Divides L.
+        them; they are skipped together. Divides the blocks of every stack.
     """
 
     num_blocks: int
@@ -55,19 +60,188 @@ class CacheLayout:
         return slots
 
 
-def _relative(change: Array, base: Array) -> Array:
-    """change / base; infinite where there is nothing to compare with."""
-    return jnp.where(base > 0, change / jnp.maximum(base, 1e-30), jnp.inf)
+class _Layer(NamedTuple):
+    """What a block is scanned over, or a group of blocks with a leading axis."""
+
+    params: nnx.State
+    context: Any
+    control: BlockControl
+
+
+class _Measured(NamedTuple):
+    """What a block measured, or a group of blocks with a leading axis."""
+
+    gamma: Float[Array, "*blocks"]
+    delta_change: Float[Array, "*blocks"]
+    sites: BlockStats
 
 
 def _l1(x: Array) -> Array:
     return jnp.abs(x).sum(dtype=jnp.float32)
 
 
-def scan_blocks(
+def _relative(change: Array, base: Array) -> Array:
+    return jnp.where(base > 0, change / jnp.maximum(base, 1e-30), NO_CHANGE)
+
+
+def _finite(ratio: Array) -> Array:
+    """The kernels divide by what may be zero."""
+    return jnp.where(jnp.isfinite(ratio), ratio, NO_CHANGE)
+
+
+@dataclass(frozen=True, eq=False)
+class _StackScan:
+    """The blocks of one stack, as functions of the residual stream.
+
+    Attributes:
+      graph: of one block.
+      conditioning: what every block reads.
+      options: routes in the compiled program.
+      cache_format: how a delta is stored.
+      group: blocks that share a slot.
+      axes: mesh axes over which the run differs.
+    """
+
+    graph: nnx.GraphDef
+    conditioning: Any
+    options: SiteOptions
+    cache_format: delta_cache.Format
+    group: int
+    axes: frozenset[str]
+
+    def run_block(self, x: Array, layer: _Layer) -> tuple[Array, BlockStats]:
+        given = for_layer(self.conditioning, layer.context)
+        block: Any = nnx.merge(self.graph, layer.params)
+        return block(x, given, layer.control, self.options)
+
+    def measure(self, x: Array, y: Array, stored: Any) -> tuple[Array, Array, Any]:
+        """gamma, the change of the delta, and the delta as it is stored."""
+        if stored is not None and self.cache_format != "float32":
+            # One row per token of the whole batch: its videos share the plan.
+            flat = jax.tree.map(
+                lambda part: part.reshape(-1, *part.shape[2:]), (x, y, stored)
+            )
+            found = block_stats(
+                *flat,
+                cache_format=self.cache_format,
+                implementation=self.options.implementation,
+            )
+            delta = jax.tree.map(
+                lambda new, old: new.reshape(old.shape), found.delta, stored
+            )
+            return _finite(found.gamma), _finite(found.delta_change), delta
+        before = x.astype(jnp.float32)
+        delta = y.astype(jnp.float32) - before
+        gamma = _relative(_l1(delta), _l1(before))
+        if stored is None:
+            return gamma, jnp.full_like(gamma, NO_CHANGE), None
+        return gamma, _relative(_l1(delta - stored), _l1(stored)), delta
+
+    def run_one(self, x: Array, layer: _Layer) -> tuple[Array, _Measured]:
+        """One block without a slot."""
+        y, sites = self.run_block(x, layer)
+        gamma, change, _ = self.measure(x, y, None)
+        return y, _Measured(gamma, change, sites)
+
+    def compute(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
+        """What runs where the slot is not skipped."""
+        if self.group == 1:
+            y, sites = self.run_block(x, layer)
+            gamma, change, stored = self.measure(x, y, stored)
+            measured = _Measured(gamma, change, sites)
+        else:
+            y, measured = jax.lax.scan(self.run_one, x, layer)
+            _, change, stored = self.measure(x, y, stored)
+            change = jnp.broadcast_to(change, measured.gamma.shape)
+            measured = measured._replace(delta_change=change)
+        return vary((y, stored, measured), self.axes)
+
+    def reuse(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
+        """What runs where the slot is skipped."""
+        route = layer.control.route
+        y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
+        zero = jnp.zeros(route.shape[:-1], jnp.float32)
+        nothing = jnp.zeros(route.shape, jnp.float32)
+        sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED))
+        return vary((y, stored, _Measured(zero, zero, sites)), self.axes)
+
+    def body(self, carry: tuple[Any, Any], scanned: tuple[Any, ...]):
+        """One slot's blocks."""
+        x, cache = carry
+        layer, skip, slot = scanned
+        if cache is None:
+            x, measured = self.run_one(x, layer)
+            return (vary(x, self.axes), cache), measured
+        # Only this delta goes through the conditional: with the whole cache as an
+        # operand, XLA's CPU backend copies it in every block.
+        stored = delta_cache.read(cache, slot)
+        x, stored, measured = jax.lax.cond(
+            skip, self.reuse, self.compute, x, stored, layer
+        )
+        return (x, delta_cache.write(cache, slot, stored)), measured
+
+
+def _scan_stack(
+    stack: BlockStack,
     blocks: nnx.Module,
+    first: int,
+    x: Array,
+    conditioning: Any,
+    plan: Plan,
+    cache: delta_cache.DeltaCache | None,
+    first_slot: Array,
+    layout: CacheLayout,
+    options: SiteOptions,
+    columns: list[int],
+) -> tuple[Array, Any, Bool[Array, "blocks"], _Measured]:
+    """Runs one stack, whose blocks have the numbers from `first` on."""
+    graph, params = nnx.split(blocks)
+    rows = slice(first, first + stack.num_blocks)
+    group = 1 if cache is None else layout.group
+    route = plan.route[rows]
+    if len(columns) < route.shape[1]:
+        route = route[:, np.array(columns)]
+    control = BlockControl(route, plan.outlier_limit[rows], plan.int8_scores[rows])
+    layers = _Layer(params, layers_of(conditioning, stack.name), control)
+    may_skip = np.isin(np.arange(layout.num_blocks), layout.blocks)[rows]
+    skips = plan.skip[rows] & jnp.asarray(may_skip)
+    of_groups = skips
+    if group > 1:
+        layers = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), layers)
+        of_groups = skips.reshape(-1, group).all(1)
+        skips = jnp.repeat(of_groups, group)
+    slots = None
+    if cache is not None:
+        own = layout.slots()[first // group : (first + stack.num_blocks) // group]
+        slots = jnp.asarray(own) + first_slot
+    axes = varying_axes(params, conditioning, plan, x, cache)
+    run = _StackScan(graph, conditioning, options, layout.cache_format, group, axes)
+    (x, cache), measured = jax.lax.scan(
+        run.body, vary((x, cache), axes), (layers, of_groups, slots)
+    )
+    if group > 1:
+        measured = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), measured)
+    change = jnp.where(jnp.asarray(may_skip), measured.delta_change, NO_CHANGE)
+    return x, cache, skips, measured._replace(delta_change=change)
+
+
+def _over_all_sites(sites: BlockStats, columns: list[int], count: int) -> BlockStats:
+    """The stats of one stack's sites, in their columns among the sites of all."""
+    if len(columns) == count:
+        return sites
+    shape = (sites.route.shape[0], count)
+    where = (slice(None), np.array(columns))
+    return BlockStats(
+        outlier=jnp.zeros(shape, jnp.float32).at[where].set(sites.outlier),
+        route=jnp.full(shape, Route.BF16, jnp.int32).at[where].set(sites.route),
+        error=jnp.full(shape, NOT_MEASURED, jnp.float32).at[where].set(sites.error),
+    )
+
+
+def scan_blocks(
+    network: Any,
     x: Float[Array, "batch tokens D"],
-    conditioning,
+    conditioning: Any,
     plan: Plan,
     cache: delta_cache.DeltaCache | None,
     first_slot: Int[Array, ""],
@@ -75,13 +249,12 @@ def scan_blocks(
     layout: CacheLayout,
     options: SiteOptions,
 ) -> tuple[Float[Array, "batch tokens D"], delta_cache.DeltaCache | None, Stats]:
-    """Runs all blocks by the plan.
+    """Runs all blocks of all stacks by the plan.
 
     Args:
-      blocks: block module with a leading layer axis on every parameter.
+      network: a `models.network.Network`.
       x: residual stream before the first block.
-      conditioning: what every block reads. A field `per_layer`, if there is one, has
-        a leading layer axis; each block is given its slice.
+      conditioning: what every block reads.
       plan: the decisions of this step and branch.
       cache: the delta cache, or None if nothing may be skipped.
       first_slot: first slot of this guidance branch.
@@ -92,97 +265,42 @@ def scan_blocks(
       The residual stream after the last block, the cache, and the stats (without
       the fields of the whole output).
     """
-    graph, params = nnx.split(blocks)
-    may_skip = jnp.asarray(np.isin(np.arange(layout.num_blocks), layout.blocks))
-    skips = plan.skip & may_skip
-
-    def measure(x, y, stored):
-        """gamma, the change of the delta, and the delta as it is stored."""
-        if stored is not None and layout.cache_format != "float32":
-            # One row per token of the whole batch: its videos share the plan.
-            flat = jax.tree.map(
-                lambda part: part.reshape(-1, *part.shape[2:]), (x, y, stored)
-            )
-            found = block_stats(
-                *flat,
-                cache_format=layout.cache_format,
-                implementation=options.implementation,
-            )
-            delta = jax.tree.map(
-                lambda new, old: new.reshape(old.shape), found.delta, stored
-            )
-            return found.gamma, found.delta_change, delta
-        before = x.astype(jnp.float32)
-        delta = y.astype(jnp.float32) - before
-        gamma = _relative(_l1(delta), _l1(before))
-        if stored is None:
-            return gamma, jnp.float32(jnp.inf), None
-        return gamma, _relative(_l1(delta - stored), _l1(stored)), delta
-
-    per_layer = getattr(conditioning, "per_layer", None)
-
-    def run_block(x, layer):
-        params, context, *decided = layer
-        control = BlockControl(*decided)
-        given = conditioning
-        if context is not None:
-            given = conditioning._replace(per_layer=context)
-        return nnx.merge(graph, params)(x, given, control, options)
-
-    def run_one(x, layer):
-        y, sites = run_block(x, layer)
-        gamma, _, _ = measure(x, y, None)
-        return y, (gamma, sites)
-
-    def compute(x, stored, layer):
-        if group == 1:
-            y, sites = run_block(x, layer)
-            gamma, change, stored = measure(x, y, stored)
-            return y, stored, (gamma, change, sites)
-        y, (gamma, sites) = jax.lax.scan(run_one, x, layer)
-        _, change, stored = measure(x, y, stored)
-        return y, stored, (gamma, jnp.broadcast_to(change, gamma.shape), sites)
-
-    def reuse(x, stored, layer):
-        route = layer[2]
-        y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
-        zero = jnp.zeros(route.shape[:-1], jnp.float32)
-        nothing = jnp.zeros(route.shape, jnp.float32)
-        return y, stored, (zero, zero, BlockStats(nothing, route, nothing * jnp.nan))
-
-    def body(carry, scanned):
-        x, cache = carry
-        layer, skip, slot = scanned
-        if cache is None:
-            x, stats = run_one(x, layer)
-            return (x, cache), (stats[0], jnp.float32(jnp.inf), stats[1])
-        # Only this delta goes through the conditional: with the whole cache as an
-        # operand, XLA's CPU backend copies it in every block.
-        stored = delta_cache.read(cache, slot)
-        x, stored, stats = jax.lax.cond(skip, reuse, compute, x, stored, layer)
-        return (x, delta_cache.write(cache, slot, stored)), stats
-
-    group = 1 if cache is None else layout.group
-    layers = (params, per_layer, plan.route, plan.outlier_limit, plan.int8_scores)
-    first_skips = skips
-    if group > 1:
-        layers = jax.tree.map(lambda x: x.reshape(-1, group, *x.shape[1:]), layers)
-        first_skips = skips.reshape(-1, group).all(1)
-        skips = jnp.repeat(first_skips, group)
-    slots = None if cache is None else jnp.asarray(layout.slots()) + first_slot
-    (x, cache), stats = jax.lax.scan(body, (x, cache), (layers, first_skips, slots))
-    if group > 1:
-        stats = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
-    gamma, change, sites = stats
-    change = jnp.where(may_skip, change, jnp.inf)
+    sites, first, parts = network.sites, 0, []
+    blocks = network.blocks_by_stack()
+    for stack in network.stacks:
+        columns = [sites.index(name) for name in stack.sites]
+        x, cache, skips, measured = _scan_stack(
+            stack,
+            blocks[stack.name],
+            first,
+            x,
+            conditioning,
+            plan,
+            cache,
+            first_slot,
+            layout,
+            options,
+            columns,
+        )
+        found = _over_all_sites(measured.sites, columns, len(sites))
+        parts.append((~skips, measured._replace(sites=found)))
+        first += stack.num_blocks
+    computed, measured = (
+        parts[0]
+        if len(parts) == 1
+        else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+    )
     stats = Stats(
-        computed=~skips,
-        gamma=gamma,
-        delta_change=change,
-        outlier=sites.outlier,
-        route=sites.route,
-        error=sites.error,
-        output_change=jnp.float32(jnp.inf),
+        computed=computed,
+        gamma=measured.gamma,
+        delta_change=measured.delta_change,
+        outlier=measured.sites.outlier,
+        route=measured.sites.route,
+        error=measured.sites.error,
+        output_change=jnp.float32(NO_CHANGE),
         latent_change=jnp.float32(0.0),
     )
     return x, cache, stats
+
+
+__all__ = ["CacheLayout", "scan_blocks"]

@@ -32,7 +32,7 @@ class LowNoise:
     guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.boundary <= 1:
+        if isinstance(self.boundary, bool) or not 0 <= self.boundary <= 1:
             raise ValueError(
                 f"LowNoise: boundary: expected 0 to 1, found {self.boundary}"
             )

@@ -9,8 +9,9 @@ class Trace(NamedTuple):
     """Plans and stats; one row per step and guidance branch.
 
     Batched guidance has one branch. `gamma`, `delta_change`, `outlier` and `error`
-    are 0 (`error`: NaN) where the block was skipped; see `policies.Stats` for their
-    definitions.
+    are 0 (`error`: -1) where the block was skipped; see `policies.Stats` for their
+    definitions, and `sixbit_jax.measured` for the values that stand for "not measured"
+    (-1) and "nothing to compare with" (1e30).
 
     Attributes:
       timestep: diffusion timestep of each step.
@@ -34,7 +35,15 @@ class Trace(NamedTuple):
 
 
 class SampleResult(NamedTuple):
-    """Latents of the videos, float32 [batch, F, C, H, W], and the trace."""
+    """What a run leaves.
+
+    Attributes:
+      latents: of the videos, float32.
+      trace: what happened.
+      steps_done: finished steps of a run with a callback, which may have ended it; None
+        where all of them ran.
+    """
 
     latents: Float[Array, "batch F C H W"]
     trace: Trace
+    steps_done: Int[Array, ""] | int | None = None

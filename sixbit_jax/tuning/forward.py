@@ -1,6 +1,6 @@
 """The network as tuning runs it: blocks recomputed in the backward pass, features kept.
 
-Works on every port: it uses `embed`, `block_stack` and `unembed` only.
+Works on every network: it asks for nothing outside of `models.network.Network`.
 """
 
 from typing import Any, NamedTuple
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
+
+from sixbit_jax.models.network import PromptInputs, for_layer, layers_of
 
 
 class Outputs(NamedTuple):
@@ -47,20 +49,22 @@ def forward(
     """
     model: Any = nnx.merge(graph, params)
     latents = latents.astype(dtype)
-    x, conditioning = model.embed(latents, text, timestep.astype(jnp.float32))
-    block_graph, stacked = nnx.split(model.block_stack)
-    per_layer = getattr(conditioning, "per_layer", None)
+    prompt = model.prepare_prompt(PromptInputs(text), dtype=dtype)
+    x, conditioning = model.embed(latents, prompt, timestep.astype(jnp.float32))
+    for name, blocks in model.blocks_by_stack().items():
+        block_graph, stacked = nnx.split(blocks)
 
-    def body(x: Array, layer: tuple[nnx.State, Any]) -> tuple[Array, None]:
-        params, context = layer
-        given = conditioning
-        if context is not None:
-            given = conditioning._replace(per_layer=context)
-        return nnx.merge(block_graph, params)(x, given)[0], None
+        def body(
+            x: Array, layer: tuple[nnx.State, Any], graph: nnx.GraphDef = block_graph
+        ) -> tuple[Array, None]:
+            params, context = layer
+            return nnx.merge(graph, params)(x, for_layer(conditioning, context))[
+                0
+            ], None
 
-    # The scan keeps XLA from merging both computations; no barrier is needed.
-    body = jax.checkpoint(body, prevent_cse=False) if remat else body
-    x, _ = jax.lax.scan(body, x, (stacked, per_layer))
+        # The scan keeps XLA from merging both computations; no barrier is needed.
+        body = jax.checkpoint(body, prevent_cse=False) if remat else body
+        x, _ = jax.lax.scan(body, x, (stacked, layers_of(conditioning, name)))
     prediction = model.unembed(x, conditioning, latents.shape)
     return Outputs(prediction.astype(jnp.float32), x if features else None)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from sixbit_jax.models.network import PromptInputs, for_layer, layers_of
 from sixbit_jax.nn.applied_weight import ObservedWeight
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.tuning.method import weight_names
@@ -47,35 +48,38 @@ def observe(
 
 def _observe(graph, names, statistic, dtype, params, batch: Batch) -> dict[str, Any]:
     model: Any = nnx.merge(graph, params)
+    prompt = model.prepare_prompt(PromptInputs(jnp.asarray(batch.text)), dtype=dtype)
     x, conditioning = model.embed(
-        batch.latents.astype(dtype), batch.text, batch.timestep.astype(jnp.float32)
+        batch.latents.astype(dtype), prompt, batch.timestep.astype(jnp.float32)
     )
-    block_graph, stacked = nnx.split(model.block_stack)
-    (stack,) = model.stacks
-    per_layer = getattr(conditioning, "per_layer", None)
+    observed: dict[str, Any] = {}
+    for stack, blocks in model.blocks_by_stack().items():
+        graph, stacked = nnx.split(blocks)
+        body = partial(_observe_block, graph, stack, names, statistic, conditioning)
+        layers = (stacked, layers_of(conditioning, stack))
+        x, found = jax.lax.scan(body, x, layers)
+        observed.update(found)
+    return observed
 
-    def body(x: Array, layer: tuple[nnx.State, Any]) -> tuple[Array, dict[str, Any]]:
-        params, context = layer
-        given = conditioning
-        if context is not None:
-            given = conditioning._replace(per_layer=context)
-        block = nnx.merge(block_graph, params)
-        found: dict[str, Any] = {}
-        for path, linear in _linears(block):
-            name = f"{stack}.{path}.weight"
-            if name not in names:
-                continue
 
-            def note(activation: Array, name: str = name) -> None:
-                found[name] = statistic(name, activation)
+def _observe_block(
+    graph, stack, names, statistic, conditioning, x: Array, layer
+) -> tuple[Array, dict[str, Any]]:
+    params, context = layer
+    block = nnx.merge(graph, params)
+    found: dict[str, Any] = {}
+    for path, linear in _linears(block):
+        name = f"{stack}.{path}.weight"
+        if name not in names:
+            continue
 
-            value = ObservedWeight(linear.weight.get_value(), note)
-            linear.weight = nnx.Param(value)  # pyrefly: ignore[bad-assignment]
-        y, _ = block(x, given)
-        return y, found
+        def note(activation: Array, name: str = name) -> None:
+            found[name] = statistic(name, activation)
 
-    _, found = jax.lax.scan(body, x, (stacked, per_layer))
-    return found
+        value = ObservedWeight(linear.weight.get_value(), note)
+        linear.weight = nnx.Param(value)  # pyrefly: ignore[bad-assignment]
+    y, _ = block(x, for_layer(conditioning, context))
+    return y, found
 
 
 def _linears(block: nnx.Module) -> list[tuple[str, Linear]]:

@@ -120,7 +120,7 @@ class Trajectories:
 
 
 def record_trajectories(
-    model: nnx.Module,
+    model: Any,
     scheduler: Scheduler,
     text: Float[np.ndarray, "prompts T E"],
     negative: Float[np.ndarray, "T E"] | None,
@@ -131,6 +131,7 @@ def record_trajectories(
     seed: int = 0,
     batch: int = 8,
     dtype: Any = jnp.float32,
+    as_given: bool = False,
     after_batch: Any = None,
 ) -> Trajectories:
     """Samples every prompt with the teacher and keeps inputs and outputs of all steps.
@@ -145,6 +146,8 @@ def record_trajectories(
       seed: of the noise; each prompt has its own.
       batch: prompts sampled at a time.
       dtype: compute dtype of the network.
+      as_given: take prompts as they are where the network's pipelines would pad them
+        with zeros, see `sampling.options.Prompt`.
       after_batch: called with the number of prompts that are done.
 
     Raises:
@@ -156,10 +159,10 @@ def record_trajectories(
             f"trajectories: expected prompts, steps and a batch, found {len(text)}, "
             f"{num_steps} and {batch}"
         )
-    if (negative is None) != (guidance_scale == 1.0):
+    if (negative is None) != (guidance_scale <= 1.0):
         raise ValueError(
             "trajectories: expected a negative prompt exactly where guidance_scale is "
-            f"not 1, found {'none' if negative is None else 'one'} with "
+            f"above 1, found {'none' if negative is None else 'one'} with "
             f"{guidance_scale}"
         )
     prompts = np.asarray(text, np.float32)
@@ -168,6 +171,9 @@ def record_trajectories(
         null = np.asarray(negative, np.float32)
         branches.append(np.broadcast_to(null, prompts.shape))
     texts = np.stack(branches)
+    if not as_given:
+        spec = model.description.conditions.prompt
+        texts = np.stack([np.asarray(spec.padded(branch)) for branch in texts])
     graph, params = nnx.split(model)
     timesteps = scheduler.timesteps(num_steps)
     run = jax.jit(

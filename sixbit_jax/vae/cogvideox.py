@@ -238,6 +238,8 @@ class AutoencoderKLCogVideoX(nnx.Module):
     class_name = "AutoencoderKLCogVideoX"
     config_class = CogVideoXVAEConfig
     stacks: tuple[str, ...] = ()
+    # Causal state connects the chunks.
+    windows = None
 
     def __init__(self, config: CogVideoXVAEConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from sixbit_jax.vae.causal_conv import Method, State, Stream
 from sixbit_jax.vae.tiling import Tiling, tile_chunks
+from sixbit_jax.vae.windows import Windows, window_stream
 
 Output = Literal["float", "uint8"]
 # diffusers' clamp of the log variance.
@@ -23,9 +24,16 @@ _LOGVAR = (-30.0, 20.0)
 
 
 class StreamingVAE(Protocol):
-    """What this module needs to know of an autoencoder."""
+    """What this module needs to know of an autoencoder.
+
+    Attributes:
+      config: `latent_channels`, `in_channels` and `spatial_compression_ratio`.
+      windows: overlapping windows of frames that are coded each for itself, or None
+        where causal state connects the chunks.
+    """
 
     config: Any
+    windows: Windows | None
 
     def decode_lengths(self, latent_frames: int) -> tuple[int, ...]:
         """Latent frames per chunk."""
@@ -130,16 +138,29 @@ def decode_stream(
     _check_video("latents", latents, vae.config.latent_channels)
     if output not in get_args(Output):
         raise ValueError(f"output: expected 'float' or 'uint8', found {output!r}")
-    lengths = vae.decode_lengths(latents.shape[1])
     step = partial(_stepper(vae, dtype, method), decode=True)
     ratio = vae.config.spatial_compression_ratio
     height, width = (ratio * size for size in latents.shape[3:])
-    if tiling is None or not tiling.checked(ratio).splits(height, width):
-        return _chunks(partial(step, output=output), latents, lengths)
-    frames = tile_chunks(
-        step, latents, lengths, source=tiling.scaled(ratio), target=tiling
-    )
-    return frames if output == "float" else map(_to_uint8, frames)
+    tiled = tiling is not None and tiling.checked(ratio).splits(height, width)
+    whole = not tiled and vae.windows is None
+
+    def run(z: Array) -> Iterator[Array]:
+        lengths = vae.decode_lengths(z.shape[1])
+        if tiling is None or not tiled:
+            return _chunks(partial(step, output=output) if whole else step, z, lengths)
+        source = tiling.scaled(ratio)
+        return tile_chunks(step, z, lengths, source=source, target=tiling)
+
+    if vae.windows is None:
+        frames = run(latents)
+    else:
+        frames = window_stream(_only(run), latents, vae.windows, decode=True)
+    return frames if whole or output == "float" else map(_to_uint8, frames)
+
+
+def _only(run: Any) -> Any:
+    """A window is one chunk."""
+    return lambda x: next(iter(run(x)))
 
 
 def _stepper(vae: StreamingVAE, dtype: Any, method: Method) -> Any:
@@ -189,14 +210,25 @@ def encode(
             f"video: expected at least {ratio}x{ratio} pixels, found "
             f"{video.shape[3]}x{video.shape[4]}"
         )
-    lengths = vae.encode_lengths(video.shape[1])
     step = partial(_stepper(vae, dtype, method), decode=False)
-    if tiling is None or not tiling.checked(ratio).splits(*video.shape[3:]):
-        chunks = _chunks(step, video, lengths)
-    else:
+    tiled = tiling is not None and tiling.checked(ratio).splits(*video.shape[3:])
+    if tiling is not None and tiled:
         tiling.check_last(ratio, *video.shape[3:])
+
+    def run(x: Array) -> Iterator[Array]:
+        lengths = vae.encode_lengths(x.shape[1])
+        if tiling is None or not tiled:
+            return _chunks(step, x, lengths)
         target = tiling.scaled(ratio)
-        chunks = tile_chunks(step, video, lengths, source=tiling, target=target)
+        chunks = tile_chunks(step, x, lengths, source=tiling, target=target)
+        # The last tile of HunyuanVideo's encoder counts a part of a latent pixel.
+        height, width = (size // ratio for size in x.shape[3:])
+        return (chunk[..., :height, :width] for chunk in chunks)
+
+    if vae.windows is None:
+        chunks = run(video)
+    else:
+        chunks = window_stream(_only(run), video, vae.windows, decode=False)
     moments = jnp.concatenate([chunk.astype(jnp.float32) for chunk in chunks], axis=1)
     mean, logvar = jnp.split(moments, 2, axis=2)
     return Moments(mean, jnp.clip(logvar, *_LOGVAR))

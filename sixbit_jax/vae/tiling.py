@@ -86,7 +86,7 @@ class Tiling:
         return Tiling(*(value // ratio for value in vars(self).values()))
 
 
-def _blend(a: Array, b: Array, extent: int, axis: int) -> Array:
+def blend(a: Array, b: Array, extent: int, axis: int) -> Array:
     """b with its first `extent` rows faded in over the last ones of a."""
     extent = min(a.shape[axis], b.shape[axis], extent)
     if extent == 0:
@@ -124,10 +124,10 @@ def blend_tiles(
         for column, tile in enumerate(row):
             if above:
                 overlap = tiling.height - tiling.stride_height
-                tile = _blend(above[column], tile, overlap, 3)
+                tile = blend(above[column], tile, overlap, 3)
             if blended:
                 overlap = tiling.width - tiling.stride_width
-                tile = _blend(blended[-1], tile, overlap, 4)
+                tile = blend(blended[-1], tile, overlap, 4)
             blended.append(tile)
         above = blended
         kept = [t[..., : tiling.stride_height, : tiling.stride_width] for t in blended]

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 import sixbit_jax
-from benchmarks import quality, quality_report, records
-from benchmarks.quality_calibrate import (
+from benchmarks.quality import report as quality_report
+from benchmarks.quality import study as quality
+from benchmarks.quality.calibrate import (
     Targets,
 )
-from benchmarks.quality_policies import Setting
-from benchmarks.quality_runs import QUANTIZED, Options, make_task
+from benchmarks.quality.policies import Setting
+from benchmarks.quality.runs import QUANTIZED, Options, make_task
+from sixbit_jax.benchmark import records
 from sixbit_jax.demo.evaluate import evaluation_attributes
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.policies import chain, dmpq, pdr, tdc
@@ -145,15 +147,14 @@ def test_one_structure_gives_what_the_policy_alone_gives(report, model):
     alone = sixbit_jax.sample(
         study.model(QUANTIZED),
         study.scheduler,
-        encode_captions(task.captions[1:]),
-        negative_text_embeds=encode_captions([""]),
+        sixbit_jax.Prompt(encode_captions(task.captions[1:]), encode_captions([""])),
         latent_shape=FRAMES,
         num_steps=4,
         noise=jnp.asarray(task.noise[1:]),
         policy=chain(
             dmpq(tuned.predictor, setting.threshold), tdc(setting.tau), pdr(4.0)
         ),
-        dtype=jnp.float32,
+        execution=sixbit_jax.Execution(dtype=jnp.float32),
     )
     np.testing.assert_array_equal(together.trace.skip[1], alone.trace.skip)
     np.testing.assert_array_equal(together.trace.route[1], alone.trace.route)

@@ -13,7 +13,7 @@ from sixbit_jax import cli, recipes
 from sixbit_jax.demo.model import demo_scheduler
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.formats import ResidualArray
-from sixbit_jax.quantizers.mpq_dm import fz_rmq
+from sixbit_jax.methods.mpq_dm.residual_weights import fz_rmq
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.demo_checkpoint import write_tiny_checkpoint
 
@@ -69,9 +69,9 @@ def test_runs_on_every_route(models, route):
     options = {
         "latent_shape": (13, 3, 32, 32),
         "num_steps": 2,
-        "guidance_scale": 1.0,
+        "guidance": 1.0,
         "seed": 1,
-        "dtype": jnp.float32,
+        "execution": sixbit_jax.Execution(dtype=jnp.float32),
     }
     scheduler = demo_scheduler()
     exact = sixbit_jax.sample(plain, scheduler, text[:1], **options).latents

@@ -8,7 +8,7 @@ from convert.errors import ConversionError
 from convert.rules import Role, Rule, RuleTable, Transform, collapse
 from convert.safetensors_file import TensorInfo
 from sixbit_jax.checkpoint import parameter_shapes
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from tests.golden import cases
 
 CONFIGS = (

@@ -15,7 +15,7 @@ from convert.wan import TABLE
 from sixbit_jax import checkpoint
 from sixbit_jax.checkpoint import parameter_shapes
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.models.wan import WanTransformer
+from sixbit_jax.models.wan.network import WanTransformer
 from tests.convert.checkpoints import write_golden
 from tests.golden import wan_cases
 

@@ -1,6 +1,7 @@
 """What the golden scripts of video autoencoders share: running diffusers' network."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,9 +35,13 @@ def make(
     *,
     latent_shape: tuple[int, ...],
     video_shape: tuple[int, ...],
-    tiled: bool,
+    tiles: Mapping[str, int] | None,
 ) -> dict[str, Any]:
-    """Runs one case, writes its file, and returns what to print about it."""
+    """Runs one case, writes its file, and returns what to print about it.
+
+    `tiles` are the options of diffusers' `enable_tiling`; None leaves it off.
+    """
+    tiled = tiles is not None
     config = {
         "_class_name": type(model).__name__,
         "_diffusers_version": diffusers.__version__,
@@ -47,8 +52,8 @@ def make(
     )
     weights = {key: torch.from_numpy(value) for key, value in case.weights().items()}
     model.load_state_dict(weights, strict=True)
-    if tiled:
-        model.enable_tiling()
+    if tiles is not None:
+        model.enable_tiling(**tiles)
     model.eval()
     case = _run(model, case, torch.float32)
     exact = _run(model, case, torch.float64)

@@ -59,7 +59,7 @@ def main() -> None:
             model,
             latent_shape=(batch, count, config["latent_channels"], height, width),
             video_shape=(batch, frames, 3, rows, columns),
-            tiled=name == "tiles",
+            tiles={} if name == "tiles" else None,
         )
         print(json.dumps(report))
 

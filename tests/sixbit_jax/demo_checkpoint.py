@@ -6,8 +6,8 @@ from flax import nnx
 
 from sixbit_jax.demo.export import write_checkpoint
 from sixbit_jax.demo.model import model_config
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 
 OVERRIDES = {"num_attention_heads": 2, "num_layers": 2, "patch_size": 8}
 

@@ -15,6 +15,7 @@ from sixbit_jax.demo import recipe, train
 from sixbit_jax.demo.export import read_checkpoint, write_checkpoint
 from sixbit_jax.demo.state_file import load_state, save_state
 from sixbit_jax.demo.wan import WAN
+from sixbit_jax.models.network import PromptInputs
 
 SMALL = {
     "num_attention_heads": 2,
@@ -49,10 +50,11 @@ def test_the_first_prediction_is_zero_and_blocks_are_the_identity(small_model):
     latents, words = jnp.ones((1, 13, 3, 32, 32)), jnp.ones((1, 16, 128))
     output = small_model(latents, words, jnp.array([500.0]))
     np.testing.assert_array_equal(output, 0)
-    tokens, conditioning = small_model.embed(latents, words, jnp.array([500.0]))
+    prompt = small_model.prepare_prompt(PromptInputs(words), dtype=jnp.float32)
+    tokens, conditioning = small_model.embed(latents, prompt, jnp.array([500.0]))
     graph, params = nnx.split(small_model.blocks)
     first = nnx.merge(graph, jax.tree.map(lambda x: x[0], params))
-    layer = jax.tree.map(lambda x: x[0], conditioning.per_layer)
+    layer = jax.tree.map(lambda x: x[0], conditioning.per_layer["blocks"])
     after, _ = first(tokens, conditioning._replace(per_layer=layer))
     np.testing.assert_array_equal(after, tokens)
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 
 _RENAMES = {
     "attn1.to_out": "attn1.to_out.0",

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sixbit_jax.models.wan import WanTransformer
-from sixbit_jax.models.wan_config import WanConfig
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.network import WanTransformer
 
 _RENAMES = {".to_out": ".to_out.0", ".up": ".net.0.proj", ".down": ".net.2"}
 

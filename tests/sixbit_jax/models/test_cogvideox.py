@@ -5,8 +5,8 @@ import pytest
 from flax import nnx
 
 from sixbit_jax.models import registry
-from sixbit_jax.models.cogvideox import CogVideoXTransformer
-from sixbit_jax.models.cogvideox_config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from tests.golden import cases
 from tests.sixbit_jax.models.small import (
     small_config,

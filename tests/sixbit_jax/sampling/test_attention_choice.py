@@ -7,6 +7,7 @@ import pytest
 
 import sixbit_jax
 from sixbit_jax.policies import int8_attention
+from sixbit_jax.sampling.options import Execution, Prompt
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM
 from tests.sixbit_jax.models.small import small_model
 
@@ -20,15 +21,14 @@ def model():
     return small_model(num_attention_heads=2, num_layers=3)
 
 
-def run(model, **options):
+def run(model, *, attention=None, **options):
     return sixbit_jax.sample(
         model,
         CogVideoXDDIM(),
-        embeds(1),
-        negative_text_embeds=embeds(9),
+        Prompt(embeds(1), embeds(9)),
         latent_shape=(3, 4, 8, 8),
         num_steps=4,
-        dtype=jnp.float32,
+        execution=Execution(dtype=jnp.float32, attention=attention),
         **options,
     )
 

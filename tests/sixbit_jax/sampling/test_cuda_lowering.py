@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import sampling_model
 from pallas_kernels import dispatch
 from pallas_kernels.attention import reference as attention_reference
 from pallas_kernels.block_stats import reference as block_stats_reference
@@ -16,9 +15,11 @@ from pallas_kernels.nvfp4_expand import reference as nvfp4_expand_reference
 from pallas_kernels.nvfp4_matmul import reference as nvfp4_matmul_reference
 from pallas_kernels.quantize_int8 import reference as quantize_int8_reference
 from pallas_kernels.quantize_nvfp4 import reference as quantize_nvfp4_reference
+from sixbit_jax.benchmark import subject as sampling_model
 from sixbit_jax.policies import chain, fixed, int8_attention, pdr, tdc
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program
+from sixbit_jax.sampling.options import Execution, Prompt
 
 DEFINITIONS = (
     (attention_reference, "attention"),
@@ -56,12 +57,11 @@ def traced(model: str, policy, **options):
     arguments = prepare(
         sampling_model.random_model(config, quantized=True, abstract=True),
         sampling_model.scheduler_of(subject),
-        text.astype(jnp.bfloat16),
+        Prompt(text.astype(jnp.bfloat16), text.astype(jnp.bfloat16)),
         latent_shape=subject.latent_shape,
-        negative_text_embeds=text.astype(jnp.bfloat16),
         num_steps=3,
         policy=policy,
-        **options,
+        execution=Execution(**options),
     )
     return jax.jit(run_program, static_argnums=(0, 1)).trace(*arguments)
 

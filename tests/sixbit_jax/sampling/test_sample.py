@@ -1,5 +1,6 @@
 """Properties of the sampling program, on a small random model."""
 
+import dataclasses
 import re
 
 import jax
@@ -13,6 +14,7 @@ from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_jitted
 from sixbit_jax.sampling.guidance import guide
 from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.options import Execution, Guidance, Prompt
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, CogVideoXDPM
 from tests.sixbit_jax.models.small import small_model
 
@@ -37,14 +39,24 @@ def quantized(model):
 
 
 def run(model, **options):
-    options = {
-        "latent_shape": SHAPE,
-        "negative_text_embeds": embeds(9),
-        "num_steps": 4,
-        "dtype": jnp.float32,
-    } | options
-    text = options.pop("text", embeds(1))
-    return sixbit_jax.sample(model, CogVideoXDDIM(), text, **options)
+    """Runs `prepare`, whose options include those that measure."""
+    return run_jitted(*prepared(model, **options))
+
+
+def prepared(model, *, text=None, negative=True, scheduler=None, scale=None, **options):
+    names = [field.name for field in dataclasses.fields(Execution)]
+    how = {name: options.pop(name) for name in names if name in options}
+    text = embeds(1) if text is None else text
+    negative = embeds(9) if negative is True else negative
+    options = {"latent_shape": SHAPE, "num_steps": 4} | options
+    return prepare(
+        model,
+        scheduler or CogVideoXDDIM(),
+        Prompt(text, negative),
+        guidance=Guidance(scale),
+        execution=Execution(**({"dtype": jnp.float32} | how)),
+        **options,
+    )
 
 
 def skip_at(steps: int, *skipped: tuple[int, int], blocks: int = 3):
@@ -58,7 +70,7 @@ def skip_at(steps: int, *skipped: tuple[int, int], blocks: int = 3):
 def test_full_precision_equals_a_plain_loop(model):
     """The definition: forward passes, guidance and the scheduler, step by step."""
     noise = jax.random.normal(jax.random.key(3), (1, *SHAPE))
-    result = run(model, noise=noise, guidance_scale=4.0)
+    result = run(model, noise=noise, scale=4.0)
     scheduler = CogVideoXDDIM()
     state, x = scheduler.init(4, noise.shape), noise
     forward = jax.jit(lambda *args: model(*args))
@@ -88,7 +100,7 @@ def test_another_prompt_seed_scale_and_threshold_do_not_recompile(quantized):
         policy=policy(0.3, 0.2),
         text=embeds(5),
         seed=7,
-        guidance_scale=2.5,
+        scale=2.5,
     )
     assert run_jitted._cache_size() == before
     run(quantized, policy=policy(0.3, 0.2), num_steps=5)
@@ -109,9 +121,9 @@ def test_batched_guidance_gives_the_numbers_of_sequential(model):
 
 
 def test_guidance_scale_one_runs_one_branch(model):
-    result = run(model, guidance_scale=1.0)
+    result = run(model, scale=1.0)
     assert result.trace.skip.shape == (4, 1, 3)
-    without = run(model, guidance_scale=1.0, negative_text_embeds=None)
+    without = run(model, scale=1.0, negative=None)
     np.testing.assert_array_equal(result.latents, without.latents)
 
 
@@ -126,15 +138,13 @@ def test_stochastic_scheduler_depends_on_the_seed_only(model):
     noise = jax.random.normal(jax.random.key(3), (1, *SHAPE))
 
     def dpm(seed):
-        return sixbit_jax.sample(
+        return run(
             model,
-            CogVideoXDPM(),
-            embeds(1),
-            latent_shape=SHAPE,
+            scheduler=CogVideoXDPM(),
             noise=noise,
             seed=seed,
-            guidance_scale=1.0,
-            num_steps=4,
+            scale=1.0,
+            dtype=jnp.bfloat16,
         ).latents
 
     np.testing.assert_array_equal(dpm(0), dpm(0))
@@ -177,14 +187,12 @@ def test_skipping_with_a_stale_delta_of_the_same_input_is_exact(model):
             return np.full(num_steps, 500)
 
     def outputs(policy, **options):
-        return sixbit_jax.sample(
+        return run(
             model,
-            Frozen(),
-            embeds(1),
-            latent_shape=SHAPE,
+            scheduler=Frozen(),
+            negative=None,
             num_steps=3,
-            guidance_scale=1.0,
-            dtype=jnp.float32,
+            scale=1.0,
             policy=policy,
             **options,
         ).trace.output_change
@@ -210,33 +218,22 @@ def test_branches_have_their_own_cache(model):
     result = run(
         model,
         policy=skip_at(4, (1, 0), (1, 1), (1, 2)),
-        negative_text_embeds=embeds(1),
+        negative=embeds(1),
         cache_format="float32",
-        guidance_scale=6.0,
+        scale=6.0,
     )
     # Equal prompts: both branches give one prediction, so guidance changes nothing.
     alone = run(
         model,
         policy=skip_at(4, (1, 0), (1, 1), (1, 2)),
         cache_format="float32",
-        guidance_scale=1.0,
+        scale=1.0,
     )
     np.testing.assert_allclose(result.latents, alone.latents, atol=1e-4)
 
 
 def compiled_text(model, policy, **options):
-    program, graph, params, inputs = prepare(
-        model,
-        CogVideoXDDIM(),
-        embeds(1),
-        latent_shape=SHAPE,
-        negative_text_embeds=embeds(9),
-        num_steps=4,
-        dtype=jnp.float32,
-        policy=policy,
-        **options,
-    )
-    return run_jitted.lower(program, graph, params, inputs)
+    return run_jitted.lower(*prepared(model, policy=policy, **options))
 
 
 def computations(hlo: str) -> dict[str, str]:
@@ -334,13 +331,13 @@ def test_all_problems_of_the_inputs_are_listed(model):
     with pytest.raises(ValueError) as error:
         run(model, text=np.zeros((1, 6, 31)), num_steps=0, latent_shape=(3, 5, 8, 8))
     message = str(error.value)
-    for part in ("[batch, tokens, 32]", "(1, 6, 31)", "num_steps", "channels"):
+    for part in ("[batch, tokens, 32]", "(1, 6, 31)", "num_steps", "4 channels"):
         assert part in message
 
 
 def test_guidance_needs_a_negative_prompt(model):
-    with pytest.raises(ValueError, match="negative_text_embeds"):
-        run(model, negative_text_embeds=None)
+    with pytest.raises(ValueError, match=r"negative_embeds: .* of 6\.0, found none"):
+        run(model, negative=None)
 
 
 def test_unknown_cache_format_is_refused(model):
@@ -358,17 +355,7 @@ def test_vmapped_program_gives_the_numbers_of_single_runs(model):
     """Quality figures may be computed under vmap, where cond becomes select."""
     policy = tdc(1.2)
     parts = [
-        prepare(
-            model,
-            CogVideoXDDIM(),
-            embeds(seed),
-            latent_shape=SHAPE,
-            negative_text_embeds=embeds(9),
-            num_steps=5,
-            seed=seed,
-            policy=policy,
-            dtype=jnp.float32,
-        )
+        prepared(model, text=embeds(seed), num_steps=5, seed=seed, policy=policy)
         for seed in (0, 1)
     ]
     program, graph, params, _ = parts[0]

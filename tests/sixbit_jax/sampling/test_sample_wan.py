@@ -7,14 +7,16 @@ import pytest
 
 import sixbit_jax
 from sixbit_jax.policies.fixed import static_routes
-from sixbit_jax.quantizers.rtn import quantize
+from sixbit_jax.quantizers.nvfp4 import quantize
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.guidance import guide
+from sixbit_jax.sampling.options import Execution, Prompt
 from sixbit_jax.sampling.schedulers import FlowMatchEuler, UniPC
 from tests.sixbit_jax.models.small_wan import small_model
 
 SHAPE = (2, 4, 4, 4)
 STEPS = 3
+EXECUTION = Execution(dtype=jnp.float32, kernels=False)
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +35,12 @@ def test_the_sampler_is_the_plain_denoising_loop(model, scheduler):
     result = sixbit_jax.sample(
         model,
         scheduler,
-        text,
-        negative_text_embeds=negative,
+        Prompt(text, negative, as_given=True),
         latent_shape=SHAPE,
         num_steps=STEPS,
-        guidance_scale=5.0,
+        guidance=5.0,
         noise=noise,
-        dtype=jnp.float32,
-        kernels=False,
+        execution=EXECUTION,
     )
     forward = jax.jit(lambda x, text, time: model(x, text, time))
     sample, state = noise, scheduler.init(STEPS, noise.shape)
@@ -58,12 +58,12 @@ def test_the_sampler_is_the_plain_denoising_loop(model, scheduler):
 
 def test_six_sites_take_the_routes_of_the_plan(model):
     text, _ = prompts()
+    text = Prompt(text, as_given=True)
     options = {
         "latent_shape": SHAPE,
         "num_steps": STEPS,
-        "guidance_scale": 1.0,
-        "dtype": jnp.float32,
-        "kernels": False,
+        "guidance": 1.0,
+        "execution": EXECUTION,
     }
     exact = sixbit_jax.sample(model, UniPC(), text, **options)
     low = sixbit_jax.sample(

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import sixbit_jax
-from sixbit_jax.quantizers.rtn import quantize
+from sixbit_jax.measured import NO_CHANGE
+from sixbit_jax.quantizers.nvfp4 import quantize
 from sixbit_jax.sampling.api import prepare, run_jitted
 from sixbit_jax.sampling.guidance import guide
+from sixbit_jax.sampling.options import Conditions, Execution, Prompt
 from sixbit_jax.sampling.pair import LowNoise, switch_step
 from sixbit_jax.sampling.schedulers import FlowMatchEuler, UniPC
 from tests.sixbit_jax.models.small_wan import small_model
@@ -27,16 +29,18 @@ def noise():
     return jax.random.normal(jax.random.key(2), (1, *SHAPE))
 
 
-def _options(text, noise):
+def _options(noise):
     return {
-        "negative_text_embeds": text[1],
         "latent_shape": SHAPE,
         "num_steps": STEPS,
-        "guidance_scale": 5.0,
+        "guidance": 5.0,
         "noise": noise,
-        "dtype": jnp.float32,
-        "kernels": False,
+        "execution": Execution(dtype=jnp.float32, kernels=False),
     }
+
+
+def _prompt(text):
+    return Prompt(text[0], text[1], as_given=True)
 
 
 def _plain_loop(scheduler, noise, predict):
@@ -58,10 +62,9 @@ def test_image_tokens_and_image_latents(text, noise):
     result = sixbit_jax.sample(
         model,
         scheduler,
-        text[0],
-        image_embeds=image,
-        image_latents=latents,
-        **_options(text, noise),
+        _prompt(text),
+        conditions=Conditions(image_embeds=image, image_latents=latents),
+        **_options(noise),
     )
     forward = jax.jit(lambda x, words, time: model(x, words, time, image=image))
 
@@ -78,7 +81,11 @@ def test_given_first_frames_are_at_timestep_zero_in_every_step(text, noise):
     frames = jax.random.normal(jax.random.key(3), (1, 1, 4, 4, 4))
     scheduler = FlowMatchEuler(shift=5.0)
     result = sixbit_jax.sample(
-        model, scheduler, text[0], first_frames=frames, **_options(text, noise)
+        model,
+        scheduler,
+        _prompt(text),
+        conditions=Conditions(first_frames=frames),
+        **_options(noise),
     )
     forward = jax.jit(lambda x, words, time: model(x, words, time))
 
@@ -107,7 +114,11 @@ def test_a_pair_changes_networks_and_guidance_at_the_boundary(text, noise, pair)
     first = switch_step(scheduler, STEPS, low.boundary)
     assert 0 < first < STEPS
     result = sixbit_jax.sample(
-        pair[0], scheduler, text[0], low_noise=low, **_options(text, noise)
+        pair[0],
+        scheduler,
+        _prompt(text),
+        conditions=Conditions(low_noise=low),
+        **_options(noise),
     )
     forward = [jax.jit(lambda x, w, t, m=model: m(x, w, t)) for model in pair]
 
@@ -119,8 +130,8 @@ def test_a_pair_changes_networks_and_guidance_at_the_boundary(text, noise, pair)
     expected = _plain_loop(scheduler, noise, predict)
     np.testing.assert_allclose(result.latents, expected, rtol=1e-4, atol=1e-4)
     assert result.trace.skip.shape == (STEPS, 2, 2)
-    assert np.isinf(result.trace.output_change[first])
-    assert np.isfinite(result.trace.output_change[first - 1])
+    assert result.trace.output_change[first] == np.float32(NO_CHANGE)
+    assert 0 < result.trace.output_change[first - 1] < 10
 
 
 def test_the_second_network_starts_without_a_cache(text, noise, pair):
@@ -130,63 +141,84 @@ def test_the_second_network_starts_without_a_cache(text, noise, pair):
     result = sixbit_jax.sample(
         pair[0],
         scheduler,
-        text[0],
-        low_noise=low,
+        _prompt(text),
+        conditions=Conditions(low_noise=low),
         policy=sixbit_jax.fixed(skip=[False, True, True, True]),
-        **_options(text, noise),
+        **_options(noise),
     )
     assert first == 2
     skips = np.asarray(result.trace.skip).reshape(STEPS, -1)
     np.testing.assert_array_equal(skips.all(1), [False, True, False, True])
     assert not skips[first].any()
-    assert np.isinf(result.trace.delta_change[first]).all()
+    assert (result.trace.delta_change[first] == np.float32(NO_CHANGE)).all()
     assert np.isfinite(result.latents).all()
 
 
 def test_a_pair_of_which_one_never_runs_is_the_other(text, noise, pair):
-    options = _options(text, noise)
-    alone = sixbit_jax.sample(pair[0], UniPC(), text[0], **options)
+    options = _options(noise)
+    alone = sixbit_jax.sample(pair[0], UniPC(), _prompt(text), **options)
     for boundary, both in ((0.0, pair), (1.0, pair[::-1])):
         low = LowNoise(both[1], boundary=boundary)
-        result = sixbit_jax.sample(both[0], UniPC(), text[0], low_noise=low, **options)
+        result = sixbit_jax.sample(
+            both[0],
+            UniPC(),
+            _prompt(text),
+            conditions=Conditions(low_noise=low),
+            **options,
+        )
         np.testing.assert_array_equal(result.latents, alone.latents)
 
 
 def test_both_networks_are_used_where_they_lie(text, noise, pair):
     """Temporaries of a pair are those of one network, not a copy of the weights."""
-    options = _options(text, noise)
+    options = _options(noise)
 
     def temporaries(**more):
-        found = prepare(pair[0], UniPC(), text[0], **options, **more)
+        found = prepare(pair[0], UniPC(), _prompt(text), **options, **more)
         return run_jitted.lower(*found).compile().memory_analysis().temp_size_in_bytes
 
-    one, two = temporaries(), temporaries(low_noise=LowNoise(pair[1]))
-    leaves = jax.tree.leaves(prepare(pair[0], UniPC(), text[0], **options)[2])
+    one, two = (
+        temporaries(),
+        temporaries(conditions=Conditions(low_noise=LowNoise(pair[1]))),
+    )
+    leaves = jax.tree.leaves(prepare(pair[0], UniPC(), _prompt(text), **options)[2])
     weights = sum(leaf.nbytes for leaf in leaves)
     assert two - one < 0.3 * weights
 
 
 def test_what_does_not_fit_is_all_named(text, noise, pair):
-    options = _options(text, noise)
+    options = _options(noise)
     with pytest.raises(ValueError, match="image_embeds: expected none") as error:
         sixbit_jax.sample(
             pair[0],
             UniPC(),
-            text[0],
-            image_embeds=jnp.zeros((1, 6, 24)),
-            first_frames=jnp.zeros((1, 3, 4, 4, 4)),
+            _prompt(text),
+            conditions=Conditions(
+                image_embeds=jnp.zeros((1, 6, 24)),
+                first_frames=jnp.zeros((1, 3, 4, 4, 4)),
+            ),
             **options,
         )
     assert "F a multiple of 1 below 3, found (1, 3, 4, 4, 4)" in str(error.value)
     image = small_model(num_layers=1, image_dim=24, added_kv_proj_dim=128)
     with pytest.raises(ValueError, match=r"expected \[1, I, 24\], found none"):
-        sixbit_jax.sample(image, UniPC(), text[0], **options)
+        sixbit_jax.sample(image, UniPC(), _prompt(text), **options)
     low = LowNoise(quantize(pair[1]))
     with pytest.raises(ValueError, match="stored as those of the first"):
-        sixbit_jax.sample(pair[0], UniPC(), text[0], low_noise=low, **options)
+        sixbit_jax.sample(
+            pair[0],
+            UniPC(),
+            _prompt(text),
+            conditions=Conditions(low_noise=low),
+            **options,
+        )
     with pytest.raises(ValueError, match="expected the first network's config"):
         sixbit_jax.sample(
-            pair[0], UniPC(), text[0], low_noise=LowNoise(image), **options
+            pair[0],
+            UniPC(),
+            _prompt(text),
+            conditions=Conditions(low_noise=LowNoise(image)),
+            **options,
         )
     with pytest.raises(ValueError, match="boundary: expected 0 to 1, found 900"):
         LowNoise(pair[1], boundary=900)

@@ -24,13 +24,12 @@ def test_last_step_ends_where_the_sampler_ends():
     result = sixbit_jax.sample(
         teacher(),
         scheduler,
-        prompts(3),
-        negative_text_embeds=np.broadcast_to(prompts(4)[3], (3, 6, 32)),
+        sixbit_jax.Prompt(prompts(3), np.broadcast_to(prompts(4)[3], (3, 6, 32))),
         latent_shape=LATENTS,
         num_steps=4,
-        guidance_scale=2.0,
+        guidance=2.0,
         noise=found.latents[0],
-        dtype=jnp.float32,
+        execution=sixbit_jax.Execution(dtype=jnp.float32),
     )
     state = scheduler.init(4, found.latents[0].shape)
     output = guide(*map(jnp.asarray, found.predictions[-1]), 2.0)

@@ -1,0 +1,271 @@
+"""One denoising step: the guidance branches, the policy, and the scheduler."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from sixbit_jax.measured import NO_CHANGE
+from sixbit_jax.models.network import Extra, PromptInputs
+from sixbit_jax.nn.site import relative_l1
+from sixbit_jax.nn.varying import vary
+from sixbit_jax.policies.base import (
+    Plan,
+    PolicyState,
+    Stats,
+    StepIndex,
+    full_precision_plan,
+)
+from sixbit_jax.sampling import delta_cache
+from sixbit_jax.sampling.block_scan import scan_blocks
+from sixbit_jax.sampling.guidance import guide
+from sixbit_jax.sampling.noise import draw_step
+from sixbit_jax.sampling.program import Inputs, Program
+
+
+class Carry(NamedTuple):
+    """What a step leaves to the next.
+
+    Attributes:
+      latents: after the step.
+      scheduler_state, policy_state: theirs.
+      cache: deltas of all branches, or None.
+      output: guided prediction of the step.
+      latent_change: relative L1 change of the latents in the step.
+    """
+
+    latents: Float[Array, "batch F C H W"]
+    scheduler_state: Any
+    policy_state: PolicyState
+    cache: delta_cache.DeltaCache | None
+    output: Float[Array, "batch F C H W"]
+    latent_change: Float[Array, ""]
+
+
+class Row(NamedTuple):
+    """What a step adds to the trace; a leading branch axis but for `change`."""
+
+    skip: Bool[Array, "branches blocks"]
+    refresh: Bool[Array, "branches blocks"]
+    int8_scores: Bool[Array, "branches blocks"]
+    stats: Stats
+    change: Float[Array, ""]
+
+
+def with_first_frames(latents: Array, inputs: Inputs) -> Array:
+    """The latents with the given frames in place of those denoised there."""
+    given = inputs.first_frames
+    if given is None:
+        return latents
+    rest = latents[:, given.shape[1] :]
+    return jnp.concatenate([given.astype(latents.dtype), rest], 1)
+
+
+def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
+    """What `network.embed` takes as a prompt, with a leading branch axis."""
+    branches, rows = inputs.text.shape[:2]
+    image = inputs.image_embeds
+    if image is not None:
+        # Every guidance branch sees the image.
+        image = jnp.concatenate([image] * (rows // image.shape[0]))
+    made = []
+    for branch in range(branches):
+        mask, pooled = (
+            None if part is None else part[branch]
+            for part in (inputs.mask, inputs.pooled)
+        )
+        given = PromptInputs(inputs.text[branch], mask, pooled, image)
+        made.append(network.prepare_prompt(given, dtype=dtype))
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
+
+
+@dataclass(frozen=True, eq=False)
+class Stepper:
+    """The steps of one network, as functions of what the step before left.
+
+    Attributes:
+      program, inputs: of the run.
+      network: a `models.network.Network`.
+      prompts: of `prepare_prompts`.
+      first: the first step of this network.
+      axes: mesh axes over which the run differs (see `nn.varying`).
+    """
+
+    program: Program
+    inputs: Inputs
+    network: Any
+    prompts: Any
+    first: int
+    axes: frozenset[str]
+
+    @property
+    def _rows(self) -> int:
+        return self.inputs.text.shape[1]
+
+    def _extra(self) -> Extra:
+        inputs = self.inputs
+        ofs, guidance = (
+            None if value is None else jnp.full((self._rows,), value)
+            for value in (inputs.ofs, inputs.embedded_guidance)
+        )
+        frames = inputs.first_frames
+        return Extra(ofs, guidance, 0 if frames is None else frames.shape[1])
+
+    def _model_input(self, latents: Array) -> Array:
+        inputs, dtype = self.inputs, self.program.dtype
+        x = with_first_frames(latents, inputs).astype(dtype)
+        if inputs.image_latents is not None:
+            x = jnp.concatenate([x, inputs.image_latents.astype(dtype)], 2)
+        return jnp.concatenate([x] * (self._rows // inputs.noise.shape[0]))
+
+    def _embed(self, latents: Array, prompt: Any, timestep: Array) -> tuple[Array, Any]:
+        x = self._model_input(latents)
+        time = jnp.full((self._rows,), timestep, jnp.float32)
+        return self.network.embed(x, prompt, time, self._extra())
+
+    def _forward(
+        self, latents: Array, prompt: Any, timestep: Array, plan: Plan, cache, branch
+    ) -> tuple[Array, Any, Stats]:
+        tokens, conditioning = self._embed(latents, prompt, timestep)
+        tokens, cache, stats = scan_blocks(
+            self.network,
+            tokens,
+            conditioning,
+            plan,
+            cache,
+            branch * self.program.layout.num_slots,
+            layout=self.program.layout,
+            options=self.program.site,
+        )
+        shape = (self._rows, *self.inputs.noise.shape[1:])
+        return self.network.unembed(tokens, conditioning, shape), cache, stats
+
+    def _branches(
+        self, carry: Carry, where: StepIndex
+    ) -> tuple[Any, tuple[Array, Plan, Stats]]:
+        """All guidance branches, one after the other."""
+        num_blocks, num_sites = self.network.num_blocks, len(self.network.sites)
+        timestep = self.inputs.timesteps[where.index]
+
+        def branch(cache, xs):
+            number, prompt, state = xs
+            start = full_precision_plan(num_blocks, num_sites)
+            plan = self.program.plan(state, where, start)
+            if self.first:
+                # There is no delta of this network yet.
+                plan = plan._replace(skip=plan.skip & (where.index > self.first))
+            output, cache, stats = self._forward(
+                carry.latents, prompt, timestep, plan, cache, number
+            )
+            found = (output.astype(jnp.float32), plan, stats)
+            return vary(cache, self.axes), found
+
+        numbers = jnp.arange(self.program.branches)
+        xs = (numbers, self.prompts, carry.policy_state)
+        return jax.lax.scan(branch, carry.cache, xs)
+
+    def _combine(self, index: Array, outputs: Array) -> Array:
+        """The guided prediction from [branches, rows, F, C, H, W] outputs."""
+        flat = outputs.reshape(-1, *outputs.shape[2:])
+        if not self.program.guided:
+            return flat
+        conditional, unconditional = jnp.split(flat, 2)
+        return guide(conditional, unconditional, self.inputs.guidance_scale[index])
+
+    def _noise(self, index: Array, shape: tuple[int, ...]) -> Array | None:
+        if not self.program.scheduler.stochastic:
+            return None
+        if self.inputs.step_noise is not None:
+            return self.inputs.step_noise[index]
+        return draw_step(self.inputs.key, index, shape)
+
+    def _update(self, state: PolicyState, plans: Plan, stats: Stats) -> PolicyState:
+        """Each branch's policy learns from its own stats."""
+        updated = []
+        for branch in range(self.program.branches):
+            one = jax.tree.map(lambda x, i=branch: x[i], (state, plans, stats))
+            updated.append(self.program.update(*one))
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *updated)
+
+    def _int8_scores(self, plans: Plan) -> Array:
+        if self.program.site.attention == "plan":
+            return plans.int8_scores
+        everywhere = self.program.site.attention == "int8"
+        return jnp.full(plans.int8_scores.shape, everywhere)
+
+    def __call__(self, carry: Carry, index: Int[Array, ""]) -> tuple[Carry, Row]:
+        """Runs step `index`."""
+        program = self.program
+        count = jnp.int32(program.num_steps)
+        where = StepIndex(index, count, carry.latent_change)
+        cache, (outputs, plans, stats) = self._branches(carry, where)
+        output = self._combine(index, outputs)
+        change = relative_l1(output, carry.output)
+        change = jnp.where(index > self.first, change, NO_CHANGE)
+        stats = stats._replace(
+            output_change=jnp.full((program.branches,), change),
+            latent_change=jnp.full((program.branches,), carry.latent_change),
+            shared_change=jnp.broadcast_to(
+                stats.delta_change.mean(0, keepdims=True), stats.delta_change.shape
+            ),
+        )
+        policy_state = self._update(carry.policy_state, plans, stats)
+        latents, scheduler_state = program.scheduler.step(
+            carry.scheduler_state,
+            index,
+            output,
+            carry.latents,
+            self._noise(index, output.shape),
+        )
+        after = Carry(
+            latents=latents,
+            scheduler_state=scheduler_state,
+            policy_state=policy_state,
+            cache=cache,
+            output=output,
+            latent_change=relative_l1(latents, carry.latents),
+        )
+        scores = self._int8_scores(plans)
+        row = Row(~stats.computed, plans.refresh, scores, stats, change)
+        return vary(after, self.axes), row
+
+    def empty_cache(self) -> delta_cache.DeltaCache | None:
+        """A delta cache that holds nothing, or None if nothing may be skipped."""
+        layout = self.program.layout
+        if not layout.blocks:
+            return None
+        stream = jax.eval_shape(
+            lambda: self._embed(
+                jnp.zeros(self.inputs.noise.shape),
+                jax.tree.map(lambda x: x[0], self.prompts),
+                jnp.float32(0.0),
+            )[0]
+        )
+        slots = self.program.branches * layout.num_slots
+        return delta_cache.init(slots, stream.shape, layout.cache_format)
+
+    def start(self, carry: Carry | None) -> Carry:
+        """The carry before this network's first step.
+
+        Args:
+          carry: what the network before left, or None. Latents and scheduler go on;
+            policy and cache start again, for deltas and statistics are of one network.
+        """
+        inputs, cache = self.inputs, self.empty_cache()
+        if carry is None:
+            carry = Carry(
+                latents=inputs.noise,
+                scheduler_state=inputs.scheduler_state,
+                policy_state=inputs.policy_state,
+                cache=cache,
+                output=jnp.zeros(inputs.noise.shape, jnp.float32),
+                latent_change=jnp.float32(0.0),
+            )
+        else:
+            carry = carry._replace(policy_state=inputs.policy_state, cache=cache)
+        return vary(carry, self.axes)
+
+
+__all__ = ["Carry", "Row", "Stepper", "prepare_prompts", "with_first_frames"]

@@ -127,7 +127,7 @@ def test_files_of_others_are_not_replaced(wan, tmp_path, capsys):
 
 def test_policies_need_quantized_weights(wan, tmp_path, capsys):
     convert_root(wan[0], tmp_path / "plain", only=["transformer", "vae"])
-    with pytest.raises(CheckpointError, match="text_encoder: .*left out: not asked"):
+    with pytest.raises(CheckpointError, match=r"text_encoder: .*left out: not asked"):
         load_pipeline(tmp_path / "plain")
     convert_root(wan[0], tmp_path / "whole")
     words = ["--prompt", PROMPT, "--policy", "int8", "--out", tmp_path / "x.mp4"]

@@ -3,14 +3,30 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEWEST := .venv-newest
+NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 12) else 'Python: expected 3.12 or newer, found %d.%d; set PYTHON=' % v[:2])"
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-newest check format clean fuzz
 
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# The newest release of everything, instead of the pinned versions of the tests.
+test-newest:
+	$(NEW_ENOUGH)
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test,video]"
+	$(NEWEST)/bin/python -m pip list
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile tests
+
+# More mutations than the tests make; SEED=s for others, CASES=n for a number of them.
+MINUTES ?= 5
+SEED ?= 0
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) --seed $(SEED) $(if $(CASES),--cases $(CASES))
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -22,10 +38,10 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 12) else 'Python: expected 3.12 or newer, found %d.%d; set PYTHON=' % v[:2])"
+	$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,video]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) out build
+	rm -rf $(VENV) $(NEWEST) out build

@@ -3,12 +3,8 @@
 import argparse
 import sys
 
-from convert.conversion import DTYPES, ROTATIONS, WEIGHTS, convert
+from convert.choices import DIALECTS, DTYPES, ROTATIONS, WEIGHTS, WRITTEN
 from convert.errors import ConversionError
-from convert.export import WRITTEN, to_diffusers
-from convert.nvfp4_dialects import CHOICES
-from convert.pair import convert_pair, is_pair
-from sixbit_jax.checkpoint import CheckpointError
 
 DESCRIPTION = (
     "Converts a diffusers checkpoint (PyTorch, safetensors) to a directory that "
@@ -60,9 +56,11 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dialect",
-        choices=CHOICES,
+        choices=DIALECTS,
+        metavar="NAME",
         default="auto",
-        help="layout of packed NVFP4 weights in SRC (default: as the files say); with "
+        help="layout of packed NVFP4 weights in SRC: "
+        f"{', '.join(DIALECTS)} (default: auto, as the files say); with "
         "--to-diffusers modelopt: write NVFP4 weights packed",
     )
     parser.add_argument(
@@ -83,6 +81,10 @@ def run(args: argparse.Namespace) -> int:
     Returns:
       The exit status: 0, or 1 after printing what was wrong.
     """
+    from convert.conversion import convert
+    from convert.export import to_diffusers
+    from convert.pair import convert_pair, is_pair
+
     try:
         if args.to_diffusers:
             if args.weights != "keep" or args.refine or args.reference:
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> int:
                 made = [convert(args.source, args.destination, **options)]
             for report in made:
                 print(report)
-    except (ConversionError, CheckpointError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

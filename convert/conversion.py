@@ -5,12 +5,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from convert.choices import DTYPES, ROTATIONS, WEIGHTS
 from convert.errors import ConversionError
-from convert.nvfp4_dialects import PackedInfo
+from convert.nvfp4_dialects import PackedInfo, cropped
 from convert.reader import Source, open_source
-from convert.rules import Assignment, Role, RuleTable
+from convert.rules import Assignment, Role, RuleTable, collapse
+from convert.safetensors_file import TensorInfo
 from convert.tables import table_for
 from convert.values import keep_packed, kept_dtype, store
 from sixbit_jax.checkpoint import (
@@ -21,15 +23,8 @@ from sixbit_jax.checkpoint import (
     parameter_shapes,
     summarize,
 )
+from sixbit_jax.sampling import schedulers
 
-DTYPES = ("keep", "float32", "float16", "bfloat16")
-WEIGHTS = (
-    "keep",
-    "nvfp4",
-    *(f"uniform{bits}" for bits in range(2, 9)),
-    *(f"residual{bits}" for bits in range(2, 5)),
-)
-ROTATIONS = (0, 128)
 _BLOCK = 16
 
 
@@ -48,6 +43,8 @@ class ConversionReport:
       source_bytes: bytes of the source's files of weights.
       written_bytes: bytes of the new directory.
       seconds: wall time.
+      packed: dialect and layout of weights that were packed already, who named it, and
+        what the weights confirm of it; None if none were.
     """
 
     destination: Path
@@ -60,6 +57,7 @@ class ConversionReport:
     source_bytes: int
     written_bytes: int
     seconds: float
+    packed: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
         dtypes = ", ".join(f"{n} {d}" for d, n in sorted(self.source_dtypes.items()))
@@ -71,8 +69,26 @@ class ConversionReport:
             f"{self.destination}",
         ]
         if self.keys_ignored:
-            lines.append("ignored by name: " + ", ".join(self.keys_ignored))
+            lines.append("ignored by name: " + ", ".join(collapse(self.keys_ignored)))
+        if self.packed is not None:
+            lines.append(_said_of_packed(self.packed))
         return "\n".join(lines)
+
+
+def _said_of_packed(facts: Mapping[str, Any]) -> str:
+    """What is known of the layout of packed weights, and what is only believed."""
+    text = (
+        f"packed weights: read as {facts['dialect']}, named by {facts['named_by']} "
+        f"({facts['layout']}); the weights themselves confirm: "
+        f"{', '.join(facts['confirmed']) or 'nothing'}"
+    )
+    if facts["unconfirmed"] and "reference_error" not in facts:
+        text += f"; they do not tell: {', '.join(facts['unconfirmed'])}"
+        if facts["named_by"] == "the caller":
+            text += " (a wrong dialect would look the same: give --reference)"
+    if "reference_error" in facts:
+        text += f"; relative error against the reference: {facts['reference_error']}"
+    return text
 
 
 def convert(
@@ -131,7 +147,7 @@ def convert(
             for name, spec in item.parameters.items():
                 chosen = assigned[item.path(name)]
                 if isinstance(chosen.tensor, PackedInfo) and spec.dtype == "nvfp4":
-                    values[name] = keep_packed(chosen.tensor)
+                    values[name] = keep_packed(chosen.tensor, chosen.key)
                     continue
                 array = chosen.rule.transform.forward(chosen.tensor.read())
                 values[name] = store(array, spec, chosen.key, refine=refine)
@@ -147,6 +163,7 @@ def convert(
         source_bytes=found.nbytes,
         written_bytes=summarize(destination).disk_bytes,
         seconds=time.perf_counter() - began,
+        packed=found.packed.facts,
     )
 
 
@@ -183,6 +200,39 @@ def _per_layer(
     return shapes
 
 
+def _without_padding(
+    found: Source, table: RuleTable, shapes: Mapping[str, tuple[int, ...]]
+) -> Mapping[str, TensorInfo]:
+    """The tensors, packed ones without the zeros that some writers add."""
+    if found.packed.dialect is None:
+        return found.tensors
+    tensors = dict(found.tensors)
+    for path, shape in shapes.items():
+        key, rule = table.source_of(path)
+        info = tensors.get(key)
+        if isinstance(info, PackedInfo):
+            tensors[key] = cropped(info, rule.transform.source_shape(tuple(shape)))
+    return tensors
+
+
+def _check_scheduler(found: Source) -> None:
+    """Refuses a scheduler's configuration that sampling would refuse.
+
+    A class that is not supported is kept by name: `sample` takes another scheduler.
+    """
+    config = found.scheduler
+    if config is None:
+        return
+    name = config.get("_class_name")
+    other = isinstance(name, str) and name.isidentifier() and len(name) < 100
+    if other and name not in schedulers.CLASSES:
+        return
+    try:
+        schedulers.from_config(config)
+    except ValueError as error:
+        raise ConversionError(f"scheduler_config.json: {error}") from error
+
+
 def plan(
     found: Source, *, dtype: str, weights: str, rotation: int, refine: bool = False
 ) -> tuple[Header, dict[str, Assignment]]:
@@ -208,7 +258,9 @@ def plan(
         stacked = parameter_shapes(table.model_class, config)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConversionError(f"{found.directory / 'config.json'}: {error}") from error
-    assigned, ignored = table.assign(found.tensors, _per_layer(stacked, table))
+    _check_scheduler(found)
+    shapes = _per_layer(stacked, table)
+    assigned, ignored = table.assign(_without_padding(found, table, shapes), shapes)
     if found.packed.dialect is not None:
         # Packed weights are not rotated, and linears of one site rotate as one.
         rotation = 0

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from convert.conversion import DTYPES
+from convert.choices import DTYPES, WRITTEN
 from convert.errors import ConversionError
 from convert.rules import collapse
 from convert.safetensors_file import SafetensorsWriter
@@ -29,8 +29,6 @@ from sixbit_jax.formats import rotate
 
 _NAME = "diffusion_pytorch_model"
 MAX_SHARD_BYTES = 5_000_000_000
-# The dialects of packed weights that are written; the second name is the first one's.
-WRITTEN = ("modelopt", "torchao")
 _E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 
 

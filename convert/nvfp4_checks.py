@@ -25,7 +25,6 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.nvfp4_dialects import (
-    BLOCK,
     DIALECTS,
     Layout,
     PackedInfo,
@@ -34,6 +33,7 @@ from convert.nvfp4_dialects import (
     with_layout,
 )
 from convert.safetensors_file import TensorInfo
+from sixbit_jax.reading.messages import several
 
 DECISIVE = 6.0
 # The largest weight of a linear: training keeps it far inside of this.
@@ -86,7 +86,8 @@ def judge(tensors: Mapping[str, TensorInfo], *, layers: int = 3) -> Verdict:
     chosen = _sample(packed_in(tensors), layers)
     tiles = _tiled_deviations(chosen)
     nibbles = _nibble_deviations(tensors, chosen, tiled=_decide(tiles))
-    scales = [_stored_scale(info) for info in chosen.values()]
+    # A scale of zero is refused elsewhere.
+    scales = [_stored_scale(info) or np.nan for info in chosen.values()]
     plain = np.mean([_plausible(_SCALE_TO_AMAX * scale) for scale in scales])
     inverse = np.mean([_plausible(_SCALE_TO_AMAX / scale) for scale in scales])
     reciprocal = None
@@ -100,19 +101,20 @@ def judge(tensors: Mapping[str, TensorInfo], *, layers: int = 3) -> Verdict:
     )
 
 
-def check(tensors: Mapping[str, TensorInfo], dialect: str) -> Verdict:
+def check(tensors: Mapping[str, TensorInfo], dialect: str, layout: Layout) -> Verdict:
     """Refuses a dialect that the weights speak against.
 
     Args:
       tensors: read in that dialect.
       dialect: its name.
+      layout: how it lays out these weights.
 
     Raises:
       ConversionError: names what is wrong, and the likely dialect; and for block scales
         that are negative or NaN and tensor scales that are not positive.
     """
     _check_scales(packed_in(tensors))
-    verdict, layout = judge(tensors), DIALECTS[dialect]
+    verdict = judge(tensors)
     wrong = [
         name
         for name in ("high_first", "tiled", "reciprocal")
@@ -138,6 +140,7 @@ def compare(
     tensors: Mapping[str, TensorInfo],
     reference: Mapping[str, TensorInfo],
     dialect: str,
+    chosen_layout: Layout,
     *,
     layers: int = 3,
 ) -> float:
@@ -147,6 +150,7 @@ def compare(
       tensors: read in that dialect.
       reference: the same network's unquantized weights.
       dialect: its name.
+      chosen_layout: how it lays out these weights.
       layers: how many are read.
 
     Returns:
@@ -166,7 +170,7 @@ def compare(
             "reference: expected the packed weights' names and shapes, found none"
         )
     errors = {layout: _error(chosen, reference, layout) for layout in DIALECTS.values()}
-    error = errors[DIALECTS[dialect]]
+    error = errors[chosen_layout]
     if error <= _LARGEST_ERROR:
         return error
     near = [layout for layout, e in errors.items() if e <= _LARGEST_ERROR]
@@ -196,8 +200,7 @@ def _error(
 
 def _fits(info: PackedInfo, layout: Layout) -> bool:
     """Whether the block scales can be in the order of the layout."""
-    assert info.scales is not None
-    rows, columns = info.shape[0], info.shape[1] // BLOCK
+    rows, columns = info.grid
     whole = rows % 128 == 0 and columns % 4 == 0
     return whole or layout.tiled == info.layout.tiled
 
@@ -217,7 +220,8 @@ def _decide(deviations: float) -> bool | None:
 
 
 def _stored_scale(info: PackedInfo) -> float:
-    assert info.tensor_scale is not None
+    if info.tensor_scale is None:
+        return 1.0
     return float(info.tensor_scale.read().astype(np.float64).reshape(-1)[0])
 
 
@@ -241,14 +245,14 @@ def _check_scales(packed: Mapping[str, PackedInfo]) -> None:
                 f"{stored.size:,} negative or NaN"
             )
     if problems:
-        raise ConversionError("\n  ".join(["packed weights:", *problems]))
+        raise ConversionError("\n  ".join(["packed weights:", *several(problems)]))
 
 
 def _tiled_deviations(chosen: Mapping[str, PackedInfo]) -> float:
     """How much better rows and columns explain the scales as tiles than flat."""
     total, count = 0.0, 0
     for info in chosen.values():
-        rows, columns = info.shape[0], info.shape[1] // BLOCK
+        rows, columns = info.grid
         if rows % 128 or columns % 4:
             # The number of bytes tells, and was checked.
             return np.inf if info.layout.tiled else -np.inf

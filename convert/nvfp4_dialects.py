@@ -1,34 +1,39 @@
-"""Packed NVFP4 as others publish it: four layouts behind nearly the same names.
+"""Packed NVFP4 as others publish it: six layouts behind a few sets of names.
 
 A linear `X` is stored as `X.weight` (two E2M1 codes per byte, uint8 [N, K/2]), one E4M3
 scale per block of 16 (`X.weight_scale`) and one float32 scale per tensor. What differs:
 
-    dialect    nibble of the even index  block scales    scale of the tensor
-    modelopt   low                       flat [N, K/16]  weight_scale_2 = amax / 2688
-    comfyui    high                      128x4 tiles     weight_scale_2 = amax / 2688
-    lightx2v   low                       128x4 tiles     weight_global_scale, 1 / it
-    bfl        high                      flat [N, K/16]  weight_scale_2 = amax / 2688
+    dialect             even index  block scales    scale of the tensor
+    modelopt            low nibble  flat [N, K/16]  weight_scale_2 = amax / 2688
+    modelopt-swizzled   low         128x4 tiles     weight_scale_2 = amax / 2688
+    comfyui             high        128x4 tiles     weight_scale_2 = amax / 2688
+    lightx2v            low         128x4 tiles     weight_global_scale, 1 / it
+    bfl                 high        flat [N, K/16]  weight_scale_2 = amax / 2688
+    compressed-tensors  low         flat [N, K/16]  weight_global_scale, 1 / it
 
-torchao writes the first. Tiles are padded to 128 rows and 4 columns. A wrong reading
-has the right shapes and the right distribution of values: see `nvfp4_checks`.
+torchao has names of its own (`nvfp4_names`) and the first layout or, by default, the
+second, with or without a scale of the tensor; the shape of its block scales tells.
+Tiles are padded to 128 rows and 4 columns. A wrong reading has the right shapes and the
+right distribution of values: see `nvfp4_checks`.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from convert.errors import ConversionError
+from convert.nvfp4_names import COMPRESSED, TORCHAO
 from convert.safetensors_file import TensorInfo
+from sixbit_jax.reading.messages import several
 
 BLOCK = 16
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 E2M1 = np.concatenate([E2M1, -E2M1])
 _E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
 _BYTES = np.dtype(np.uint8)
+_PADDED_COLUMNS = 16
 # Beside the packed weight: read, or of no use to weights.
 _TENSOR_SCALES = ("weight_scale_2", "weight_global_scale")
 _COMPANIONS = ("weight_scale", *_TENSOR_SCALES, "comfy_quant")
@@ -59,12 +64,13 @@ class Layout:
 
 DIALECTS: Mapping[str, Layout] = {
     "modelopt": Layout(high_first=False, tiled=False, reciprocal=False),
+    "modelopt-swizzled": Layout(high_first=False, tiled=True, reciprocal=False),
     "comfyui": Layout(high_first=True, tiled=True, reciprocal=False),
     "lightx2v": Layout(high_first=False, tiled=True, reciprocal=True),
     "bfl": Layout(high_first=True, tiled=False, reciprocal=False),
+    COMPRESSED: Layout(high_first=False, tiled=False, reciprocal=True),
 }
-ALIASES = {"torchao": "modelopt"}
-CHOICES = ("auto", *DIALECTS, *ALIASES)
+CHOICES = ("auto", *DIALECTS, TORCHAO)
 
 
 def swap_nibbles(codes: np.ndarray) -> np.ndarray:
@@ -110,27 +116,33 @@ class Packed:
         """The weights, float32 [N, K]."""
         rows, half = self.codes.shape
         pairs = np.stack([self.codes & 15, self.codes >> 4], -1)
-        steps = self.block_scales.astype(np.float32) * self.tensor_scale
         blocks = E2M1[pairs].reshape(rows, 2 * half // BLOCK, BLOCK)
-        return (blocks * steps[..., None]).reshape(rows, 2 * half)
+        # Infinity is for the caller to refuse, who knows the name.
+        with np.errstate(over="ignore", invalid="ignore"):
+            steps = self.block_scales.astype(np.float32) * self.tensor_scale
+            return (blocks * steps[..., None]).reshape(rows, 2 * half)
 
 
 @dataclass(frozen=True)
 class PackedInfo(TensorInfo):
     """A packed weight: `read` gives the values that it stands for, float32 [N, K].
 
-    `dtype` is what such weights are cast to where they are not kept packed, `file` and
-    `offset` are those of the codes.
+    `dtype` is that of these values, float32: a product of three numbers, which no
+    narrower one holds. `file` and `offset` are those of the codes, and `shape` may be
+    less than what is stored, which some writers pad with zeros.
 
     Attributes:
-      codes, scales, tensor_scale: where the three parts lie.
+      codes, scales: where these parts lie.
+      tensor_scale: where the scale of the tensor lies, or None where it is 1.
       layout: how they are laid out.
+      grid: rows and columns of the block scales, without the padding of tiles.
     """
 
     codes: TensorInfo | None = None
     scales: TensorInfo | None = None
     tensor_scale: TensorInfo | None = None
     layout: Layout = DIALECTS["modelopt"]
+    grid: tuple[int, int] = (0, 0)
 
     @property
     def dtype_name(self) -> str:
@@ -140,23 +152,38 @@ class PackedInfo(TensorInfo):
     def read_scales(self) -> np.ndarray:
         """Reads the block scales, float8_e4m3fn [N, K/16]."""
         assert self.scales is not None
-        rows, columns = self.shape[0], self.shape[1] // BLOCK
         scales = self.scales.read().reshape(-1).view(_E4M3)
         if self.layout.tiled:
-            return np.ascontiguousarray(untile(scales, rows, columns))
-        return scales.reshape(rows, columns)
+            scales = untile(scales, *self.grid)
+        rows, columns = self.shape[0], self.shape[1] // BLOCK
+        return np.ascontiguousarray(scales.reshape(self.grid)[:rows, :columns])
+
+    def read_tensor_scale(self) -> np.float32:
+        """Reads the scale of the tensor, as it is multiplied."""
+        if self.tensor_scale is None:
+            return np.float32(1)
+        scale = self.tensor_scale.read().astype(np.float32).reshape(-1)[0]
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.float32(1) / scale if self.layout.reciprocal else scale
 
     def read_packed(self) -> Packed:
-        """Reads the matrix as it is stored, in our layout."""
+        """Reads the matrix as it is stored, in our layout.
+
+        Raises:
+          ConversionError: if what lies outside of the matrix is not zero.
+        """
         assert self.codes is not None
-        assert self.tensor_scale is not None
         codes = self.codes.read()
+        rows, half = self.shape[0], self.shape[1] // 2
+        if codes[rows:].any() or codes[:, half:].any():
+            raise ConversionError(
+                f"{self.file}: expected padding of zeros around the packed weights "
+                f"{list(self.shape)}, found others"
+            )
+        codes = np.ascontiguousarray(codes[:rows, :half])
         if self.layout.high_first:
             codes = swap_nibbles(codes)
-        scale = self.tensor_scale.read().astype(np.float32).reshape(-1)[0]
-        if self.layout.reciprocal:
-            scale = np.float32(1) / scale
-        return Packed(codes, self.read_scales(), scale)
+        return Packed(codes, self.read_scales(), self.read_tensor_scale())
 
     def read(self) -> np.ndarray:
         """Reads the matrix and decodes it."""
@@ -171,59 +198,15 @@ def is_packed(tensors: Mapping[str, TensorInfo]) -> bool:
     )
 
 
-def declared_by(
-    tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]
-) -> str | None:
-    """The dialect that the files themselves name, or None.
-
-    Raises:
-      ConversionError: if they name a quantization that is not NVFP4.
-    """
-    marks = [name for name in tensors if name.endswith(".comfy_quant")]
-    if marks:
-        formats = {_comfy_format(name, tensors[name]) for name in marks}
-        if formats != {"nvfp4"}:
-            raise ConversionError(
-                f"quantized layers: expected ComfyUI's format nvfp4, found "
-                f"{', '.join(sorted(formats))} in .comfy_quant"
-            )
-        return "comfyui"
-    if any(name.endswith(".weight_global_scale") for name in tensors):
-        return "lightx2v"
-    quantization = config.get("quantization_config")
-    if isinstance(quantization, Mapping):
-        method = str(quantization.get("quant_method", "")).lower()
-        algorithm = str(
-            quantization.get("quant_algo", quantization.get("quant_type", ""))
-        )
-        if "modelopt" in method or "torchao" in method:
-            if "nvfp4" not in (algorithm + str(quantization)).lower():
-                raise ConversionError(
-                    f"config.json quantization_config: expected NVFP4, found "
-                    f"{algorithm or dict(quantization)!r} of {method}"
-                )
-            return "modelopt"
-    return None
-
-
-def _comfy_format(name: str, info: TensorInfo) -> str:
-    try:
-        values = json.loads(info.read().tobytes())
-        return str(values["format"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConversionError(
-            f"{info.file}: {name}: expected JSON with a format, found {error!r}"
-        ) from error
-
-
 def pack(
-    tensors: Mapping[str, TensorInfo], layout: Layout
+    tensors: Mapping[str, TensorInfo], layout: Layout, *, one_level: bool = False
 ) -> tuple[dict[str, TensorInfo], list[str]]:
     """Replaces every packed weight and its companions by one `PackedInfo`.
 
     Args:
-      tensors: what the files hold.
+      tensors: what the files hold, under ModelOpt's names.
       layout: how packed weights are laid out.
+      one_level: the scale of the tensor may be left out, and is 1 then.
 
     Returns:
       The tensors of the network by name, and the names that were left out because they
@@ -246,13 +229,14 @@ def pack(
         stem = name.removesuffix("weight")
         # Whichever is there: whether it is the reciprocal, the weights are asked.
         both = [stem + part for part in _TENSOR_SCALES if stem + part in tensors]
-        if len(both) != 1:
+        if len(both) > 1 or not (both or one_level):
             names = " or ".join(stem + part for part in _TENSOR_SCALES)
             problems.append(
                 f"{name}: expected {names}, found {' and '.join(both) or 'neither'}"
             )
             continue
-        found = _packed_info(name, info, tensors[scale_name], tensors[both[0]], layout)
+        tensor_scale = tensors[both[0]] if both else None
+        found = _packed_info(name, info, tensors[scale_name], tensor_scale, layout)
         if isinstance(found, str):
             problems.append(found)
         else:
@@ -260,7 +244,9 @@ def pack(
         consumed |= {stem + part for part in _COMPANIONS}
         unused += [stem + part for part in _UNUSED if stem + part in tensors]
     if problems:
-        raise ConversionError("\n  ".join([f"packed weights ({layout}):", *problems]))
+        raise ConversionError(
+            "\n  ".join([f"packed weights ({layout}):", *several(problems)])
+        )
     rest = {
         name: info
         for name, info in tensors.items()
@@ -273,7 +259,7 @@ def _packed_info(
     name: str,
     codes: TensorInfo,
     scales: TensorInfo,
-    tensor_scale: TensorInfo,
+    tensor_scale: TensorInfo | None,
     layout: Layout,
 ) -> PackedInfo | str:
     """The packed weight, or what does not fit."""
@@ -282,22 +268,24 @@ def _packed_info(
     rows, columns = codes.shape[0], 2 * codes.shape[1] // BLOCK
     if scales.dtype not in (_E4M3, _BYTES):
         return f"{name}_scale: expected float8_e4m3fn or uint8, found {scales.dtype}"
-    flat, tiled = rows * columns, int(np.prod(padded(rows, columns)))
-    expected = tiled if layout.tiled else flat
-    if scales.nbytes != expected:
+    grid = _grid(rows, columns, scales, tiled=layout.tiled)
+    if grid is None:
+        flat, tiled = rows * columns, int(np.prod(padded(rows, columns)))
         found = {flat: "flat", tiled: "128x4 tiled"}.get(scales.nbytes, "neither")
         return (
-            f"{name}_scale: expected {expected:,} scales for {rows} x "
-            f"{columns * BLOCK} weights, found {scales.nbytes:,} (flat: {flat:,}, "
-            f"128x4 tiled: {tiled:,}; {found})"
+            f"{name}_scale: expected {tiled if layout.tiled else flat:,} scales for "
+            f"{rows} x {columns * BLOCK} weights, found {scales.nbytes:,} (flat: "
+            f"{flat:,}, 128x4 tiled: {tiled:,}; {found})"
         )
-    if not tensor_scale.is_float or int(np.prod(tensor_scale.shape)) != 1:
+    if tensor_scale is not None and (
+        not tensor_scale.is_float or int(np.prod(tensor_scale.shape)) != 1
+    ):
         return (
             f"{name}: expected one float as scale of the tensor, found "
             f"{tensor_scale.dtype} {list(tensor_scale.shape)}"
         )
     return PackedInfo(
-        dtype=np.dtype(ml_dtypes.bfloat16),
+        dtype=np.dtype(np.float32),
         shape=(rows, columns * BLOCK),
         file=codes.file,
         offset=codes.offset,
@@ -305,7 +293,36 @@ def _packed_info(
         scales=scales,
         tensor_scale=tensor_scale,
         layout=layout,
+        grid=grid,
     )
+
+
+def _grid(
+    rows: int, columns: int, scales: TensorInfo, *, tiled: bool
+) -> tuple[int, int] | None:
+    """Rows and columns of the block scales before tiling, or None if none fit.
+
+    ModelOpt's padding to whole columns of 16 leaves more of them than codes have.
+    """
+    for wide in (columns, -(-columns // _PADDED_COLUMNS) * _PADDED_COLUMNS):
+        shape = padded(rows, wide) if tiled else (rows, wide)
+        exact = wide == columns or scales.shape == shape
+        if exact and scales.nbytes == shape[0] * shape[1]:
+            return rows, wide
+    return None
+
+
+def cropped(info: PackedInfo, shape: tuple[int, ...]) -> PackedInfo:
+    """The weight without padding, where `shape` is what padding makes the stored one.
+
+    Writers pad rows, or rows and bytes of a row, to multiples of 16.
+    """
+    if len(shape) != 2 or shape == info.shape or shape[1] % BLOCK:
+        return info
+    rows, columns = -(-shape[0] // 16) * 16, -(-shape[1] // 32) * 32
+    if info.shape in ((rows, shape[1]), (rows, columns)):
+        return replace(info, shape=shape)
+    return info
 
 
 def with_layout(info: PackedInfo, layout: Layout) -> PackedInfo:
@@ -319,13 +336,9 @@ def packed_in(tensors: Mapping[str, TensorInfo]) -> dict[str, PackedInfo]:
 
 
 def names_of(layouts: Iterable[Layout]) -> str:
-    """Dialects of layouts, for errors; torchao is named with ModelOpt."""
-    names = [
-        "modelopt (torchao)" if name == "modelopt" else name
-        for name, layout in DIALECTS.items()
-        if layout in set(layouts)
-    ]
-    return " or ".join(names)
+    """Dialects of layouts, for errors."""
+    chosen = set(layouts)
+    return " or ".join(name for name, layout in DIALECTS.items() if layout in chosen)
 
 
 __all__ = [
@@ -334,7 +347,7 @@ __all__ = [
     "Layout",
     "Packed",
     "PackedInfo",
-    "declared_by",
+    "cropped",
     "is_packed",
     "names_of",
     "pack",

@@ -1,7 +1,7 @@
 """Wan in its original layout: the key names of its authors' repository.
 
-Files for ComfyUI and LightX2V keep them, often behind `model.diffusion_model.`, and
-have no diffusers `config.json`: everything that it would say is read off the shapes.
+Files for ComfyUI and LightX2V keep them, often behind a prefix (`prefixes`), and have
+no diffusers `config.json`: everything that it would say is read off the shapes.
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Any
 from convert.errors import ConversionError
 from convert.rules import collapse
 from convert.safetensors_file import TensorInfo
+from sixbit_jax.reading.messages import several
 
-_PREFIX = r"(?:model\.)?(?:diffusion_model\.)?"
 _EMBEDDER = "condition_embedder."
 # Whole stems, without weight, bias or what belongs to a packed weight.
 _OUTSIDE = {
@@ -49,6 +49,7 @@ _ALONE = {
     "img_emb.emb_pos": _EMBEDDER + "image_embedder.pos_embed",
 }
 _HEAD_DIM = 128
+_BLOCK = r"blocks\.([0-9]{1,4})\."
 _PATCH = 4
 _MODEL = "WanTransformer3DModel"
 
@@ -57,14 +58,15 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     """The tensors under diffusers' names.
 
     Args:
-      tensors: by original names; those of packed weights have their suffixes.
+      tensors: by original names, without a prefix; those of packed weights have their
+        suffixes.
 
     Raises:
       ConversionError: lists the keys that are not of this layout.
     """
     found, unknown = {}, []
     for key, info in tensors.items():
-        name = _rename(re.sub(f"^{_PREFIX}", "", key))
+        name = _rename(key)
         if name is None:
             unknown.append(key)
         else:
@@ -75,7 +77,7 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
                 [
                     "expected only keys of the original layout of Wan, found others "
                     "(another kind of Wan, or not the whole network):",
-                    *collapse(unknown),
+                    *several(collapse(unknown)),
                 ]
             )
         )
@@ -85,7 +87,7 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
 def _rename(key: str) -> str | None:
     if key in _ALONE:
         return _ALONE[key]
-    block = re.match(r"blocks\.(\d+)\.(.*)$", key)
+    block = re.match(_BLOCK + r"(.*)$", key)
     if block is None:
         return _stem(key, _OUTSIDE)
     inside = block[2]
@@ -121,7 +123,17 @@ def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
             f"names) {', '.join(missing)}"
         )
     patch, output, time, text, wide = (tensors[name] for name in needed)
-    dim, layers = patch.shape[0], re.compile(r"blocks\.(\d+)\.")
+    flat = [
+        f"{name} {list(tensors[name].shape)}"
+        for name, axes in zip(needed, (5, 2, 2, 2, 2), strict=True)
+        if len(tensors[name].shape) != axes
+    ]
+    if flat:
+        raise ConversionError(
+            "found the original layout of Wan, expected a convolution of five axes and "
+            f"linears of two, found (by diffusers' names) {', '.join(flat)}"
+        )
+    dim, layers = patch.shape[0], re.compile(_BLOCK)
     image = tensors.get(_EMBEDDER + "image_embedder.norm1.weight")
     positions = tensors.get(_EMBEDDER + "image_embedder.pos_embed")
     return {
@@ -137,10 +149,17 @@ def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         "num_layers": 1 + max(int(m[1]) for m in map(layers.match, tensors) if m),
         "cross_attn_norm": "blocks.0.norm2.weight" in tensors,
         "eps": 1e-6,
-        "image_dim": None if image is None else image.shape[0],
+        "image_dim": _axis(image, 0),
         "added_kv_proj_dim": None if image is None else dim,
-        "pos_embed_seq_len": None if positions is None else positions.shape[1],
+        "pos_embed_seq_len": _axis(positions, 1),
     }
+
+
+def _axis(tensor: TensorInfo | None, axis: int) -> int | None:
+    """The size of an axis; 0, which nothing accepts, if there is none."""
+    if tensor is None:
+        return None
+    return tensor.shape[axis] if axis < len(tensor.shape) else 0
 
 
 def _columns(weight: TensorInfo) -> int:

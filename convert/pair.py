@@ -1,6 +1,5 @@
 """Checkpoints with two networks (Wan2.2-A14B): `transformer/` and `transformer_2/`."""
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,10 @@ from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
 from convert.reader import SECOND
 from sixbit_jax.checkpoint import new_directory
-from sixbit_jax.checkpoint.pair import NETWORKS, write_description
+from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief
+from sixbit_jax.reading.regular_file import is_there
 
 # Of text to video; pipelines write theirs into model_index.json.
 _DEFAULT_BOUNDARY = 0.875
@@ -59,19 +61,21 @@ def convert_pair(
 
 
 def _boundary(index: Path) -> float:
-    if not index.is_file():
+    if not is_there(index):
         return _DEFAULT_BOUNDARY
     try:
-        found = json.loads(index.read_text()).get("boundary_ratio")
-    except (ValueError, AttributeError) as error:
-        raise ConversionError(f"{index}: expected a JSON object: {error}") from error
+        found = read_json_object(index).get("boundary_ratio")
+    except (ValueError, OSError) as error:
+        raise ConversionError(str(error)) from error
     if found is None:
         return _DEFAULT_BOUNDARY
-    if not isinstance(found, int | float) or not 0 <= found <= 1:
+    try:
+        return BOUNDARY.read(found)
+    except (ValueError, TypeError) as error:
         raise ConversionError(
-            f"{index}: boundary_ratio: expected a number from 0 to 1, found {found!r}"
-        )
-    return float(found)
+            f"{index}: boundary_ratio: expected {BOUNDARY.expected}, found "
+            f"{brief(found)}"
+        ) from error
 
 
 __all__ = ["convert_pair", "is_pair"]

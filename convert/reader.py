@@ -1,20 +1,28 @@
 """Finds a diffusers checkpoint on disk and reads it tensor by tensor, without torch."""
 
-import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from convert import original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
+from convert.kinds import refuse_others
+from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
+from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
+from convert.scaled_fp8 import read_scaled
+from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
+from sixbit_jax.reading.messages import brief, named, several
+from sixbit_jax.reading.regular_file import check_regular, is_there
 
 # Where pipelines with two networks (Wan2.2-A14B) have the one for low noise.
 SECOND = "transformer_2"
+# Those of diffusers have 1 KiB, with a description of quantized layers some 100.
+_LARGEST_CONFIG = 4 * 2**20
 _SAFETENSORS = ".safetensors"
 # diffusers prefers safetensors where both are there.
 _SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES)
@@ -30,8 +38,8 @@ class Source:
       scheduler: contents of `scheduler/scheduler_config.json`, if there is one.
       files: the files of weights.
       tensors: where each tensor lies.
-      packed: how packed NVFP4 weights were read; nothing is packed if it names no
-        dialect.
+      packed: how packed NVFP4 weights were read, and which tensors were left aside;
+        nothing is packed if it names no dialect.
     """
 
     directory: Path
@@ -76,7 +84,8 @@ def open_source(
     path = Path(path)
     if not path.exists():
         raise ConversionError(f"source: expected a checkpoint, found nothing at {path}")
-    if path.is_file():
+    if not path.is_dir():
+        _check_weights([path])
         if path.suffix not in _SUFFIXES:
             raise ConversionError(
                 f"{path}: expected one of {', '.join(_SUFFIXES)}, found "
@@ -90,7 +99,7 @@ def open_source(
                 "one of them, or convert both (convert_pair)"
             )
         inside = path / "transformer"
-        use_inside = inside.is_dir() and not (path / "config.json").is_file()
+        use_inside = inside.is_dir() and not is_there(path / "config.json")
         directory = inside if use_inside else path
         files = {}
         for suffix in _SUFFIXES:
@@ -101,7 +110,9 @@ def open_source(
             "*.safetensors, found neither safetensors nor an index, and no file of "
             "torch.save"
         )
-    tensors = _index_all(directory, files)
+    _check_weights(files)
+    check_listed(directory)
+    tensors = strip_prefixes(_index_all(directory, files))
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):
         raise ConversionError(
@@ -109,7 +120,9 @@ def open_source(
             f"{layout}; use the model's diffusers repository (with model_index.json)"
         )
     stored = directory / "config.json"
-    config = _read_json(stored) if stored.is_file() else None
+    config = _read_json(stored) if is_there(stored) else None
+    refuse_others(tensors, config or {})
+    tensors, left = read_scaled(tensors)
     if layout == "Wan":
         tensors = original_wan.renamed(tensors)
         # The original config.json has other words for the same numbers.
@@ -126,6 +139,7 @@ def open_source(
         config,
         dialect=dialect,
         reference=None if reference is None else open_source(reference).tensors,
+        notes=_notes(files),
     )
     return Source(
         directory=directory,
@@ -133,29 +147,46 @@ def open_source(
         scheduler=_scheduler(directory),
         files=tuple(files),
         tensors=packed.tensors,
-        packed=packed,
+        packed=packed._replace(unused=tuple(sorted({*packed.unused, *left}))),
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _notes(files: Iterable[Path]) -> dict[str, str]:
+    """What the writers say of the tensors in the headers of all files."""
+    return {
+        name: text
+        for file in files
+        if file.suffix == _SAFETENSORS
+        for name, text in safetensors_file.read_metadata(file).items()
+    }
+
+
+def _check_weights(files: Iterable[Path]) -> None:
+    """Refuses what is no regular file, before anything is opened."""
+    problems = []
+    for file in files:
+        try:
+            check_regular(file)
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if problems:
+        raise ConversionError("\n".join(several(problems)))
+
+
+def _read_json(file: Path, largest: int = _LARGEST_CONFIG) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConversionError(f"{file}: expected JSON, found {error}") from error
-    if not isinstance(values, dict):
-        raise ConversionError(
-            f"{file}: expected a JSON object, found a {type(values).__name__}"
-        )
-    return values
+        return read_json_object(file, largest=largest)
+    except (ValueError, OSError) as error:
+        raise ConversionError(str(error)) from error
 
 
 def _scheduler(directory: Path) -> dict[str, Any] | None:
     candidates = [directory]
-    if (directory.parent / "model_index.json").is_file():
+    if is_there(directory.parent / "model_index.json"):
         candidates.append(directory.parent)
     for candidate in candidates:
         file = candidate / "scheduler" / "scheduler_config.json"
-        if file.is_file():
+        if is_there(file):
             return _read_json(file)
     return None
 
@@ -195,22 +226,33 @@ def _indexed_files(directory: Path, suffix: str) -> dict[Path, set[str] | None]:
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = _read_json(index, LARGEST_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ConversionError(f"{index}: expected a weight_map, found {weight_map!r}")
+        raise ConversionError(
+            f"{index}: expected a weight_map, found {brief(weight_map)}"
+        )
     names: dict[str, set[str]] = {}
     problems = []
     for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name:
-            problems.append(f"{tensor}: expected a file name, found {name!r}")
+        if not isinstance(name, str) or not _is_file_name(name, index):
+            problems.append(
+                f"{named(tensor)}: expected a file name, found {brief(name)}"
+            )
         else:
             names.setdefault(name, set()).add(tensor)
     for name, wanted in names.items():
-        if not (index.parent / name).is_file():
-            problems.append(f"{name} ({len(wanted)} tensors): no such file")
+        if not is_there(index.parent / name):
+            problems.append(f"{named(name)} ({len(wanted)} tensors): no such file")
     if problems:
-        raise ConversionError("\n  ".join([f"{index}: bad index:", *problems]))
+        raise ConversionError("\n  ".join([f"{index}: bad index:", *several(problems)]))
     return {index.parent / name: names[name] for name in sorted(names)}
+
+
+def _is_file_name(name: str, index: Path) -> bool:
+    """Whether this can be a file of the same kind, beside the index."""
+    suffix = next((s for s in _SUFFIXES if f"{s}.index" in index.name), "")
+    plain = Path(name).name == name and name.isprintable() and len(name) < 256
+    return plain and name.endswith(suffix)
 
 
 def _index_all(
@@ -222,14 +264,19 @@ def _index_all(
         try:
             reader = safetensors_file if file.suffix == _SAFETENSORS else torch_file
             found = reader.read_index(file)
-        except ConversionError as error:
+        except (ConversionError, OSError) as error:
             problems.append(str(error))
             continue
         if wanted is not None:
-            for name in sorted(wanted - found.keys()):
-                problems.append(f"{file.name}: the index places {name} here; not found")
-            for name in sorted(found.keys() - wanted):
-                problems.append(f"{file.name}: holds {name}, which the index does not")
+            missing, more = wanted - found.keys(), found.keys() - wanted
+            differences = [
+                f"{file.name}: the index places {named(name)} here; not found"
+                for name in sorted(missing)
+            ] + [
+                f"{file.name}: holds {named(name)}, which the index does not"
+                for name in sorted(more)
+            ]
+            problems += several(differences)
         tensors |= found
     if problems:
         raise ConversionError(

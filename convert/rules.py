@@ -23,12 +23,13 @@ from convert.safetensors_file import TensorInfo
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _BUILT_IN = {"layer": r"\d+", "leaf": "weight|bias"}
 
-# Keys that only the original repositories have, before diffusers renamed them.
+# Keys that only the original repositories have, before diffusers renamed them; behind
+# no prefix (`prefixes`).
 _FOREIGN = {
-    "Wan": r"(model\.diffusion_model\.)?blocks\.\d+\.self_attn\.",
-    "HunyuanVideo": r"(model\.(diffusion_model\.)?)?(double|single)_blocks\.\d+\.",
-    "CogVideoX (SAT)": r"(model\.diffusion_model\.)?(mixins|transformer\.layers)\.",
-    "another program": r"model\.diffusion_model\.",
+    "Wan": r"blocks\.\d+\.self_attn\.",
+    "HunyuanVideo": r"(double|single)_blocks\.\d+\.",
+    "CogVideoX (SAT)": r"(mixins|transformer\.layers)\.",
+    "Stable Diffusion": r"(input_blocks|middle_block|joint_blocks)\.\d+\.",
 }
 
 
@@ -223,7 +224,7 @@ def collapse(keys: Iterable[str]) -> list[str]:
     groups: dict[tuple[str, str], list[int]] = {}
     plain: list[str] = []
     for key in keys:
-        match = re.match(r"(.*?\.)(\d+)(\..*)$", key)
+        match = re.match(r"(.*?\.)(\d{1,9})(\..*)$", key)
         if match is None:
             plain.append(key)
         else:

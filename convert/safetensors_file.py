@@ -17,6 +17,9 @@ import ml_dtypes
 import numpy as np
 
 from convert.errors import ConversionError
+from sixbit_jax.reading.json_file import parse_json_object
+from sixbit_jax.reading.messages import brief, named, several
+from sixbit_jax.reading.regular_file import open_regular
 
 DTYPES: Mapping[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -36,8 +39,16 @@ DTYPES: Mapping[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-# The limit of the reference implementation; a larger number is a damaged file.
-_LARGEST_HEADER = 100_000_000
+# Names of the format that NumPy has no arithmetic for, or nothing here a use.
+_UNSUPPORTED = frozenset(
+    ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
+)
+_FIELDS = frozenset(("dtype", "shape", "data_offsets"))
+# The reference implementation takes 100 MB, which need 3 GB of memory to parse. The
+# header of a thousand tensors has 0.1 MB.
+_LARGEST_HEADER = 25_000_000
+# NumPy's and torch's.
+_MOST_AXES = 64
 
 
 @dataclass(frozen=True)
@@ -78,75 +89,146 @@ class TensorInfo:
           ConversionError: if the file ends before the tensor does.
         """
         buffer = np.empty(self.nbytes, np.uint8)
-        view = memoryview(buffer)
-        with open(self.file, "rb", buffering=0) as stream:
+        self._fill(memoryview(buffer))
+        return buffer.view(self.dtype).reshape(self.shape)
+
+    def _fill(self, view: memoryview) -> None:
+        try:
+            stream = open_regular(self.file, buffering=0)
+        except ValueError as error:
+            raise ConversionError(str(error)) from error
+        with stream:
             stream.seek(self.offset)
             done = 0
             while done < self.nbytes:
-                count = stream.readinto(view[done:])
+                count = stream.readinto(view[done:])  # pyrefly: ignore
                 if not count:
                     raise ConversionError(
                         f"{self.file}: expected {self.nbytes:,} bytes at "
                         f"{self.offset:,}, found the end of the file after {done:,}"
                     )
                 done += count
-        return buffer.view(self.dtype).reshape(self.shape)
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The `__metadata__` of a file, texts by name; empty where there is none.
+
+    Raises:
+      ConversionError: as `read_index`.
+    """
+    metadata = _read_header(file)[0].get("__metadata__", {})
+    problems = _metadata_problems(metadata)
+    if problems:
+        raise ConversionError(f"{file}: bad safetensors header: {problems[0]}")
+    return metadata
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's entries, where the tensors begin, and the bytes of the file."""
+    try:
+        with open_regular(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            length = int.from_bytes(stream.read(8), "little")
+            _check_length(file, length, size)
+            text = stream.read(length)
+        if not text.startswith(b"{"):
+            raise ValueError(
+                f"{file}: expected a JSON object as safetensors header, found "
+                f"{brief(text[:16])}: another format, or damaged"
+            )
+        entries = parse_json_object(text, f"{file}: safetensors header")
+    except ConversionError:
+        raise
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    return entries, 8 + length, size
 
 
 def read_index(file: Path) -> dict[str, TensorInfo]:
     """Reads a safetensors header: tensors by name, in the order of the file.
 
     Raises:
-      ConversionError: if the header is damaged, byte ranges do not fit shapes, leave
-        holes or overlap, or the file is truncated.
+      ConversionError: if the header is damaged or larger than 25 MB, byte ranges do
+        not fit shapes, leave holes or overlap, or the file is truncated.
     """
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(_LARGEST_HEADER, size - 8):
-            raise ConversionError(
-                f"{file}: expected a safetensors header within {size:,} bytes, found a "
-                f"header length of {length:,}: truncated, or not safetensors"
-            )
-        text = stream.read(length)
-    try:
-        entries = json.loads(text)
-        if not isinstance(entries, dict):
-            raise ValueError(f"a {type(entries).__name__}")
-    except ValueError as error:
-        raise ConversionError(
-            f"{file}: expected a JSON object as safetensors header, found {error}"
-        ) from error
-    entries.pop("__metadata__", None)
-    data = 8 + length
+    entries, data, size = _read_header(file)
+    problems = _metadata_problems(entries.pop("__metadata__", {}))
     tensors: dict[str, TensorInfo] = {}
-    problems: list[str] = []
     spans: list[tuple[int, int, str]] = []
     for name, entry in entries.items():
-        try:
-            dtype, shape = DTYPES[entry["dtype"]], tuple(map(int, entry["shape"]))
-            begin, end = map(int, entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(
-                f"{name}: expected dtype (one of {', '.join(DTYPES)}), shape and "
-                f"data_offsets, found {entry!r} ({error!r})"
-            )
+        problem = _entry_problem(entry)
+        if problem is not None:
+            problems.append(f"{named(name)}: {problem}")
             continue
-        info = TensorInfo(dtype, shape, file, data + begin)
-        if begin < 0 or min(shape, default=0) < 0 or end - begin != info.nbytes:
-            problems.append(
-                f"{name}: expected {info.nbytes:,} bytes for {entry['dtype']} "
-                f"{list(shape)}, found the range {begin:,} to {end:,}"
-            )
-        tensors[name] = info
+        begin, end = entry["data_offsets"]
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        tensors[name] = TensorInfo(dtype, shape, file, data + begin)
         spans.append((begin, end, name))
     if not problems:
         problems = _gaps(spans, size - data)
     if problems:
         raise ConversionError(
-            "\n  ".join([f"{file}: bad safetensors header:", *problems])
+            "\n  ".join([f"{file}: bad safetensors header:", *several(problems)])
         )
     return tensors
+
+
+def _check_length(file: Path, length: int, size: int) -> None:
+    if size < 8 or length > size - 8:
+        raise ConversionError(
+            f"{file}: expected a safetensors header within {size:,} bytes, found a "
+            f"header length of {length:,}: truncated, or not safetensors"
+        )
+    if length > _LARGEST_HEADER:
+        raise ConversionError(
+            f"{file}: expected a safetensors header of at most {_LARGEST_HEADER:,} "
+            f"bytes (100,000 tensors), found one of {length:,}"
+        )
+
+
+def _metadata_problems(metadata: Any) -> list[str]:
+    fits = isinstance(metadata, dict) and all(
+        isinstance(value, str) for value in metadata.values()
+    )
+    if fits:
+        return []
+    return [f"__metadata__: expected texts by name, found {brief(metadata)}"]
+
+
+def _whole_numbers(values: Any, most: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
+
+
+def _entry_problem(entry: Any) -> str | None:
+    """What is wrong with the description of a tensor."""
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        return f"expected {', '.join(sorted(_FIELDS))}, found {brief(entry)}"
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        if isinstance(dtype, str) and dtype in _UNSUPPORTED:
+            return (
+                f"unsupported dtype {dtype} (supported: {', '.join(DTYPES)}); the file "
+                "is not damaged"
+            )
+        return f"expected dtype to be one of {', '.join(DTYPES)}, found {brief(dtype)}"
+    if not _whole_numbers(shape, _MOST_AXES):
+        return f"expected a shape of whole numbers from 0, found {brief(shape)}"
+    if not _whole_numbers(offsets, 2) or len(offsets) != 2:
+        return f"expected data_offsets of two whole numbers, found {brief(offsets)}"
+    begin, end = offsets
+    nbytes = math.prod(shape) * DTYPES[dtype].itemsize
+    # Also where an axis is 0, NumPy wants to be able to count the others.
+    counted = math.prod(n for n in shape if n) * DTYPES[dtype].itemsize
+    if end - begin != nbytes or counted >= 2**63:
+        return (
+            f"expected {brief(nbytes)} bytes for {dtype} {brief(shape)}, found the "
+            f"range {begin:,} to {end:,}"
+        )
+    return None
 
 
 def _gaps(spans: list[tuple[int, int, str]], available: int) -> list[str]:
@@ -155,7 +237,8 @@ def _gaps(spans: list[tuple[int, int, str]], available: int) -> list[str]:
     for begin, end, name in sorted(spans):
         if begin != position:
             problems.append(
-                f"{name}: expected to begin at byte {position:,}, found {begin:,}"
+                f"{named(name)}: expected to begin at byte {position:,}, found "
+                f"{begin:,}"
             )
         position = end
     if position != available:

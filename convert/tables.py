@@ -6,6 +6,7 @@ from typing import Any
 from convert import cogvideox, wan
 from convert.errors import ConversionError
 from convert.rules import RuleTable
+from sixbit_jax.reading.messages import brief
 
 _TABLES = {table.model_class: table for table in (cogvideox.TABLE, wan.TABLE)}
 
@@ -17,9 +18,9 @@ def table_for(config: Mapping[str, Any]) -> RuleTable:
       ConversionError: if its class is not supported.
     """
     name = config.get("_class_name")
-    if name not in _TABLES:
+    if not isinstance(name, str) or name not in _TABLES:
         raise ConversionError(
             f"config.json _class_name: expected one of {', '.join(sorted(_TABLES))}, "
-            f"found {name!r}"
+            f"found {brief(name)}"
         )
     return _TABLES[name]

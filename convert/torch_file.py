@@ -3,21 +3,34 @@
 Such a file holds a pickle, which may name any function of any module to be called when
 it is read. Here a name stands for one of the few things that a state dict needs, all of
 them defined in this module; every other name is refused, and nothing is imported or
-run. The tensors' bytes lie uncompressed in the archive and are read one at a time.
+run. The tensors' bytes lie uncompressed in the archive, are read one at a time, and are
+compared with their CRC-32 on the way.
 """
 
-import pickle
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from convert.errors import ConversionError
 from convert.safetensors_file import TensorInfo
+from convert.torch_pickle import (
+    Call,
+    Damaged,
+    Dict,
+    Dropped,
+    Machine,
+    Refused,
+    Tuple,
+    refuse,
+)
+from convert.zip_directory import Entry, read_directory
+from sixbit_jax.reading.messages import brief, named
+from sixbit_jax.reading.regular_file import open_regular
 
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -54,24 +67,31 @@ _DTYPES = {
 # Where training programs put the state dict among other things.
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "generator")
 # A state dict of a thousand tensors has 0.2 MB.
-_LARGEST_PICKLE = 64 * 2**20
+_LARGEST_PICKLE = 16 * 2**20
+_LARGEST_NOTE = 1024
 _BEFORE_ZIP = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# What `pickle` raises for bytes that are no pickle, and our constructors for arguments
-# that do not fit them.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    TypeError,
-    ValueError,
-)
+_KINDS: Mapping[type, str] = {Dropped: "list", Tuple: "tuple"}
+# NumPy's and torch's.
+_MOST_AXES = 64
 
 
 @dataclass(frozen=True)
-class StridedInfo(TensorInfo):
+class StoredInfo(TensorInfo):
+    """A tensor in an archive's entry, whose CRC-32 is checked when it is read.
+
+    Attributes:
+      entry: the storage that it is a part of.
+    """
+
+    entry: Entry | None = None
+
+    def _fill(self, view: memoryview) -> None:
+        assert self.entry is not None
+        self.entry.read_into(view, self.offset - self.entry.offset)
+
+
+@dataclass(frozen=True)
+class StridedInfo(StoredInfo):
     """A tensor whose elements do not lie one after the other.
 
     Attributes:
@@ -84,10 +104,13 @@ class StridedInfo(TensorInfo):
         """Reads the part of the storage that the tensor spans, and copies it out.
 
         Raises:
-          ConversionError: if the file ends before the tensor does.
+          ConversionError: if the file ends before the tensor does, or its bytes are
+            not those that were written.
         """
         length = _span(self.shape, self.strides)
-        flat = TensorInfo(self.dtype, (length,), self.file, self.offset).read()
+        flat = StoredInfo(
+            self.dtype, (length,), self.file, self.offset, self.entry
+        ).read()
         steps = [stride * self.dtype.itemsize for stride in self.strides]
         view = np.lib.stride_tricks.as_strided(flat, self.shape, steps, writeable=False)
         return np.ascontiguousarray(view).reshape(self.shape)
@@ -109,148 +132,107 @@ def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
-class _Refused(Exception):
-    """A name in the pickle that is not one of those that tensors need."""
-
-
-class _StateDict(dict):
-    """An OrderedDict; the attributes that torch gives it (`_metadata`) are dropped."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        del state
-
-
-class _Function:
-    """One of the functions that a pickle may call, and cannot change (opcode BUILD)."""
-
-    __slots__ = ("_run",)
-    _run: Callable[..., Any]
-
-    def __init__(self, run: Callable[..., Any]):
-        object.__setattr__(self, "_run", run)
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._run(*arguments)
-
-    def __setattr__(self, name: str, value: Any) -> NoReturn:
-        raise _Refused(f"setting {name} of a function")
-
-
-# Tuples: a pickle cannot change these either.
 class _DType(NamedTuple):
     value: np.dtype | None
 
 
 class _Storage(NamedTuple):
-    """Bytes of an archive's entry; dtype None where the tensor names it."""
+    """An archive's entry; dtype None where the tensor names it."""
 
     dtype: np.dtype | None
-    offset: int
-    nbytes: int
+    entry: Entry
 
 
 class _Tensor(NamedTuple):
     info: TensorInfo
 
 
-class _Unpickler(pickle._Unpickler):
-    """Builds state dicts of `_Tensor`; see the module for what it refuses.
+def _names(largest: int) -> dict[str, Any]:
+    """What the names in a pickle stand for; all others are refused.
 
-    The one in Python: that in C allocates its memo by the largest number that a file
-    claims to use.
+    Args:
+      largest: bytes of a tensor; those of the file.
     """
+    rebuild = partial(_rebuild, largest)
+    return {
+        "collections.OrderedDict": Call(Dict, 0, 0),
+        "torch.Size": Call(_size, 1, 1),
+        "torch._utils._rebuild_tensor": Call(rebuild, 4, 4),
+        "torch._utils._rebuild_tensor_v2": Call(rebuild, 6, 7),
+        "torch._utils._rebuild_tensor_v3": Call(partial(_rebuild_as, largest), 7, 8),
+        "torch._utils._rebuild_parameter": Call(_parameter, 2, 3),
+        "torch.storage.UntypedStorage": _DType(None),
+        **{f"torch.{name}": _DType(dtype) for name, dtype in _STORAGES.items()},
+        **{f"torch.{name}": _DType(dtype) for name, dtype in _DTYPES.items()},
+    }
 
-    def __init__(self, stream: Any, file: Path, entries: Mapping[str, tuple[int, int]]):
-        super().__init__(stream)
-        self._file, self._entries = file, entries
-        rebuild = _Function(self._rebuild)
-        self._known: dict[str, Any] = {
-            "collections.OrderedDict": _Function(_StateDict),
-            "torch.Size": _Function(tuple),
-            "torch._utils._rebuild_tensor": rebuild,
-            "torch._utils._rebuild_tensor_v2": rebuild,
-            "torch._utils._rebuild_tensor_v3": _Function(self._rebuild_as),
-            "torch._utils._rebuild_parameter": _Function(self._parameter),
-            "torch.storage.UntypedStorage": _DType(None),
-            **{f"torch.{name}": _DType(dtype) for name, dtype in _STORAGES.items()},
-            **{f"torch.{name}": _DType(dtype) for name, dtype in _DTYPES.items()},
-        }
 
-    def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for."""
-        known = self._known.get(f"{module}.{name}")
-        if known is None:
-            raise _Refused(f"{module}.{name}")
-        return known
+def _size(sizes: Any) -> Any:
+    return sizes if isinstance(sizes, Tuple) else refuse(f"a size of {brief(sizes)}")
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """The storage that ("storage", type, key, device, elements) names."""
-        kind, dtype, key, _, elements = pid
-        if kind != "storage" or not isinstance(dtype, _DType):
-            raise ValueError(f"persistent id {kind!r} of {dtype!r}")
-        offset, nbytes = self._entries[key]
-        size = 1 if dtype.value is None else dtype.value.itemsize
-        if elements * size != nbytes:
-            raise ValueError(
-                f"storage {key}: expected {elements} elements of {size} bytes, found "
-                f"{nbytes} bytes"
-            )
-        return _Storage(dtype.value, offset, nbytes)
 
-    def _rebuild(
-        self,
-        storage: _Storage,
-        first: int,
-        shape: tuple[int, ...],
-        strides: tuple[int, ...],
-        *_: Any,
-    ) -> _Tensor:
-        if storage.dtype is None:
-            raise ValueError("a tensor of an untyped storage without a dtype")
-        return self._tensor(storage, storage.dtype, first, shape, strides)
+def _parameter(data: Any, *_: Any) -> _Tensor:
+    if not isinstance(data, _Tensor):
+        refuse(f"a parameter of {brief(data)}")
+    return data
 
-    def _rebuild_as(
-        self,
-        storage: _Storage,
-        first: int,
-        shape: tuple[int, ...],
-        strides: tuple[int, ...],
-        requires_grad: bool,
-        hooks: Any,
-        dtype: _DType,
-        *_: Any,
-    ) -> _Tensor:
-        if dtype.value is None:
-            raise ValueError("a tensor without a dtype")
-        return self._tensor(storage, dtype.value, first, shape, strides)
 
-    def _tensor(
-        self,
-        storage: _Storage,
-        dtype: np.dtype,
-        first: int,
-        shape: tuple[int, ...],
-        strides: tuple[int, ...],
-    ) -> _Tensor:
-        shape, strides = tuple(map(int, shape)), tuple(map(int, strides))
-        if len(shape) != len(strides) or min((first, *shape, *strides)) < 0:
-            raise ValueError(f"a tensor {shape} with strides {strides} from {first}")
-        end = (first + _span(shape, strides)) * dtype.itemsize
-        if end > storage.nbytes:
-            raise ValueError(
-                f"a tensor {shape} with strides {strides} from {first} needs {end:,} "
-                f"bytes, its storage has {storage.nbytes:,}"
-            )
-        place = (dtype, shape, self._file, storage.offset + first * dtype.itemsize)
-        if _contiguous(shape, strides):
-            return _Tensor(TensorInfo(*place))
-        return _Tensor(StridedInfo(*place, strides))
+def _storage(entries: Mapping[str, Entry], identifier: Any) -> _Storage:
+    """The storage that ("storage", type, key, device, elements) names."""
+    if not isinstance(identifier, Tuple) or len(identifier) != 5:
+        refuse(f"the persistent id {brief(identifier)}")
+    kind, dtype, key, _, elements = identifier
+    if kind != "storage" or not isinstance(dtype, _DType) or type(key) is not str:
+        refuse(f"a persistent id of {brief(kind)}, {brief(key)}")
+    if key not in entries:
+        refuse(f"storage {brief(key)}, for which the archive has no entry")
+    entry = entries[key]
+    size = 1 if dtype.value is None else dtype.value.itemsize
+    if type(elements) is not int or elements * size != entry.nbytes:
+        refuse(
+            f"storage {named(key)} of {brief(elements)} elements of {size} bytes, and "
+            f"{entry.nbytes:,} bytes in the archive"
+        )
+    return _Storage(dtype.value, entry)
 
-    @staticmethod
-    def _parameter(data: _Tensor, *_: Any) -> _Tensor:
-        return data
+
+def _rebuild(largest: int, storage: Any, first: Any, *rest: Any) -> _Tensor:
+    if not isinstance(storage, _Storage) or storage.dtype is None:
+        refuse("a tensor of no storage, or of an untyped one without a dtype")
+    return _tensor(largest, storage.entry, storage.dtype, first, *rest[:2])
+
+
+def _rebuild_as(largest: int, storage: Any, first: Any, *rest: Any) -> _Tensor:
+    dtype = rest[4]
+    if not isinstance(storage, _Storage) or not isinstance(dtype, _DType):
+        refuse("a tensor without a storage or a dtype")
+    if dtype.value is None:
+        refuse("a tensor without a dtype")
+    return _tensor(largest, storage.entry, dtype.value, first, *rest[:2])
+
+
+def _tensor(
+    largest: int, entry: Entry, dtype: np.dtype, first: Any, shape: Any, strides: Any
+) -> _Tensor:
+    for numbers in (shape, strides):
+        if not isinstance(numbers, Tuple) or len(numbers) > _MOST_AXES:
+            refuse(f"a tensor with the shape or strides {brief(numbers)}")
+    shape, strides = tuple(shape), tuple(strides)
+    words = f"a tensor {brief(shape)} with strides {brief(strides)} from {brief(first)}"
+    numbers = (first, *shape, *strides)
+    whole = all(type(n) is int and 0 <= n < 2**63 for n in numbers)
+    if not whole or len(shape) != len(strides):
+        refuse(words)
+    end = (first + _span(shape, strides)) * dtype.itemsize
+    if end > entry.nbytes:
+        refuse(f"{words} that needs {end:,} bytes, its storage has {entry.nbytes:,}")
+    offset = entry.offset + first * dtype.itemsize
+    if _contiguous(shape, strides):
+        return _Tensor(StoredInfo(dtype, shape, entry.file, offset, entry))
+    info = StridedInfo(dtype, shape, entry.file, offset, entry, strides)
+    if info.nbytes > largest:
+        refuse(f"{words}: {info.nbytes:,} bytes in a file of {largest:,}")
+    return _Tensor(info)
 
 
 def read_index(file: Path) -> dict[str, TensorInfo]:
@@ -267,77 +249,62 @@ def read_index(file: Path) -> dict[str, TensorInfo]:
       ConversionError: if it is no such file, is damaged, or names anything that a
         state dict does not need; nothing named there is run.
     """
-    with open(file, "rb") as stream:
-        begin = stream.read(len(_BEFORE_ZIP))
-        if begin == _BEFORE_ZIP:
-            raise ConversionError(
-                f"{file}: expected the zip format of torch.save, found the format "
-                "before torch 1.6; load and save it with a current torch"
-            )
-        stream.seek(0)
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                found = _unpickle(file, stream, archive)
-        except zipfile.BadZipFile as error:
-            raise ConversionError(
-                f"{file}: expected a zip file of torch.save, found {begin[:4]!r} "
-                f"({error}): truncated, or another format"
-            ) from error
-    return _state_dict(file, found)
+    try:
+        with open_regular(file) as stream:
+            begin = stream.read(len(_BEFORE_ZIP))
+    except ValueError as error:
+        raise ConversionError(str(error)) from error
+    if begin == _BEFORE_ZIP:
+        raise ConversionError(
+            f"{file}: expected the zip format of torch.save, found the format "
+            "before torch 1.6; load and save it with a current torch"
+        )
+    return _state_dict(file, _unpickle(file, read_directory(file)))
 
 
-def _unpickle(file: Path, stream: BinaryIO, archive: zipfile.ZipFile) -> Any:
-    pickles = [i for i in archive.infolist() if i.filename.endswith("/data.pkl")]
+def _unpickle(file: Path, archive: Mapping[str, Entry]) -> Any:
+    pickles = [name for name in archive if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ConversionError(
             f"{file}: expected one data.pkl in the archive, found {len(pickles)}"
         )
-    root = pickles[0].filename.removesuffix("data.pkl")
-    for info in archive.infolist():
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise ConversionError(
-                f"{file}: expected entries stored as they are, found {info.filename} "
-                "compressed or encrypted"
-            )
-    if pickles[0].file_size > _LARGEST_PICKLE:
+    root = pickles[0].removesuffix("data.pkl")
+    content = archive[pickles[0]]
+    if content.nbytes > _LARGEST_PICKLE:
         raise ConversionError(
             f"{file}: expected a data.pkl of tensors' names and places, found one of "
-            f"{pickles[0].file_size:,} bytes"
+            f"{content.nbytes:,} bytes"
         )
-    names = archive.namelist()
-    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-        raise ConversionError(f"{file}: expected little-endian tensors, found others")
     prefix = f"{root}data/"
-    entries = {
-        info.filename.removeprefix(prefix): _place(file, stream, info)
-        for info in archive.infolist()
-        if info.filename.startswith(prefix)
+    for name, entry in archive.items():
+        if not name.startswith(root):
+            raise ConversionError(
+                f"{file}: expected everything in {named(root)}, found {named(name)}"
+            )
+        if not name.startswith(prefix) and entry.nbytes <= _LARGEST_NOTE:
+            # Versions and the like: not needed, but a changed bit is damage.
+            entry.read()
+    order = archive.get(f"{root}byteorder")
+    if order is not None and (order.nbytes != 6 or order.read() != b"little"):
+        raise ConversionError(f"{file}: expected little-endian tensors, found others")
+    storages = {
+        name.removeprefix(prefix): entry
+        for name, entry in archive.items()
+        if name.startswith(prefix)
     }
-    with archive.open(pickles[0]) as content:
-        try:
-            return _Unpickler(content, file, entries).load()
-        except _Refused as refused:
-            raise ConversionError(
-                f"{file}: expected a state dict, found {refused} in its pickle, which "
-                "no tensor needs; it was not run"
-            ) from refused
-        except _DAMAGE as error:
-            raise ConversionError(
-                f"{file}: expected a pickled state dict, found {error!r}"
-            ) from error
-
-
-def _place(file: Path, stream: BinaryIO, info: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where the bytes of an entry begin in the file, and how many there are."""
-    before = stream.tell()
-    # The local header repeats the name; its extra field aligns the data.
-    stream.seek(info.header_offset)
-    header = stream.read(30)
-    stream.seek(before)
-    if header[:4] != b"PK\x03\x04":
-        raise ConversionError(f"{file}: no entry at {info.header_offset:,}: damaged")
-    lengths = [int.from_bytes(header[i : i + 2], "little") for i in (26, 28)]
-    return info.header_offset + 30 + sum(lengths), info.file_size
+    code = content.read()
+    largest = file.stat().st_size
+    try:
+        return Machine(code, _names(largest), partial(_storage, storages)).run()
+    except Refused as refused:
+        raise ConversionError(
+            f"{file}: expected a state dict, found {refused} in its pickle, which "
+            "no tensor needs; it was not run"
+        ) from refused
+    except Damaged as error:
+        raise ConversionError(
+            f"{file}: expected a pickled state dict, found {error}"
+        ) from error
 
 
 def _state_dict(file: Path, found: Any) -> dict[str, TensorInfo]:
@@ -351,7 +318,8 @@ def _state_dict(file: Path, found: Any) -> dict[str, TensorInfo]:
             found = found[inside[0]]
     if not isinstance(found, dict):
         raise ConversionError(
-            f"{file}: expected a dict of tensors, found a {type(found).__name__}"
+            f"{file}: expected a dict of tensors, found a "
+            f"{_KINDS.get(type(found), type(found).__name__)}"
         )
     tensors = {
         name: value.info
@@ -359,7 +327,7 @@ def _state_dict(file: Path, found: Any) -> dict[str, TensorInfo]:
         if isinstance(name, str) and isinstance(value, _Tensor)
     }
     if not tensors:
-        names = ", ".join(map(repr, list(found)[:8]))
+        names = ", ".join(brief(name, 40) for name in list(found)[:8])
         raise ConversionError(
             f"{file}: expected tensors at {place} or in one of {', '.join(_WRAPPERS)}; "
             f"found no tensor among {names or 'nothing'}"
@@ -367,4 +335,4 @@ def _state_dict(file: Path, found: Any) -> dict[str, TensorInfo]:
     return tensors
 
 
-__all__ = ["SUFFIXES", "StridedInfo", "read_index"]
+__all__ = ["SUFFIXES", "StoredInfo", "StridedInfo", "read_index"]

@@ -1,5 +1,6 @@
 """What happens to one tensor: checked for NaN and Inf, cast or quantized."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,8 +13,8 @@ from pallas_kernels.numerics import bits
 from pallas_kernels.numerics.nvfp4 import TENSOR_SCALE_BITS
 from sixbit_jax.checkpoint import ParameterSpec
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.quantizers.mpq_dm_weights import ResidualRecipe
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, WeightRecipe
+from sixbit_jax.methods.mpq_dm.weight_recipe import ResidualRecipe
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, WeightRecipe
 from sixbit_jax.quantizers.uniform import UniformRecipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,
@@ -25,6 +26,8 @@ _KEPT = {
 }
 # Enough to keep the temporary masks of the NaN check small.
 _CHUNK = 1 << 24
+_LARGEST_SAFE = float(np.finfo(np.float32).max) / (2 * 6 * 448)
+_LARGEST_USUAL = 1e30
 
 
 def kept_dtype(*dtypes: np.dtype) -> str:
@@ -109,20 +112,57 @@ def store(
         bits = int(spec.dtype.removeprefix("uniform"))
         recipe = UniformRecipe(bits, grid="bgr" if refine else "minmax")
     compress = recipe.compress
-    return jax.tree.map(np.asarray, compress(array, rotation=spec.rotation))
+    stored = jax.tree.map(np.asarray, compress(array, rotation=spec.rotation))
+    _check_stored(stored, array, where, spec.dtype)
+    return stored
 
 
-def keep_packed(info: PackedInfo) -> NVFP4Array:
+def keep_packed(info: PackedInfo, where: str) -> NVFP4Array:
     """A weight that is NVFP4 already, with its own codes and block scales.
 
     The tensor scale is rounded to the 17 bits of ours (4e-6), which keep all products
     exact in float32.
+
+    Raises:
+      ConversionError: if it stands for values that float32 does not hold.
     """
     packed = info.read_packed()
-    scale = bits.round_significand(jnp.float32(packed.tensor_scale), TENSOR_SCALE_BITS)
+    scale = np.asarray(
+        bits.round_significand(jnp.float32(packed.tensor_scale), TENSOR_SCALE_BITS)
+    )
     arrays = {
         "codes": packed.codes,
         "block_scales": packed.block_scales,
-        "tensor_scale": np.asarray(scale),
+        "tensor_scale": scale,
     }
+    # Below, no product overflows: the largest is 6 x 448 x scale.
+    if not scale < _LARGEST_SAFE:
+        check_finite(replace(packed, tensor_scale=np.float32(scale)).values(), where)
     return NVFP4Array.from_arrays("nvfp4", arrays, 0)
+
+
+def _check_stored(stored: Any, array: np.ndarray, where: str, name: str) -> None:
+    """Refuses a compressed weight that does not stand for what was compressed.
+
+    Raises:
+      ConversionError: if a scale is NaN or Inf, or large values were lost.
+    """
+    for leaf in jax.tree.leaves(stored):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            check_finite(np.asarray(leaf), f"{where}: the scales of {name}")
+    largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+    # Only near the end of float32 can products overflow while scales do not.
+    if largest < _LARGEST_USUAL:
+        return
+    found = np.asarray(stored.dequantize(jnp.float32))
+    check_finite(found, f"{where}: the values of {name}")
+    # Rotation keeps the norm, and changes the largest value.
+    before, after = (
+        float(np.linalg.norm(part.astype(np.float64) / largest))
+        for part in (array, found)
+    )
+    if not 0.5 * before <= after <= 2 * before:
+        raise ConversionError(
+            f"{where}: expected values within the range of {name}, found values up to "
+            f"{largest:.3g}, of which {after / before:.2g} would be left"
+        )

@@ -1,51 +1,59 @@
-"""Fast, small video diffusion transformers in JAX."""
+"""Fast, small video diffusion transformers in JAX.
 
-from sixbit_jax import recipes
-from sixbit_jax.calibration.policy_file import policy_from_file
-from sixbit_jax.checkpoint import load, save
-from sixbit_jax.checkpoint.pair import load_pair
-from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
-from sixbit_jax.models.cogvideox.config import CogVideoXConfig
-from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
-from sixbit_jax.models.wan.config import WanConfig
-from sixbit_jax.models.wan.network import WanTransformer
-from sixbit_jax.policies import (
-    BlockGrid,
-    ErrorPredictor,
-    Plan,
-    Policy,
-    Stats,
-    chain,
-    delta_gbs,
-    dmpq,
-    fixed,
-    int8_attention,
-    pdr,
-    step_cache,
-    tdc,
-)
-from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
-from sixbit_jax.quantizers.uniform import UniformRecipe
-from sixbit_jax.routes import Route
-from sixbit_jax.sampling.api import Interrupted, prepare, sample
-from sixbit_jax.sampling.loop import run_program
-from sixbit_jax.sampling.noise import initial_noise, step_noise
-from sixbit_jax.sampling.options import (
-    Conditions,
-    Execution,
-    Guidance,
-    Noise,
-    Prompt,
-)
-from sixbit_jax.sampling.pair import LowNoise
-from sixbit_jax.sampling.schedulers import (
-    CogVideoXDDIM,
-    CogVideoXDPM,
-    FlowMatchEuler,
-    UniPC,
-)
-from sixbit_jax.sampling.schedulers import from_config as scheduler_from_config
-from sixbit_jax.sampling.trace import SampleResult, Trace
+Importing the package is cheap: each public name is loaded when it is first used.
+"""
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sixbit_jax import recipes
+    from sixbit_jax.checkpoint import load, save
+    from sixbit_jax.checkpoint.pair import load_pair
+    from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
+    from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+    from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+    from sixbit_jax.models.wan.config import WanConfig
+    from sixbit_jax.models.wan.network import WanTransformer
+    from sixbit_jax.policies import (
+        BlockGrid,
+        ErrorPredictor,
+        Plan,
+        Policy,
+        Stats,
+        chain,
+        delta_gbs,
+        dmpq,
+        fixed,
+        int8_attention,
+        pdr,
+        step_cache,
+        tdc,
+    )
+    from sixbit_jax.policies.policy_file import policy_from_file
+    from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
+    from sixbit_jax.quantizers.uniform import UniformRecipe
+    from sixbit_jax.routes import Route
+    from sixbit_jax.sampling.api import Interrupted, prepare, sample
+    from sixbit_jax.sampling.loop import run_program
+    from sixbit_jax.sampling.noise import initial_noise, step_noise
+    from sixbit_jax.sampling.options import (
+        Conditions,
+        Execution,
+        Guidance,
+        Noise,
+        Prompt,
+    )
+    from sixbit_jax.sampling.pair import LowNoise
+    from sixbit_jax.sampling.schedulers import (
+        CogVideoXDDIM,
+        CogVideoXDPM,
+        FlowMatchEuler,
+        UniPC,
+    )
+    from sixbit_jax.sampling.schedulers import from_config as scheduler_from_config
+    from sixbit_jax.sampling.trace import SampleResult, Trace
 
 __all__ = [
     "BlockGrid",
@@ -97,3 +105,65 @@ __all__ = [
     "step_noise",
     "tdc",
 ]
+
+# The module of each name, as the imports above say it to type checkers.
+_MODULES = {
+    "checkpoint": ("load", "save"),
+    "checkpoint.pair": ("load_pair",),
+    "formats": ("Int8Array", "NVFP4Array", "UniformArray"),
+    "models.cogvideox.config": ("CogVideoXConfig",),
+    "models.cogvideox.network": ("CogVideoXTransformer",),
+    "models.wan.config": ("WanConfig",),
+    "models.wan.network": ("WanTransformer",),
+    "policies": (
+        "BlockGrid",
+        "ErrorPredictor",
+        "Plan",
+        "Policy",
+        "Stats",
+        "chain",
+        "delta_gbs",
+        "dmpq",
+        "fixed",
+        "int8_attention",
+        "pdr",
+        "step_cache",
+        "tdc",
+    ),
+    "policies.policy_file": ("policy_from_file",),
+    "quantizers.nvfp4": ("NVFP4Recipe", "quantize"),
+    "quantizers.uniform": ("UniformRecipe",),
+    "routes": ("Route",),
+    "sampling.api": ("Interrupted", "prepare", "sample"),
+    "sampling.loop": ("run_program",),
+    "sampling.noise": ("initial_noise", "step_noise"),
+    "sampling.options": ("Conditions", "Execution", "Guidance", "Noise", "Prompt"),
+    "sampling.pair": ("LowNoise",),
+    "sampling.schedulers": (
+        "CogVideoXDDIM",
+        "CogVideoXDPM",
+        "FlowMatchEuler",
+        "UniPC",
+    ),
+    "sampling.trace": ("SampleResult", "Trace"),
+}
+_PLACES = {
+    name: (module, name) for module, names in _MODULES.items() for name in names
+} | {"scheduler_from_config": ("sampling.schedulers", "from_config")}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a public name, or a module of the package, on first use (PEP 562)."""
+    if name in _PLACES:
+        module, attribute = _PLACES[name]
+        value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    elif name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    else:
+        value = importlib.import_module(f"{__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

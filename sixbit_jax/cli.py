@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -61,6 +62,28 @@ def _wrapped(text: str) -> str:
     )
 
 
+def _open_streams() -> None:
+    """Makes text that no encoding has no reason to fail, and a lost stderr silent."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of files may hold bytes that are no text.
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _flush_stdout() -> str | None:
+    """Writes out what was printed; says why that was not possible.
+
+    After a failure the interpreter has nothing left to write when it exits.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output: expected a place to print to, found {error}"
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `sixbit`.
 
@@ -72,34 +95,65 @@ def main(argv: Sequence[str] | None = None) -> int:
       error; `--debug` raises it instead), 130 after an interrupt.
     """
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(argv).parse_args(argv)
+    _open_streams()
+    if sys.stdout is None:
+        _complain("sixbit", "standard output: expected a place to print to, found none")
+        return USER_ERROR
+    name = "sixbit"
     try:
-        status = args.run(args)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:
-        # The reader (`head`, a pager) left. Nobody is there to read more, not even
-        # what the interpreter flushes when it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        args = build_parser(argv).parse_args(argv)
+        name = f"sixbit {args.command}"
+        status = _run(args, name)
+    except SystemExit:  # after help, or after a usage error
+        if (problem := _flush_stdout()) is not None:
+            _complain(name, problem)
+            return USER_ERROR
+        raise
+    problem = _flush_stdout()
+    # A command that could not print has said so already.
+    if problem is not None and status != USER_ERROR:
+        _complain(name, problem)
+        return USER_ERROR
+    return status
+
+
+def _complain(name: str, message: str) -> None:
+    print(f"{name}: error: {message}", file=sys.stderr)
+
+
+def _run(args: argparse.Namespace, name: str) -> int:
+    """Runs the command and words its errors."""
+    try:
+        return args.run(args)
+    except (BrokenPipeError, SystemExit):
+        # rich ends the process when the reader of its tables has gone.
+        _complain(name, "standard output: expected a reader, found that it has gone")
+        return USER_ERROR
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f"sixbit {args.command}: error: {error}", file=sys.stderr)
+        _complain(name, str(error))
+        return USER_ERROR
+    except MemoryError as error:
+        if args.debug:
+            raise
+        _complain(
+            name, f"not enough memory; a smaller video needs less. {error}".strip()
+        )
         return USER_ERROR
     except RuntimeError as error:
         # JAX's only sign of a full device; other runtime errors are bugs.
         if args.debug or "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        print(
-            f"sixbit {args.command}: error: not enough device memory; NVFP4 weights "
-            "(`sixbit convert --weights nvfp4`), a smaller video or fewer of them need "
-            f"less. {str(error).splitlines()[0]}",
-            file=sys.stderr,
+        _complain(
+            name,
+            "not enough device memory; NVFP4 weights (`sixbit convert --weights "
+            "nvfp4`), a smaller video or fewer of them need less. "
+            f"{str(error).splitlines()[0]}",
         )
         return USER_ERROR
     except KeyboardInterrupt:
-        print(f"\nsixbit {args.command}: interrupted", file=sys.stderr)
+        print(f"\n{name}: interrupted", file=sys.stderr)
         return 130
 
 

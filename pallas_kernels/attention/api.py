@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 from typing import Literal
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.attention import cudnn, mosaic_gpu, reference
+from pallas_kernels.attention import cudnn, mosaic_gpu, reference, sparse_reference
+from pallas_kernels.attention.grid import BlockGrid
 from pallas_kernels.attention.quantize import QuantizedQKV
+from pallas_kernels.attention.selection import BlockSelection
+from pallas_kernels.attention.tiles import choose_tile
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 
 Precision = Literal["bf16", "int8"]
@@ -21,9 +25,10 @@ def attention(
     *,
     precision: Precision = "bf16",
     scale: float | None = None,
+    selection: BlockSelection | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
-    """Softmax attention without a mask.
+    """Softmax attention, of all keys or of chosen blocks of them.
 
         out = softmax(q k^T * scale) v, per batch entry and head
 
@@ -34,14 +39,18 @@ def attention(
         precision: `"bf16"` multiplies in the dtype of the inputs. `"int8"` quantizes q
             and k (see `quantize_qkv`) and multiplies probabilities with v in 16 bits.
         scale: factor of the scores; `None` is head_dim ** -0.5.
-        implementation: `"mosaic_gpu"` (Hopper), `"cudnn"` (bf16 only), `"reference"`,
-            or `None` for the first that supports the device and the inputs.
+        selection: blocks of keys of each tile of queries, made for the `block_grid` of
+            these operands (see `choose`); `None` is all keys.
+        implementation: `"mosaic_gpu"` (Hopper), `"cudnn"` (bf16 of all keys only),
+            `"reference"`, or `None` for the first that supports the device and the
+            inputs.
 
     Returns:
         `[batch, q_tokens, heads, head_dim]` in the dtype of q.
 
     Raises:
-        ValueError: shapes or dtypes that do not belong together, or another precision.
+        ValueError: shapes that do not belong together, another precision, or a
+            selection of other operands.
         NotImplementedError: the named implementation does not support the inputs.
         ExceptionGroup: no implementation does.
     """
@@ -56,41 +65,92 @@ def attention(
         )
     if v.shape != k.shape:
         raise ValueError(f"attention: k {k.shape} and v {v.shape} must have one shape")
+    _check_selection(selection, q.shape, k.shape)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     arrays = (q, k, v)
+    options = {"scale": scale, "precision": precision}
     kernel = Implementation(
         "mosaic_gpu",
         functools.partial(
-            mosaic_gpu.attention, *arrays, scale=scale, precision=precision
+            mosaic_gpu.attention, *arrays, selection=selection, **options
         ),
         needs_hopper,
     )
+    if selection is None:
+        definition = functools.partial(reference.attention, *arrays, **options)
+    else:
+        definition = functools.partial(
+            sparse_reference.attention, *arrays, selection, **options
+        )
     candidates = [kernel]
-    if precision == "bf16":
+    if precision == "bf16" and selection is None:
         library = Implementation(
             "cudnn",
             functools.partial(cudnn.attention, *arrays, scale=scale),
             cudnn.needs_cudnn_gpu,
         )
         candidates.append(library)
-    candidates.append(
-        Implementation(
-            "reference",
-            functools.partial(
-                reference.attention, *arrays, scale=scale, precision=precision
-            ),
-        )
-    )
+    candidates.append(Implementation("reference", definition))
     return dispatch("attention", candidates, implementation)
 
 
+def _check_selection(
+    selection: BlockSelection | None, q_shape: tuple, k_shape: tuple
+) -> None:
+    """Raises ValueError for a selection of other operands."""
+    if selection is None:
+        return
+    grid = selection.grid
+    expected = (q_shape[0], q_shape[2], q_shape[1], k_shape[1])
+    found = (*selection.counts.shape[:2], grid.q_tokens, grid.kv_tokens)
+    if expected != found:
+        raise ValueError(
+            f"attention: expected a selection of (batch, heads, q_tokens, kv_tokens) "
+            f"{expected}, found {found}"
+        )
+
+
+def block_grid(
+    q_shape: tuple[int, ...],
+    *,
+    precision: Precision = "bf16",
+    kv_tokens: int | None = None,
+    text: tuple[int, int] = (0, 0),
+    dtype=jnp.bfloat16,
+) -> BlockGrid:
+    """The tiles and blocks that a selection must choose from.
+
+    Args:
+        q_shape: `[batch, q_tokens, heads, head_dim]`.
+        precision: of the attention.
+        kv_tokens: `None` is as many as queries.
+        text: first text token and the token after the last, in joint attention.
+        dtype: of the values.
+
+    Returns:
+        The grid of the kernel's tile for this shape.
+    """
+    tile = choose_tile(q_shape, quantized=precision == "int8", dtype=dtype)
+    return BlockGrid(
+        q_tokens=q_shape[1],
+        kv_tokens=q_shape[1] if kv_tokens is None else kv_tokens,
+        block_rows=tile.block_rows,
+        block_kv=tile.block_kv,
+        text=text,
+    )
+
+
 def quantized_attention(
-    operands: QuantizedQKV, *, implementation: str | None = None
+    operands: QuantizedQKV,
+    *,
+    selection: BlockSelection | None = None,
+    implementation: str | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """`attention` with `precision="int8"`, of operands that are quantized already.
 
     Args:
         operands: from `quantize_qkv` or `norm_rope_qkv`.
+        selection: as in `attention`, its centroids from `quantized_centroids`.
         implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
             that supports the device and the inputs.
 
@@ -98,17 +158,25 @@ def quantized_attention(
         `[batch, q_tokens, heads, head_dim]` in the dtype of v.
 
     Raises:
+        ValueError: a selection of other operands.
         NotImplementedError: the named implementation does not support the inputs.
         ExceptionGroup: no implementation does.
     """
+    _check_selection(selection, operands.q_values.shape, operands.v.shape)
+    if selection is None:
+        definition = functools.partial(reference.quantized_attention, operands)
+    else:
+        definition = functools.partial(
+            sparse_reference.quantized_attention, operands, selection
+        )
     candidates = [
         Implementation(
             "mosaic_gpu",
-            functools.partial(mosaic_gpu.quantized_attention, operands),
+            functools.partial(
+                mosaic_gpu.quantized_attention, operands, selection=selection
+            ),
             needs_hopper,
         ),
-        Implementation(
-            "reference", functools.partial(reference.quantized_attention, operands)
-        ),
+        Implementation("reference", definition),
     ]
     return dispatch("attention", candidates, implementation)

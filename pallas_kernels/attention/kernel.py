@@ -7,6 +7,7 @@ costs one multiply-add and one exponential per score.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -15,6 +16,8 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels.attention.lists import BlockLists
+from pallas_kernels.attention.memory import copy_vector, scratch_buffers
 from pallas_kernels.attention.tiles import ROWS, Tile
 
 _LOG2_E = math.log2(math.e)
@@ -26,18 +29,8 @@ SUM_LIMIT = 2.0**100
 _REGISTERS = {2: (232, 40), 3: (160, 32), 4: (112, 32)}
 # Row sums are kept as partial sums of this many columns: one per thread.
 _SUM_COLUMNS = 8
-# Scales of one TMA copy, whose box is at most 256 long.
-SCALES_PER_COPY = 256
-
-
-def _swizzled(columns: int, dtype) -> tuple:
-    """Transforms of a shared-memory buffer whose rows are `columns` long."""
-    itemsize = jnp.dtype(dtype).itemsize
-    swizzle = min(128, columns * itemsize)
-    return (
-        plgpu.TilingTransform((8, swizzle // itemsize)),
-        plgpu.SwizzleTransform(swizzle),
-    )
+# Columns of proxies whose factors and biases are in registers at once.
+_PROXY_COLUMNS = 32
 
 
 def attend(
@@ -46,11 +39,13 @@ def attend(
     v: jax.Array,
     q_scales: jax.Array | None = None,
     k_scales: jax.Array | None = None,
+    lists: BlockLists | None = None,
     *,
     kv_tokens: int,
     scale: float,
     tile: Tile,
     scale_tokens: int = 0,
+    interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The kernel.
 
@@ -62,11 +57,13 @@ def attend(
         q_scales: `[batch, heads, q_tokens]` float32, log2(e) and `scale` included,
             padded to a multiple of the block's rows.
         k_scales: `[batch, heads, blocks]` float32, one per `scale_tokens` keys, padded
-            to a multiple of 256.
+            to a multiple of 4.
+        lists: the blocks of keys of each tile of queries; `None` is all of them.
         kv_tokens: how many of the keys count; the rest only fill tiles of 8.
         scale: factor of the scores, unused with scales.
         tile: how the work is cut.
         scale_tokens: see `k_scales`.
+        interpret: run on the CPU by the Pallas interpreter.
 
     Returns:
         The output `[batch, q_tokens, heads, head_dim]` in the dtype of `v`, and the sum
@@ -81,61 +78,87 @@ def attend(
     kv_steps = pl.cdiv(kv_tokens, block_kv)
     tail = kv_tokens % block_kv != 0
     tail_blocks = int(tail and kv_steps > 1)
+    proxy_steps = 0 if lists is None else lists.proxy_steps(block_kv)
     factor = scale * _LOG2_E
 
     def body(*refs):
-        if quantized:
-            q_gmem, k_gmem, v_gmem, q_scale_gmem, k_scale_gmem, *refs = refs
-        else:
-            q_gmem, k_gmem, v_gmem, *refs = refs
-        out_gmem, sum_gmem, *refs = refs
-        memory = dict(zip(scratch, refs, strict=True))
+        source = dict(zip(inputs, refs, strict=False))
+        out_gmem, sum_gmem = refs[len(inputs) : len(inputs) + 2]
+        memory = dict(zip(scratch, refs[len(inputs) + 2 :], strict=True))
         entry, head = lax.axis_index("batch"), lax.axis_index("heads")
-        warpgroup = lax.axis_index("wg")
+        q_tile, warpgroup = lax.axis_index("q_tile"), lax.axis_index("wg")
 
         def slot_of(step):
             return lax.rem(step, jnp.int32(stages))
 
+        def exact_steps():
+            """How many blocks are computed; the lists must have arrived."""
+            return kv_steps if lists is None else memory["blocks"][lists.width - 1]
+
+        def block_of(step):
+            return step if lists is None else memory["blocks"][step]
+
+        def wait_for_tables():
+            if "tables_full" in memory:
+                plgpu.barrier_wait(memory["tables_full"])
+
         @pl.when(warpgroup == warpgroups)
         def _load():
             plgpu.set_max_registers(_REGISTERS[warpgroups][1], action="decrease")
-            if quantized:
-                for start in range(0, k_scale_gmem.shape[-1], SCALES_PER_COPY):
-                    window = pl.ds(start, SCALES_PER_COPY)
-                    plgpu.copy_gmem_to_smem(
-                        k_scale_gmem.at[entry, head, window],
-                        memory["k_scales"].at[window],
-                        memory["scales_full"],
+            places = {
+                "k_scales": (entry, head),
+                "blocks": (entry, head, q_tile),
+                "proxy_bias": (entry, head, q_tile),
+                "proxy_scales": (entry, head),
+            }
+            for name, place in places.items():
+                if name in memory:
+                    copy_vector(
+                        source[name].at[place], memory[name], memory["tables_full"]
                     )
+            if lists is not None:
+                wait_for_tables()
 
-            @pl.loop(0, kv_steps)
-            def _step(step):
+            def load(step, block, suffix):
+                """Keys and values of a block, or of proxies, into the step's slot."""
                 slot = slot_of(step)
-                window = (entry, pl.ds(step * block_kv, block_kv), head)
-                for name, source in (("k", k_gmem), ("v", v_gmem)):
+                window = (entry, pl.ds(block * block_kv, block_kv), head)
+                for name in ("k", "v"):
 
                     @pl.when(step >= stages)
                     def _(name=name):
                         plgpu.barrier_wait(memory[name + "_empty"].at[slot])
 
                     plgpu.copy_gmem_to_smem(
-                        source.at[window],
+                        source[name + suffix].at[window],
                         memory[name].at[slot],
                         memory[name + "_full"].at[slot],
                     )
 
+            steps = exact_steps()
+
+            @pl.loop(0, steps)
+            def _step(step):
+                load(step, block_of(step), "")
+
+            if proxy_steps:
+
+                @pl.loop(0, proxy_steps)
+                def _proxy(group):
+                    load(steps + group, group, "_proxies")
+
         @pl.when(warpgroup < warpgroups)
         def _attend():
             plgpu.set_max_registers(_REGISTERS[warpgroups][0], action="increase")
-            first_row = lax.axis_index("q_tile") * tile.block_rows + warpgroup * ROWS
+            first_row = q_tile * tile.block_rows + warpgroup * ROWS
             q_smem = memory["q"].at[warpgroup]
             q_full = memory["q_full"].at[warpgroup]
             plgpu.copy_gmem_to_smem(
-                q_gmem.at[entry, pl.ds(first_row, ROWS), head], q_smem, q_full
+                source["q"].at[entry, pl.ds(first_row, ROWS), head], q_smem, q_full
             )
             if quantized:
                 plgpu.copy_gmem_to_smem(
-                    q_scale_gmem.at[entry, head, pl.ds(first_row, ROWS)],
+                    source["q_scales"].at[entry, head, pl.ds(first_row, ROWS)],
                     memory["q_scales"].at[warpgroup],
                     q_full,
                 )
@@ -146,9 +169,9 @@ def attend(
                     plgpu.barrier_arrive(memory["turn"].at[0])
 
             plgpu.barrier_wait(q_full)
+            wait_for_tables()
             row_scales = None
             if quantized:
-                plgpu.barrier_wait(memory["scales_full"])
                 row_scales = plgpu.load(
                     memory["q_scales"].at[warpgroup],
                     layout=plgpu.Layout.WGMMA.reduce(1),
@@ -170,7 +193,7 @@ def attend(
             def columns(x, start, stop):
                 return lax.slice(x, (0, start), (ROWS, stop))
 
-            def exponents(scores, step, masked):
+            def exponents(scores, block, masked):
                 """Accumulator of q k^T to exponents of 2."""
                 if not quantized:
                     x = scores * factor
@@ -179,7 +202,7 @@ def attend(
                     width = math.gcd(block_kv, scale_tokens)
                     for part in range(block_kv // width):
                         key_scale = memory["k_scales"][
-                            lax.div(step * block_kv + part * width, scale_tokens)
+                            lax.div(block * block_kv + part * width, scale_tokens)
                         ]
                         ints = columns(scores, part * width, (part + 1) * width)
                         factors = rows(row_scales * key_scale, width)
@@ -189,8 +212,31 @@ def attend(
                     column = plgpu.broadcasted_iota(
                         jnp.int32, (ROWS, block_kv), 1, layout=plgpu.Layout.WGMMA
                     )
-                    x = jnp.where(column < kv_tokens - step * block_kv, x, -jnp.inf)
+                    x = jnp.where(column < kv_tokens - block * block_kv, x, -jnp.inf)
                 return x
+
+            def proxy_exponents(scores, group):
+                """The same for proxies: each has a scale, and a bias for its keys."""
+                parts = []
+                width = min(block_kv, _PROXY_COLUMNS)
+                for start in range(0, block_kv, width):
+
+                    def vector(name, start=start):
+                        window = pl.ds(group * block_kv + start, width)
+                        loaded = plgpu.load(
+                            memory[name].at[window],
+                            layout=plgpu.Layout.WGMMA.reduce(0),
+                            optimized=False,
+                        )
+                        return lax.broadcast_in_dim(loaded, (ROWS, width), [1])
+
+                    x = columns(scores, start, start + width).astype(jnp.float32)
+                    if quantized:
+                        x = x * rows(row_scales, width) * vector("proxy_scales")
+                    else:
+                        x = x * factor
+                    parts.append(x + vector("proxy_bias"))
+                return lax.concatenate(parts, 1)
 
             def probabilities(x, reference, totals):
                 p = jnp.exp2(x - rows(reference, block_kv))
@@ -214,7 +260,9 @@ def attend(
                 plgpu.barrier_wait(memory["k_full"].at[0])
                 scores = pl.run_scoped(product, plgpu.ACC((ROWS, block_kv), score_type))
                 plgpu.barrier_arrive(memory["k_empty"].at[0])
-                x = exponents(scores, jnp.int32(0), masked=tail and kv_steps == 1)
+                # A list may be that of the last block alone.
+                masked = tail and (kv_steps == 1 or lists is not None)
+                x = exponents(scores, block_of(jnp.int32(0)), masked)
                 reference = x.max(axis=1)
                 if not tile.online:
                     reference = reference + _HEADROOM
@@ -224,8 +272,14 @@ def attend(
                 p, totals = probabilities(x, reference, zeros)
                 return p.astype(out_dtype), reference, totals
 
-            def later_block(step, slot, carry, out_ref, masked=False):
-                """One block: its scores, the values of the block before it, softmax."""
+            def later_block(
+                step, slot, carry, out_ref, masked=False, proxies_from=None
+            ):
+                """One block: its scores, the values of the block before it, softmax.
+
+                `masked` if it may be the last of the keys; from step `proxies_from` on
+                blocks are groups of proxies.
+                """
                 p, reference, totals = carry
                 previous = (slot + stages - 1) % stages
                 plgpu.barrier_wait(memory["k_full"].at[slot])
@@ -242,7 +296,10 @@ def attend(
                 )
                 scores = lax.optimization_barrier(scores)
                 plgpu.barrier_arrive(memory["k_empty"].at[slot])
-                x = exponents(scores, step, masked)
+                if proxies_from is None:
+                    x = exponents(scores, block_of(step), masked)
+                else:
+                    x = proxy_exponents(scores, step - proxies_from)
                 alpha = None
                 if tile.online:
                     following = jnp.maximum(reference, x.max(axis=1))
@@ -259,23 +316,40 @@ def attend(
                 # the compiler gives all rounded probabilities the same registers.
                 return p.astype(out_dtype), reference, totals
 
-            def all_blocks(out_ref):
+            def listed_blocks(block):
+                def blocks(first, stop, carry, **options):
+                    body = functools.partial(block, **options)
+                    return lax.fori_loop(first, stop, body, carry)
+
+                count = exact_steps()
+                # Numbers ascend: only the last of a list can be the last of the keys.
+                unmasked = lax.max(count - int(tail), jnp.int32(1))
+                carry = blocks(jnp.int32(1), unmasked, first_block())
+                if tail:
+                    carry = blocks(unmasked, count, carry, masked=True)
+                steps = count + proxy_steps
+                if proxy_steps:
+                    carry = blocks(count, steps, carry, proxies_from=count)
+                return carry, slot_of(steps - 1)
+
+            def dense_blocks(block):
                 carry = first_block()
                 if kv_steps - tail_blocks > 1:
-                    carry = lax.fori_loop(
-                        1,
-                        kv_steps - tail_blocks,
-                        lambda step, carry: later_block(
-                            step, slot_of(step), carry, out_ref
-                        ),
-                        carry,
-                    )
+                    carry = lax.fori_loop(1, kv_steps - tail_blocks, block, carry)
+                slot = (kv_steps - 1) % stages
                 if tail_blocks:
                     step = jnp.int32(kv_steps - 1)
-                    slot = (kv_steps - 1) % stages
-                    carry = later_block(step, slot, carry, out_ref, masked=True)
-                p, _, totals = carry
-                add_values((kv_steps - 1) % stages, p, out_ref)
+                    carry = block(step, carry, slot=slot, masked=True)
+                return carry, slot
+
+            def all_blocks(out_ref):
+                def block(step, carry, slot=None, **options):
+                    slot = slot_of(step) if slot is None else slot
+                    return later_block(step, slot, carry, out_ref, **options)
+
+                walk = dense_blocks if lists is None else listed_blocks
+                (p, _, totals), last = walk(block)
+                add_values(last, p, out_ref)
                 return out_ref[...], totals.sum(axis=1)
 
             out, total = pl.run_scoped(
@@ -297,39 +371,12 @@ def attend(
 
     score_type = jnp.int32 if quantized else jnp.float32
 
-    def operand(shape):
-        transforms = _swizzled(head_dim, q.dtype)
-        return plgpu.SMEM(shape, q.dtype, transforms=transforms)
-
-    def wide(shape):
-        transforms = _swizzled(head_dim, out_dtype)
-        return plgpu.SMEM(shape, out_dtype, transforms=transforms)
-
-    scratch = {
-        "q": operand((warpgroups, ROWS, head_dim)),
-        "k": operand((stages, block_kv, head_dim)),
-        "v": wide((stages, block_kv, head_dim)),
-        "sums": plgpu.SMEM((warpgroups, ROWS), jnp.float32),
-        "q_full": plgpu.Barrier(
-            num_arrivals=2 if quantized else 1, num_barriers=warpgroups
-        ),
-        "k_full": plgpu.Barrier(num_barriers=stages),
-        "v_full": plgpu.Barrier(num_barriers=stages),
-        "k_empty": plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
-        "v_empty": plgpu.Barrier(num_arrivals=warpgroups, num_barriers=stages),
-    }
-    if tile.turns:
-        scratch["turn"] = plgpu.Barrier(num_barriers=warpgroups)
-    inputs = [q, k, v]
+    inputs = {"q": q, "k": k, "v": v}
     if q_scales is not None and k_scales is not None:
-        inputs += [q_scales, k_scales]
-        copies = k_scales.shape[-1] // SCALES_PER_COPY
-        scratch |= {
-            "out": wide((warpgroups, ROWS, head_dim)),
-            "q_scales": plgpu.SMEM((warpgroups, ROWS), jnp.float32),
-            "k_scales": plgpu.SMEM((k_scales.shape[-1],), jnp.float32),
-            "scales_full": plgpu.Barrier(num_arrivals=copies),
-        }
+        inputs |= {"q_scales": q_scales, "k_scales": k_scales}
+    if lists is not None:
+        inputs |= lists.arrays()
+    scratch = scratch_buffers(inputs, tile)
     kernel = plgpu.kernel(
         body,
         out_type=(
@@ -345,5 +392,6 @@ def attend(
         thread_name="wg",
         compiler_params=plgpu.CompilerParams(approx_math=True),
         kernel_name="attention",
+        interpret=plgpu.InterpretGPUParams() if interpret else None,
     )
-    return kernel(*inputs)
+    return kernel(*inputs.values())

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.attention.kernel import SCALES_PER_COPY, SUM_LIMIT, attend
+from pallas_kernels.attention.kernel import SUM_LIMIT, attend
+from pallas_kernels.attention.lists import block_lists
+from pallas_kernels.attention.memory import NUMBERS_PER_COPY
 from pallas_kernels.attention.quantize import QuantizedQKV, quantize_qkv
-from pallas_kernels.attention.tiles import Tile, choose_tile
+from pallas_kernels.attention.selection import BlockSelection
+from pallas_kernels.attention.tiles import Tile, choose_tile, tile_for
 
 _HEAD_DIMS = (64, 128)
 _TOKEN_MULTIPLE = 8
@@ -42,6 +45,29 @@ def _padded(x: jax.Array) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, missing), (0, 0), (0, 0)))
 
 
+def _tile(
+    q_shape: tuple[int, ...],
+    dtype,
+    selection: BlockSelection | None,
+    tile: Tile | None,
+    *,
+    quantized: bool,
+) -> Tile:
+    """The tile to run with; it must cut the scores as the selection does."""
+    if selection is None:
+        return tile or choose_tile(q_shape, quantized=quantized, dtype=dtype)
+    grid = selection.grid
+    tile = tile or tile_for(
+        (grid.block_rows, grid.block_kv), q_shape[-1], quantized=quantized, dtype=dtype
+    )
+    if (tile.block_rows, tile.block_kv) != (grid.block_rows, grid.block_kv):
+        raise NotImplementedError(
+            f"the Mosaic GPU attention kernel needs a selection of {tile.block_rows} "
+            f"queries by {tile.block_kv} keys for {tile}, found {grid}"
+        )
+    return tile
+
+
 def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
     """Runs with a fixed reference point, and again without if a row overflowed."""
     out, sums = run(tile)
@@ -62,12 +88,13 @@ def attention(
     *,
     scale: float,
     precision: str,
+    selection: BlockSelection | None = None,
     tile: Tile | None = None,
     guard: bool = True,
 ) -> jax.Array:
     """The kernel, on 16-bit inputs; with `precision="int8"` it quantizes them first.
 
-    See `quantized_attention` for `tile` and `guard`.
+    See `quantized_attention` for `selection`, `tile` and `guard`.
 
     Raises:
         NotImplementedError: a dtype or a head dimension the kernel does not have.
@@ -75,35 +102,55 @@ def attention(
     _check(q, k, v)
     if precision == "int8":
         operands = quantize_qkv(q, k, v, scale=scale)
-        return quantized_attention(operands, tile=tile, guard=guard)
-    tile = tile or choose_tile(q.shape, quantized=False, dtype=v.dtype)
+        return quantized_attention(
+            operands, selection=selection, tile=tile, guard=guard
+        )
+    tile = _tile(q.shape, v.dtype, selection, tile, quantized=False)
     arrays = tuple(map(_padded, (q, k, v)))
+    lists = None
+    if selection is not None:
+        lists = block_lists(selection, v.dtype, quantized=False)
 
     def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
-        return attend(*arrays, kv_tokens=k.shape[1], scale=scale, tile=tile)
+        return attend(
+            *arrays, lists=lists, kv_tokens=k.shape[1], scale=scale, tile=tile
+        )
 
     return _guarded(run, tile, guard)[:, : q.shape[1]]
 
 
 def quantized_attention(
-    operands: QuantizedQKV, *, tile: Tile | None = None, guard: bool = True
+    operands: QuantizedQKV,
+    *,
+    selection: BlockSelection | None = None,
+    tile: Tile | None = None,
+    guard: bool = True,
 ) -> jax.Array:
     """Attention of quantized queries and keys.
 
     Args:
         operands: from `quantize_qkv`.
-        tile: how the work is cut; `None` is the measured choice.
+        selection: the blocks of keys of each tile of queries; `None` is all.
+        tile: how the work is cut; `None` is the measured choice, or with a selection
+            the one that it was made for.
         guard: whether rows whose scores rise far above those of their first block are
             noticed and everything computed again with a running maximum. Without,
             they are NaN.
 
     Returns:
         `[batch, q_tokens, heads, head_dim]` in the dtype of v.
+
+    Raises:
+        NotImplementedError: a dtype, a head dimension or a selection's blocks that the
+            kernel does not have.
     """
     q, k, v = operands.q_values, operands.k_values, operands.v
     q_tokens = q.shape[1]
     _check(q.astype(v.dtype), k.astype(v.dtype), v)
-    tile = tile or choose_tile(q.shape, quantized=True, dtype=v.dtype)
+    tile = _tile(q.shape, v.dtype, selection, tile, quantized=True)
+    lists = None
+    if selection is not None:
+        lists = block_lists(selection, v.dtype, quantized=True)
 
     def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
         missing = -q_tokens % tile.block_rows
@@ -114,8 +161,9 @@ def quantized_attention(
             _padded(operands.v),
             jnp.pad(operands.q_scales, ((0, 0), (0, 0), (0, missing))),
             jnp.pad(
-                operands.k_scales, ((0, 0), (0, 0), (0, -blocks % SCALES_PER_COPY))
+                operands.k_scales, ((0, 0), (0, 0), (0, -blocks % NUMBERS_PER_COPY))
             ),
+            lists,
             kv_tokens=operands.v.shape[1],
             scale=1.0,
             tile=tile,

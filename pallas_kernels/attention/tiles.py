@@ -86,6 +86,32 @@ def choose_tile(
     return best if worth(best) > worth(tiles[0]) * _WORTH_CHANGING else tiles[0]
 
 
+def tile_for(
+    blocks: tuple[int, int], head_dim: int, *, quantized: bool, dtype=jnp.bfloat16
+) -> Tile:
+    """The measured tile that cuts scores into these blocks.
+
+    Args:
+        blocks: rows of q, and keys.
+        head_dim: of the operands.
+        quantized: whether scores are INT8.
+        dtype: of the values.
+
+    Raises:
+        NotImplementedError: no tile does.
+    """
+    tiles = _BEST.get((head_dim, quantized), (Tile(),))
+    for tile in tiles:
+        if (tile.block_rows, tile.block_kv) == blocks:
+            online = tile.online or jnp.dtype(dtype) != jnp.bfloat16
+            return dataclasses.replace(tile, online=online)
+    raise NotImplementedError(
+        f"the Mosaic GPU attention kernel has blocks of queries by keys of "
+        f"{[(tile.block_rows, tile.block_kv) for tile in tiles]} at head dimension "
+        f"{head_dim}, found {blocks}"
+    )
+
+
 def scale_tokens(head_dim: int) -> int:
     """Keys that share a scale in 8-bit attention: a multiple of any tile's keys."""
     return max(tile.block_kv for tile in _BEST.get((head_dim, True), (Tile(),)))

@@ -1,7 +1,7 @@
 """The tile of each shape class on Hopper.
 
 Measured on one H200 at M = 17,776; `benchmarks/results/h200/gemm_tune.json` holds the
-record of each row, `python -m benchmarks.kernels --tune` makes it again.
+record of each row, `python -m benchmarks.kernels.suite --tune` makes it again.
 """
 
 from __future__ import annotations

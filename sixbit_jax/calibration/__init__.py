@@ -7,13 +7,6 @@ from sixbit_jax.calibration.bit_switching import (
 )
 from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
 from sixbit_jax.calibration.plots import plot_fit
-from sixbit_jax.calibration.policy_file import (
-    PolicyFile,
-    config_hash,
-    load_policy,
-    policy_from_file,
-    save_policy,
-)
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
 from sixbit_jax.calibration.threshold import (
@@ -22,6 +15,13 @@ from sixbit_jax.calibration.threshold import (
     find_threshold,
     predicted_errors,
     replay_routes,
+)
+from sixbit_jax.policies.policy_file import (
+    PolicyFile,
+    config_hash,
+    load_policy,
+    policy_from_file,
+    save_policy,
 )
 
 __all__ = [

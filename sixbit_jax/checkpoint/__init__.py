@@ -16,7 +16,9 @@ from sixbit_jax.checkpoint.header import (
 from sixbit_jax.checkpoint.items import (
     CheckpointReader,
     CheckpointWriter,
+    foreign,
     value_of,
+    verify,
 )
 from sixbit_jax.checkpoint.model import load, parameter_shapes, save
 from sixbit_jax.checkpoint.summary import Summary, summarize
@@ -31,6 +33,7 @@ __all__ = [
     "ParameterSpec",
     "Stack",
     "Summary",
+    "foreign",
     "load",
     "new_directory",
     "parameter_shapes",
@@ -38,4 +41,5 @@ __all__ = [
     "save",
     "summarize",
     "value_of",
+    "verify",
 ]

@@ -4,18 +4,24 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from sixbit_jax import checksums
 from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.formats import stored_layout
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief, named, several
+from sixbit_jax.reading.regular_file import is_there
 
 FORMAT_VERSION = 1
 HEADER_NAME = "sixbit.json"
+PAIR_NAME = "pair.json"
+_MOST_LAYERS = 100_000
 # A block larger than this is written as several items, so that the memory a
 # conversion needs is bounded by this and not by the size of a model's blocks.
 _ITEM_BYTES = 512 * 2**20
@@ -117,6 +123,8 @@ class Header:
       quantization: the recipe that made the weights.
       source: where the parameters came from, and the accounting of its keys.
       item_bytes: bytes of each item's files, by the name of the item.
+      checksums: of each item's files, by the name of the item
+        (`checksums.of_directory`); empty in directories of earlier versions.
     """
 
     model_class: str
@@ -127,6 +135,7 @@ class Header:
     quantization: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Any] = field(default_factory=dict)
     item_bytes: Mapping[str, int] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     def items(self) -> Iterator[Item]:
@@ -159,8 +168,16 @@ class Header:
         return sum(spec.size * count for spec, count in self.specs())
 
     def to_json(self) -> str:
-        """The text of `sixbit.json`."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """The text of `sixbit.json`, with a checksum of its own."""
+        # As they are read again: without tuples, with names as keys.
+        values = json.loads(json.dumps(asdict(self)))
+        return json.dumps({**values, "checksum": seal(values)}, indent=1) + "\n"
+
+
+def seal(values: Mapping[str, Any]) -> str:
+    """The checksum of a header's values, however they are laid out in the file."""
+    kept = {name: value for name, value in values.items() if name != "checksum"}
+    return checksums.of_bytes(json.dumps(kept, sort_keys=True).encode())
 
 
 def _split(parameters: Mapping[str, ParameterSpec]) -> list[dict[str, ParameterSpec]]:
@@ -175,11 +192,73 @@ def _split(parameters: Mapping[str, ParameterSpec]) -> list[dict[str, ParameterS
     return parts
 
 
+_FIELDS = {field.name for field in fields(Header)}
+_ADDED = {"checksums", "checksum"}  # by later versions of this format
+
+
+def _whole(value: Any, what: str) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{what}: expected a whole number, found {value!r}")
+    return value
+
+
 def _specs_from_json(values: Mapping[str, Any]) -> dict[str, ParameterSpec]:
-    return {
-        name: ParameterSpec(tuple(value["shape"]), value["dtype"], value["rotation"])
-        for name, value in values.items()
-    }
+    specs = {}
+    for name, value in values.items():
+        shape = tuple(_whole(size, f"{name}: shape") for size in value["shape"])
+        if not isinstance(value["dtype"], str):
+            raise TypeError(f"{name}: dtype: expected a name, found {value['dtype']!r}")
+        rotation = _whole(value["rotation"], f"{name}: rotation")
+        specs[name] = ParameterSpec(shape, value["dtype"], rotation)
+    return specs
+
+
+def _stacks_from_json(values: Mapping[str, Any]) -> dict[str, Stack]:
+    stacks = {}
+    for name, stack in values.items():
+        length = _whole(stack["length"], f"{name}: length")
+        if not 1 <= length <= _MOST_LAYERS:
+            raise TypeError(
+                f"{name}: length: expected 1 to {_MOST_LAYERS}, found {length}"
+            )
+        stacks[name] = Stack(length, _specs_from_json(stack["parameters"]))
+    return stacks
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """The contents of `sixbit.json`, once it is known to be one of this format."""
+    file = path / HEADER_NAME
+    if not is_there(file):
+        if is_there(path / PAIR_NAME):
+            raise CheckpointError(
+                f"{path}: expected a directory with one network, found a pair of two "
+                f"({PAIR_NAME}): `load_pair` loads both, and {path / 'high_noise'} or "
+                f"{path / 'low_noise'} is one of them"
+            )
+        raise CheckpointError(
+            f"{path}: expected a checkpoint directory with {HEADER_NAME} (made by "
+            "`sixbit convert`), found none"
+        )
+    try:
+        values = read_json_object(file)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from error
+    version = values.get("format_version")
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: expected format_version {FORMAT_VERSION}, found {brief(version)}"
+        )
+    if unknown := sorted(values.keys() - _FIELDS - _ADDED):
+        raise CheckpointError(
+            f"{file}: expected the fields of format {FORMAT_VERSION}, found "
+            f"{', '.join(several(map(named, unknown)))} besides"
+        )
+    if _ADDED & values.keys() and values.get("checksum") != seal(values):
+        raise CheckpointError(
+            f"{file}: expected contents with the checksum {values.get('checksum')}, "
+            f"found {seal(values)}: damaged or changed by hand"
+        )
+    return values
 
 
 def read_header(path: str | os.PathLike) -> Header:
@@ -191,39 +270,30 @@ def read_header(path: str | os.PathLike) -> Header:
     Raises:
       CheckpointError: if the file is absent, damaged, or of another version.
     """
+    values = _json_of(Path(path))
     file = Path(path) / HEADER_NAME
-    if not file.is_file():
-        raise CheckpointError(
-            f"{path}: expected a checkpoint directory with {HEADER_NAME} (made by "
-            "`sixbit convert`), found none"
-        )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        version = values["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{file}: expected JSON with format_version, found {error!r}"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{file}: expected format_version {FORMAT_VERSION}, found {version!r}"
-        )
-    try:
-        stacks = {
-            name: Stack(stack["length"], _specs_from_json(stack["parameters"]))
-            for name, stack in values["stacks"].items()
-        }
-        return Header(
+        scheduler = values["scheduler"]
+        header = Header(
             model_class=values["model_class"],
-            config=values["config"],
+            config=dict(values["config"]),
             parameters=_specs_from_json(values["parameters"]),
-            stacks=stacks,
-            scheduler=values["scheduler"],
-            quantization=values["quantization"],
-            source=values["source"],
-            item_bytes=values["item_bytes"],
+            stacks=_stacks_from_json(values["stacks"]),
+            scheduler=None if scheduler is None else dict(scheduler),
+            quantization=dict(values["quantization"]),
+            source=dict(values["source"]),
+            item_bytes=dict(values["item_bytes"]),
+            checksums=dict(values.get("checksums", {})),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{file}: expected the fields of format {FORMAT_VERSION}, found {error!r}"
         ) from error
+    names = {item.name for item in header.items()}
+    if header.checksums and names != header.checksums.keys():
+        differing = sorted(names ^ header.checksums.keys())
+        raise CheckpointError(
+            f"{file}: expected a checksum for each item, found items or checksums "
+            f"alone: {', '.join(differing)}"
+        )
+    return header

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sixbit_jax import checksums
 from sixbit_jax.checkpoint.directory import (
     CheckpointError,
     new_directory,
@@ -29,6 +30,7 @@ from sixbit_jax.checkpoint.header import (
     ParameterSpec,
     read_header,
 )
+from sixbit_jax.files import shown
 from sixbit_jax.formats import StoredWeight, stored_layout
 
 Value = np.ndarray | jax.Array | StoredWeight
@@ -120,6 +122,7 @@ class CheckpointWriter:
         self.path = Path(path)
         self.header = header
         self._item_bytes: dict[str, int] = {}
+        self._checksums: dict[str, str] = {}
         self._directory = new_directory(self.path, expected_bytes=header.nbytes)
 
     def __enter__(self) -> Self:
@@ -168,6 +171,7 @@ class CheckpointWriter:
                 f"{self.path}: writing {item.name}: {error}"
             ) from error
         self._item_bytes[item.name] = directory_bytes(target)
+        self._checksums[item.name] = checksums.of_directory(target)
 
     def __exit__(
         self,
@@ -183,7 +187,11 @@ class CheckpointWriter:
                     raise CheckpointError(
                         f"{self.path}: items never written: {', '.join(missing)}"
                     )
-                self.header = replace(self.header, item_bytes=self._item_bytes)
+                self.header = replace(
+                    self.header,
+                    item_bytes=self._item_bytes,
+                    checksums=self._checksums,
+                )
                 header = self._temporary / HEADER_NAME
                 header.write_text(self.header.to_json(), encoding="utf-8")
             except BaseException as problem:
@@ -197,6 +205,8 @@ class CheckpointReader:
 
     Args:
       path: the directory.
+      verify: whether an item's files are held against its checksum before they are
+        used. Directories of earlier versions have none.
 
     Attributes:
       header: its `sixbit.json`.
@@ -206,22 +216,19 @@ class CheckpointReader:
         all of them.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, *, verify: bool = True):
         self.path = Path(path).absolute()
-        self.header = read_header(self.path)
-        # Orbax reports a truncated file late, and from its threads.
-        problems = []
-        for item in self.header.items():
-            found = directory_bytes(self.path / item.name)
-            expected = self.header.item_bytes.get(item.name)
-            if found != expected:
-                problems.append(
-                    f"{item.name}: expected {expected} bytes, found {found}"
-                )
-        if problems:
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError as error:  # which TensorStore cannot open
             raise CheckpointError(
-                "\n  ".join([f"{self.path}: missing or damaged items:", *problems])
-            )
+                f"expected a checkpoint directory with a path in UTF-8, found "
+                f"{shown(self.path)}"
+            ) from error
+        self.header = read_header(self.path)
+        self.verify = verify
+        # Orbax reports a truncated file late, and from its threads.
+        check_sizes(self.path, self.header)
         self._orbax = _checkpointer()
 
     def __enter__(self) -> Self:
@@ -236,6 +243,8 @@ class CheckpointReader:
         Raises:
           CheckpointError: if the item is damaged or not what the header says.
         """
+        if self.verify and (problem := damage(self.path, self.header, item.name)):
+            raise CheckpointError(f"{self.path}: damaged item: {problem}")
         numpy = ocp.RestoreArgs(restore_type=np.ndarray)
         wanted = {
             path: dict.fromkeys(spec.arrays, numpy) if spec.compressed else numpy
@@ -246,7 +255,15 @@ class CheckpointReader:
                 self.path / item.name,
                 args=ocp.args.PyTreeRestore(restore_args=_nest(wanted)),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        # Of the several layers below, each has errors of its own for damaged files.
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             raise CheckpointError(
                 f"{self.path}: reading {item.name}: {error}"
             ) from error
@@ -259,6 +276,80 @@ class CheckpointReader:
                 "\n  ".join([f"{self.path}: item {item.name}:", *problems])
             )
         return arrays
+
+
+def check_sizes(path: Path, header: Header) -> None:
+    """Finds missing and truncated items from the sizes of their files.
+
+    Raises:
+      CheckpointError: lists them.
+    """
+    problems = []
+    for item in header.items():
+        found = directory_bytes(path / item.name)
+        expected = header.item_bytes.get(item.name)
+        if found != expected:
+            problems.append(f"{item.name}: expected {expected} bytes, found {found}")
+    if problems:
+        raise CheckpointError(
+            "\n  ".join([f"{path}: missing or damaged items:", *problems])
+        )
+
+
+def damage(path: Path, header: Header, name: str) -> str | None:
+    """What an item's checksum says against its files; None for nothing."""
+    expected = header.checksums.get(name)
+    if expected is None:
+        return None
+    found = checksums.of_directory(path / name)
+    if found == expected:
+        return None
+    return f"{name}: expected files with the checksum {expected}, found {found}"
+
+
+def verify(path: str | os.PathLike) -> tuple[Header, int]:
+    """Reads every file of a checkpoint directory and checks its checksum.
+
+    Args:
+      path: the directory.
+
+    Returns:
+      Its header, and the bytes that were checked: 0 for a directory of an earlier
+      version, which has no checksums.
+
+    Raises:
+      CheckpointError: if the header is bad, or items are missing, truncated or changed;
+        lists all of them.
+    """
+    path = Path(path).absolute()
+    header = read_header(path)
+    check_sizes(path, header)
+    found = [damage(path, header, item.name) for item in header.items()]
+    if problems := [problem for problem in found if problem is not None]:
+        raise CheckpointError("\n  ".join([f"{path}: damaged items:", *problems]))
+    return header, sum(header.item_bytes[name] for name in header.checksums)
+
+
+def foreign(path: Path) -> list[str]:
+    """Files in a checkpoint directory that its header does not know as they are.
+
+    Raises:
+      CheckpointError: if it is no checkpoint directory.
+    """
+    header = read_header(path)
+    names = {item.name for item in header.items()}
+    found = []
+    for entry in sorted(path.iterdir()):
+        if entry.name not in names:
+            if entry.name not in (HEADER_NAME, checksums.MANIFEST):
+                found.append(entry.name)
+        elif entry.is_symlink():
+            found.append(f"{entry.name} (a link)")
+        elif directory_bytes(entry) != header.item_bytes[entry.name] or damage(
+            path, header, entry.name
+        ):
+            found.append(f"{entry.name} (changed)")
+    return found
 
 
 def directory_bytes(path: str | os.PathLike) -> int:

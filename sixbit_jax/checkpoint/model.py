@@ -92,7 +92,9 @@ def _dtype(spec: ParameterSpec, stored: Any, dtype: Any) -> Any:
     return stored if dtype is None or spec.compressed else dtype
 
 
-def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Header]:
+def load(
+    path: str | os.PathLike, *, dtype: Any = None, verify: bool = True
+) -> tuple[nnx.Module, Header]:
     """Loads a checkpoint directory; blocks are stacked on the device one by one.
 
     Host memory holds one item (at most one block) at a time.
@@ -101,6 +103,8 @@ def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Hea
       path: directory that `sixbit convert` or `save` made.
       dtype: floating dtype of the parameters that are not compressed; None keeps the
         stored ones.
+      verify: whether every item is held against its checksum; directories of earlier
+        versions have none.
 
     Returns:
       The model, with a `StoredWeight` where the file has them, and the header.
@@ -109,7 +113,7 @@ def load(path: str | os.PathLike, *, dtype: Any = None) -> tuple[nnx.Module, Hea
       CheckpointError: if the directory is not a complete checkpoint of its config.
       ValueError: if no port of its model class exists.
     """
-    with CheckpointReader(Path(path)) as reader:
+    with CheckpointReader(Path(path), verify=verify) as reader:
         header = reader.header
         graph, state = _abstract(header.model_class, header.config)
         variables = _flat(state)

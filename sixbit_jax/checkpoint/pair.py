@@ -2,22 +2,77 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sixbit_jax.checkpoint.directory import CheckpointError
-from sixbit_jax.checkpoint.header import Header
+from sixbit_jax.checkpoint.header import PAIR_NAME, Header, seal
 from sixbit_jax.checkpoint.model import load
+from sixbit_jax.config_schema import Schema, choice, number, sequence
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.reading.messages import brief
+from sixbit_jax.reading.regular_file import is_there
 from sixbit_jax.sampling.pair import LowNoise
 
 NETWORKS = ("high_noise", "low_noise")
-_NAME = "pair.json"
+_LARGEST = 1 << 20
+# At timesteps from this share of them on, the network for high noise runs.
+BOUNDARY = number(0, 1)
+_SCHEMA = Schema(
+    "pair",
+    {
+        "boundary": BOUNDARY,
+        "networks": sequence(choice(*NETWORKS), length=len(NETWORKS)),
+    },
+    required=("boundary", "networks"),
+)
+
+
+@dataclass(frozen=True)
+class _Description:
+    """The contents of `pair.json`."""
+
+    boundary: float
+    networks: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _SCHEMA.check(self)
 
 
 def write_description(directory: Path, boundary: float) -> None:
     """Writes what is said of the pair beside its two networks."""
-    text = json.dumps({"boundary": boundary, "networks": list(NETWORKS)}, indent=1)
-    (directory / _NAME).write_text(text + "\n")
+    values = {"boundary": boundary, "networks": list(NETWORKS)}
+    text = json.dumps({**values, "checksum": seal(values)}, indent=1)
+    (directory / PAIR_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def read_boundary(path: str | os.PathLike) -> float:
+    """The boundary of a pair: the share of the noise from which one network takes over.
+
+    Raises:
+      CheckpointError: if it is not a pair, or its description is damaged.
+    """
+    file = Path(path) / PAIR_NAME
+    if not is_there(file):
+        raise CheckpointError(f"{path}: expected {PAIR_NAME} of a pair, found none")
+    try:
+        values = read_json_object(file, largest=_LARGEST)
+    except (ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from error
+    described = {key: value for key, value in values.items() if key != "checksum"}
+    try:
+        boundary = _SCHEMA.read(described, _Description).boundary
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+    # Earlier versions wrote none.
+    if "checksum" in values and values["checksum"] != seal(values):
+        raise CheckpointError(
+            f"{file}: expected contents with the checksum "
+            f"{brief(values['checksum'])}, found {seal(values)}: damaged or changed by "
+            "hand"
+        )
+    return float(boundary)
 
 
 def load_pair(
@@ -25,13 +80,14 @@ def load_pair(
     *,
     guidance_scale: float | None = None,
     dtype: Any = None,
+    verify: bool = True,
 ) -> tuple[Any, LowNoise, Header]:
     """Loads what `convert` made of a root with two networks.
 
     Args:
       path: the directory.
       guidance_scale: of the network for low noise; None is that of the other.
-      dtype: as in `load`.
+      dtype, verify: as in `load`.
 
     Returns:
       The network for high noise, the other one with its boundary (`low_noise` of
@@ -40,15 +96,9 @@ def load_pair(
     Raises:
       CheckpointError: if it is not a pair, or one of the two is not complete.
     """
-    file = Path(path) / _NAME
-    if not file.is_file():
-        raise CheckpointError(f"{path}: expected {_NAME} of a pair, found none")
-    try:
-        boundary = float(json.loads(file.read_text())["boundary"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file}: expected a boundary: {error!r}") from error
+    boundary = read_boundary(path)
     loaded: list[tuple[Any, Header]] = [
-        load(Path(path) / name, dtype=dtype) for name in NETWORKS
+        load(Path(path) / name, dtype=dtype, verify=verify) for name in NETWORKS
     ]
     (high, header), (low, _) = loaded
     for network in (high, low):
@@ -57,4 +107,4 @@ def load_pair(
     return high, LowNoise(low, boundary, guidance_scale), header
 
 
-__all__ = ["NETWORKS", "load_pair", "write_description"]
+__all__ = ["NETWORKS", "load_pair", "read_boundary", "write_description"]

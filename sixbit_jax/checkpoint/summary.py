@@ -3,9 +3,10 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from sixbit_jax.checkpoint.header import Header, read_header
-from sixbit_jax.checkpoint.items import directory_bytes
+from sixbit_jax.checkpoint.items import check_sizes, directory_bytes
 from sixbit_jax.models import registry
 
 
@@ -85,10 +86,12 @@ def summarize(path: str | os.PathLike) -> Summary:
     """Describes a checkpoint directory without reading its parameters.
 
     Raises:
-      CheckpointError: if it is not a checkpoint directory.
+      CheckpointError: if it is not a checkpoint directory, or items are missing or
+        truncated; lists all of them.
       ValueError: if no port of its model class exists.
     """
     header = read_header(path)
+    check_sizes(Path(path), header)
     values: dict[str, int] = {}
     stored: dict[str, int] = {}
     for spec, count in header.specs():

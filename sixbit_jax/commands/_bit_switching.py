@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from sixbit_jax.commands._calibration import Sampler, say
+from sixbit_jax.files import shown
 
 _ROUNDS = 3
 _TOLERANCE = 0.05
@@ -87,5 +88,7 @@ def switch_bits(
     }
     print_table(facts_table(facts))
     name = recipe.name
-    print(f"{args.out}: for `sixbit sample --recipe {name} --policy` and `compare`")
+    print(
+        f"{shown(args.out)}: for `sixbit sample --recipe {name} --policy` and `compare`"
+    )
     return 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sixbit_jax import files
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands._inputs import Prompts
 
@@ -118,4 +119,4 @@ def print_result(comparison: Any, out: Path, names: Sequence[str]) -> None:
     from sixbit_jax.report.tables import print_table, table
 
     print_table(table(*table_rows(comparison)))
-    print(f"{out}: {', '.join(names[:4])} and {len(names) - 4} more files")
+    print(f"{files.shown(out)}: {', '.join(names[:4])} and {len(names) - 4} more files")

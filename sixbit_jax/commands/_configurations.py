@@ -1,32 +1,17 @@
 """Configurations by name: what `sixbit compare` and `sixbit demo` put side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sixbit_jax.calibration.policy_file import load_policy, policy_from_file
-from sixbit_jax.policies import (
-    Policy,
-    alternate,
-    chain,
-    fixed,
-    random_routes,
-    uniform_skips,
-)
-from sixbit_jax.recipes import RECIPES, recipe_of
-from sixbit_jax.report.runs import Configuration
-from sixbit_jax.routes import Route
-from sixbit_jax.sampling.api import is_quantized
+from sixbit_jax.commands._names import BUNDLED_POLICY, RECIPES, RECOMMENDED
+from sixbit_jax.files import shown
 
-BUNDLED = Path(__file__).parent.parent / "demo"
-BUNDLED_CHECKPOINT = BUNDLED / "checkpoint"
-BUNDLED_POLICY = BUNDLED / "policy.json"
-RECOMMENDED = "6bit"
-
-DEFAULT_CAPTIONS = (
-    "a red circle moves left on a blue background",
-    "a yellow triangle grows on a black background",
-)
+if TYPE_CHECKING:
+    from sixbit_jax.policies import Policy
+    from sixbit_jax.report.runs import Configuration
 
 
 class Named(NamedTuple):
@@ -42,7 +27,25 @@ class Named(NamedTuple):
     label: str
     description: str
     quantized: bool
-    make: Callable[[int], Policy]
+    make: Callable[[int], "Policy"]
+
+
+def _policies() -> ModuleType:
+    # Imported on use: the names below are for help texts too.
+    from sixbit_jax import policies
+
+    return policies
+
+
+def _fixed(route: str) -> "Policy":
+    from sixbit_jax.routes import Route
+
+    return _policies().fixed(route=Route[route])
+
+
+def _step_cache(steps: int) -> "Policy":
+    policies = _policies()
+    return policies.fixed(skip=policies.uniform_skips(steps, 0.3))
 
 
 NAMED = {
@@ -50,49 +53,49 @@ NAMED = {
         "full precision",
         "the checkpoint's own weights, nothing quantized, nothing skipped",
         False,
-        lambda steps: chain(),
+        lambda steps: _policies().chain(),
     ),
     "w4a16": Named(
         "W4A16",
         "NVFP4 weights, activations as they are",
         True,
-        lambda steps: chain(),
+        lambda steps: _policies().chain(),
     ),
     "w4a8": Named(
         "W4A8",
         "NVFP4 weights, INT8 activations everywhere",
         True,
-        lambda steps: fixed(route=Route.INT8),
+        lambda steps: _fixed("INT8"),
     ),
     "w4a6": Named(
         "W4A6",
         "stored weights (--quantized-model), 6-bit activations per token",
         True,
-        lambda steps: fixed(route=Route.INT6),
+        lambda steps: _fixed("INT6"),
     ),
     "w4a4": Named(
         "W4A4",
         "NVFP4 weights, NVFP4 activations everywhere",
         True,
-        lambda steps: fixed(route=Route.NVFP4),
+        lambda steps: _fixed("NVFP4"),
     ),
     "alternate": Named(
         "alternating",
         "NVFP4 weights, INT8 and NVFP4 activations in turn, step by step",
         True,
-        lambda steps: alternate(),
+        lambda steps: _policies().alternate(),
     ),
     "random": Named(
         "random",
         "NVFP4 weights, half of the work in INT8, drawn anew in each step",
         True,
-        lambda steps: random_routes(0, 0.5),
+        lambda steps: _policies().random_routes(0, 0.5),
     ),
     "step-cache": Named(
         "step cache",
         "own weights, 30 % of the steps reuse the deltas of the step before",
         False,
-        lambda steps: fixed(skip=uniform_skips(steps, 0.3)),
+        _step_cache,
     ),
 }
 
@@ -123,7 +126,7 @@ def policy_path(spec: str) -> Path:
 
 def configuration_for(
     spec: str, *, plain: Any, quantized: Any, steps: int, cache_format: str = "bf16"
-) -> Configuration:
+) -> "Configuration":
     """The configuration of a name or a policy file.
 
     Args:
@@ -136,6 +139,11 @@ def configuration_for(
     Raises:
       ValueError: for another name, or a file that is no policy of this model.
     """
+    from sixbit_jax.policies.policy_file import load_policy, policy_from_file
+    from sixbit_jax.recipes import recipe_of
+    from sixbit_jax.report.runs import Configuration
+    from sixbit_jax.sampling.api import is_quantized
+
     if spec in NAMED:
         item = NAMED[spec]
         return Configuration(
@@ -158,10 +166,22 @@ def configuration_for(
     file = policy_path(spec)
     policy = policy_from_file(file, quantized)
     return Configuration(
-        name="6-bit" if spec == RECOMMENDED else file.stem,
+        name="6-bit" if spec == RECOMMENDED else shown(file.stem),
         model=quantized,
         policy=policy,
         cache_format=cache_format,
-        description=f"quantized weights, routes and skips chosen by {file.name}",
+        description=f"quantized weights, routes and skips chosen by {shown(file.name)}",
         policy_file=load_policy(file),
     )
+
+
+def distinct(configurations: "Sequence[Configuration]") -> "list[Configuration]":
+    """The configurations with a number behind each name that was there before."""
+    found: list[Configuration] = []
+    for configuration in configurations:
+        taken = {other.name for other in found}
+        name, number = configuration.name, 2
+        while name in taken:
+            name, number = f"{configuration.name} ({number})", number + 1
+        found.append(replace(configuration, name=name))
+    return found

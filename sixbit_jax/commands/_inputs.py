@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sixbit_jax.commands._configurations import BUNDLED_CHECKPOINT
-from sixbit_jax.recipes import RECIPES, recipe_of
+from sixbit_jax.commands._names import BUNDLED_CHECKPOINT, RECIPES
 
 
 class Prompts(NamedTuple):
@@ -70,7 +69,7 @@ def add_recipe_argument(parser: Any) -> None:
     """`--recipe`, for a parser or a group of its arguments."""
     parser.add_argument(
         "--recipe",
-        choices=tuple(RECIPES),
+        choices=RECIPES,
         help="a whole method: quantizes the weights (in memory, unless those of the "
         "checkpoint are) and brings its own policy and options",
     )
@@ -129,7 +128,8 @@ def load_models(args: argparse.Namespace) -> Models:
       ValueError: if there is none, or `--quantized-model` is another network.
     """
     from sixbit_jax.checkpoint import load
-    from sixbit_jax.quantizers.rtn import NVFP4Recipe, quantize
+    from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
+    from sixbit_jax.recipes import recipe_of
     from sixbit_jax.sampling.api import is_quantized
 
     recipe = getattr(args, "recipe", None)

@@ -1,31 +1,29 @@
-"""What several commands need: dtype, scheduler, policy, and files that appear whole."""
+"""What several commands need: sampling options, dtype, scheduler, policy, versions."""
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sixbit_jax import versions as version_facts
+from sixbit_jax.commands import _numbers
+
 DTYPES = ("auto", "float32", "bfloat16")
 SCHEDULERS = {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"}
-REPORT = "report.json"
+REPORT = "report"
+"""The kind of the directories that `demo` and `compare` write."""
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that every sampling command has."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
+    add_steps_argument(group)
     group.add_argument(
         "--guidance",
-        type=float,
+        type=_numbers.real(0.0, 1000.0),
         default=6.0,
         help="classifier-free guidance scale (6.0); 1 runs one branch only",
     )
-    group.add_argument("--seed", type=int, default=0, help="of the noise (0)")
+    add_seed_argument(group, "of the noise (0)")
     group.add_argument(
         "--batched-guidance",
         action="store_true",
@@ -43,6 +41,30 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute dtype; auto: float32 on CPUs, where it is faster, else bfloat16",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_steps_argument(group: Any) -> None:
+    """`--steps`."""
+    group.add_argument(
+        "--steps",
+        type=_numbers.whole(1, _numbers.MAX_STEPS),
+        default=50,
+        help="denoising steps (50)",
+    )
+
+
+def add_seed_argument(group: Any, text: str) -> None:
+    """`--seed`."""
+    group.add_argument(
+        "--seed", type=_numbers.whole(0, _numbers.MAX_SEED), default=0, help=text
+    )
+
+
+def add_size_arguments(group: Any, text: str) -> None:
+    """`--frames`, `--height` and `--width`."""
+    for name in ("frames", "height", "width"):
+        largest = _numbers.MAX_FRAMES if name == "frames" else _numbers.MAX_SIDE
+        group.add_argument(f"--{name}", type=_numbers.whole(1, largest), help=text)
 
 
 def add_attention_argument(parser: Any, note: str = "") -> None:
@@ -109,7 +131,7 @@ def policy_for(spec: str, model: Any, *, stable_route: str = "nvfp4") -> Any:
             f"--policy: expected `none` or a JSON file that `sixbit calibrate` wrote, "
             f"found no file {spec}"
         )
-    from sixbit_jax.calibration.policy_file import policy_from_file
+    from sixbit_jax.policies.policy_file import policy_from_file
 
     route = "auto" if stable_route == "auto" else Route[stable_route.upper()]
     return policy_from_file(spec, model, stable_route=route)
@@ -119,42 +141,9 @@ def versions() -> dict[str, str]:
     """Versions of what computed a result."""
     import jax
 
-    found = {
-        name: importlib.metadata.version(name)
-        for name in ("sixbit-jax", "jax", "jaxlib", "flax", "numpy")
-    }
     device = jax.devices()[0]
     return {
-        "python": platform.python_version(),
-        **found,
+        **version_facts.versions("jax", "jaxlib", "flax", "numpy"),
         "backend": device.platform,
         "device": device.device_kind,
     }
-
-
-@contextmanager
-def report_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of `path`, renamed to it when the body succeeds.
-
-    An earlier report at `path` is replaced then; anything else there is refused.
-
-    Raises:
-      ValueError: if `path` exists and is not a report.
-    """
-    path = path.absolute()
-    occupied = path.exists() and not (path / REPORT).is_file()
-    if occupied and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(
-            f"--out: expected a new directory or one with an earlier report, found "
-            f"{path} without {REPORT} in it"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir()
-        yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

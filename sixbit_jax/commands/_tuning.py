@@ -2,21 +2,20 @@
 
 import argparse
 import hashlib
-import shutil
 import sys
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from sixbit_jax.checkpoint import save
+from sixbit_jax import files
+from sixbit_jax.checkpoint import foreign, save
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands.sample import latent_shape
 from sixbit_jax.commands.tune import settings_of
-from sixbit_jax.quantizers.q_vdit import QVDiTOptions, q_vdit_method
-from sixbit_jax.quantizers.q_vdit_inference import packed_model
-from sixbit_jax.quantizers.q_vdit_tune import prepare, token_layout
-from sixbit_jax.report.video import replacing
+from sixbit_jax.methods.q_vdit.method import QVDiTOptions, q_vdit_method
+from sixbit_jax.methods.q_vdit.pack import packed_model
+from sixbit_jax.methods.q_vdit.tune import prepare, token_layout
 from sixbit_jax.sampling.api import is_quantized
 from sixbit_jax.tuning.loop import TuneOptions, Tuner, TuneState
 from sixbit_jax.tuning.session import (
@@ -33,7 +32,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _checked(model: Any, args: argparse.Namespace) -> None:
+def check_plain(model: Any, args: argparse.Namespace) -> None:
+    """Refuses a model whose weights are quantized already."""
     if is_quantized(model):
         raise ValueError(
             f"--model {args.model}: expected plain weights to quantize, found stored "
@@ -45,7 +45,6 @@ def record(
     args: argparse.Namespace, model: Any, header: Any, prompts: Any
 ) -> Trajectories:
     """The teacher's trajectories, from the directory or made now."""
-    _checked(model, args)
     shape = latent_shape(model, args.frames, args.height, args.width)
     digest = hashlib.sha256(np.ascontiguousarray(prompts.embeds).tobytes())
     note = {
@@ -77,7 +76,6 @@ def record(
             else lambda done: say(f"  {done} of {len(prompts.embeds)}"),
         )
 
-    args.out.mkdir(exist_ok=True)
     return cached_trajectories(args.out, note, make)
 
 
@@ -116,14 +114,13 @@ def finish(
         model, state.trainable, session.start.frozen, options, text_rows=text_rows
     )
     target = args.out / "model"
-    if target.exists():
-        shutil.rmtree(target)
-    save(
-        packed,
-        target,
-        scheduler=header.scheduler,
-        quantization={"method": "q_vdit", **asdict(options)},
-        source=header.source,
-    )
-    with replacing(args.out / "losses.png") as partial:
+    with files.replaced_directory(target, foreign=foreign) as made:
+        save(
+            packed,
+            made,
+            scheduler=header.scheduler,
+            quantization={"method": "q_vdit", **asdict(options)},
+            source=header.source,
+        )
+    with files.replaced_file(args.out / "losses.png") as partial:
         plot_losses(losses, partial)

@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax import files
+from sixbit_jax.commands import _inputs, _numbers, _shared
 from sixbit_jax.commands._bit_switching import switch_bits
 from sixbit_jax.commands._calibration import make_sampler, say, search
+from sixbit_jax.commands._targets import check_targets
 
 DESCRIPTION = """\
 Makes a policy for a model: samples prompts with NVFP4 weights and records, for each
@@ -50,48 +52,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="N",
-        type=int,
+        type=_numbers.whole(1, _numbers.MAX_COUNT),
         default=8,
         help="how many captions of the bundled model's training set to record, where "
         "none are given (8)",
     )
     target = parser.add_argument_group("targets")
     target.add_argument(
-        "--bits", type=float, default=6.0, help="mean activation width, 4 to 8 (6.0)"
+        "--bits",
+        type=_numbers.real(4.0, 8.0),
+        default=6.0,
+        help="mean activation width, 4 to 8 (6.0)",
     )
     skips = target.add_mutually_exclusive_group()
     skips.add_argument(
         "--skips",
-        type=float,
+        type=_numbers.real(0.0, 1.0),
         default=0.3,
         help="share of the blocks to skip; 0: no delta cache (0.3)",
     )
     skips.add_argument(
         "--max-drift",
-        type=float,
+        type=_numbers.real(0.0),
         metavar="D",
         help="skip as much as keeps the relative L2 distance of the latents below D",
     )
     target.add_argument(
         "--search-prompts",
         metavar="N",
-        type=int,
+        type=_numbers.whole(1, _numbers.MAX_COUNT),
         default=2,
         help="prompts to sample for each tau that is tried (2)",
     )
     method = parser.add_argument_group("method")
     method.add_argument(
-        "--max-skips", type=int, default=2, help="longest run of skips (2)"
+        "--max-skips",
+        type=_numbers.whole(1, _numbers.MAX_STEPS),
+        default=2,
+        help="longest run of skips (2)",
     )
     method.add_argument(
-        "--warmup", type=int, default=2, help="steps before the first skip (2)"
+        "--warmup",
+        type=_numbers.whole(0, _numbers.MAX_STEPS),
+        default=2,
+        help="steps before the first skip (2)",
     )
     method.add_argument(
         "--no-purify", action="store_true", help="leave out Purified Delta Refresh"
     )
     method.add_argument(
         "--outlier-ratio",
-        type=float,
+        type=_numbers.real(0.0),
         default=25.0,
         help="of Purified Delta Refresh: a refreshed site whose max|x| / mean|x| "
         "exceeds it runs in BF16 (25)",
@@ -120,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument(
         "--final-int8",
-        type=int,
+        type=_numbers.whole(0, _numbers.MAX_STEPS),
         default=0,
         metavar="N",
         help="run the last N steps in INT8: nothing corrects their errors (0)",
@@ -135,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _shared.add_attention_argument(scores, " of all blocks while searching")
     scores.add_argument(
         "--int8-attention",
-        type=float,
+        type=_numbers.real(0.0, 1.0),
         metavar="SHARE",
         help="the policy gives 8-bit scores to blocks that change little: the limit is "
         "that of SHARE of the recorded blocks (none)",
@@ -156,7 +167,6 @@ def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from sixbit_jax.calibration import Recording, fit_predictor, plot_fit, save_policy
     from sixbit_jax.policies import chain
-    from sixbit_jax.report.video import replacing
 
     _check(args)
     prompts = _inputs.read_prompts(args, calibration_captions(args.prompts))
@@ -172,20 +182,22 @@ def run(args: argparse.Namespace) -> int:
     policy = search(args, models.quantized, sampler, recorded, fit)
     save_policy(policy, args.out)
     if args.plot is not None:
-        with replacing(args.plot) as partial:
+        with files.replaced_file(args.plot) as partial:
             plot_fit(recording, fit, partial)
     _print(policy, fit)
-    print(f"{args.out}: for `sixbit sample --policy` and `sixbit compare`")
+    print(f"{files.shown(args.out)}: for `sixbit sample --policy` and `sixbit compare`")
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
     problems = []
-    for path in filter(None, (args.out, args.plot)):
-        if not path.absolute().parent.is_dir():
-            problems.append(f"{path}: expected an existing directory to write to")
-    if not 4.0 <= args.bits <= 8.0:
-        problems.append(f"--bits: expected 4 to 8, found {args.bits}")
+    try:
+        check_targets(
+            {"--out": args.out, "--plot": args.plot},
+            inputs=(args.model, args.quantized_model, args.prompt_embeds),
+        )
+    except files.DestinationError as error:
+        problems.append(str(error))
     if not 0.0 <= args.skips < 1.0:
         problems.append(f"--skips: expected 0 to 1, found {args.skips}")
     if args.max_drift is not None and not args.max_drift > 0:
@@ -195,10 +207,6 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--int8-attention: expected above 0 to 1, found {share}")
     if args.steps < 2:
         problems.append(f"--steps: expected at least 2, found {args.steps}")
-    for name in ("prompts", "search_prompts"):
-        if getattr(args, name) < 1:
-            option = "--" + name.replace("_", "-")
-            problems.append(f"{option}: expected at least 1, found 0 or less")
     if problems:
         raise ValueError("\n  ".join(problems))
 

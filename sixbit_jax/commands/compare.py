@@ -3,12 +3,14 @@
 import argparse
 from pathlib import Path
 
+from sixbit_jax import files
 from sixbit_jax.commands import _bundled, _inputs, _shared
 from sixbit_jax.commands._configurations import (
-    DEFAULT_CAPTIONS,
     configuration_for,
+    distinct,
     names_and_descriptions,
 )
+from sixbit_jax.commands._names import DEFAULT_CAPTIONS
 
 DESCRIPTION = """\
 Samples the same prompts from the same noise under configuration A (the reference)
@@ -58,18 +60,20 @@ def run(args: argparse.Namespace) -> int:
     from sixbit_jax.report.write import write_report
 
     prompts = _inputs.read_prompts(args, DEFAULT_CAPTIONS)
-    with _shared.report_directory(args.out) as directory:
+    with files.replaced_directory(args.out, _shared.REPORT) as directory:
         models = _inputs.load_models(args)
-        configurations = [
-            configuration_for(
-                spec,
-                plain=models.plain,
-                quantized=models.quantized,
-                steps=args.steps,
-                cache_format=args.cache_format,
-            )
-            for spec in (args.first, args.second)
-        ]
+        configurations = distinct(
+            [
+                configuration_for(
+                    spec,
+                    plain=models.plain,
+                    quantized=models.quantized,
+                    steps=args.steps,
+                    cache_format=args.cache_format,
+                )
+                for spec in (args.first, args.second)
+            ]
+        )
         runs = _bundled.run_all(
             args,
             configurations,

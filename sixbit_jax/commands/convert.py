@@ -2,13 +2,10 @@
 
 import argparse
 
-from convert import cli_arguments
-from convert import run as run_converter
-from convert.command import DESCRIPTION
+from convert.command import DESCRIPTION, cli_arguments
+from convert.command import run as run_converter
 from sixbit_jax.cli import USER_ERROR
-from sixbit_jax.quantizers.rtn import NVFP4Recipe
-from sixbit_jax.quantizers.uniform import UniformRecipe
-from sixbit_jax.recipes import RECIPES, recipe_of
+from sixbit_jax.commands._names import RECIPES
 
 EPILOG = """\
 examples:
@@ -26,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli_arguments(parser)
     parser.add_argument(
         "--recipe",
-        choices=tuple(RECIPES),
+        choices=RECIPES,
         help="the weights of a whole method, instead of --weights, --rotation and "
         "--refine",
     )
@@ -45,6 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _apply_recipe(args: argparse.Namespace) -> None:
+    from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
+    from sixbit_jax.quantizers.uniform import UniformRecipe
+    from sixbit_jax.recipes import recipe_of
+
     if args.weights != "keep" or args.refine or args.to_diffusers:
         raise ValueError(
             "--recipe: expected no --weights, --refine and --to-diffusers with it"

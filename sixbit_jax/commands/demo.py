@@ -4,12 +4,13 @@ import argparse
 import time
 from pathlib import Path
 
+from sixbit_jax import files
 from sixbit_jax.commands import _bundled, _inputs, _shared
-from sixbit_jax.commands._configurations import (
+from sixbit_jax.commands._configurations import configuration_for
+from sixbit_jax.commands._names import (
     BUNDLED_CHECKPOINT,
     DEFAULT_CAPTIONS,
     RECOMMENDED,
-    configuration_for,
 )
 
 DESCRIPTION = """\
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     captions = tuple(args.captions)
     prompts = _inputs.caption_prompts(captions)
-    with _shared.report_directory(args.out) as directory:
+    with files.replaced_directory(args.out, _shared.REPORT) as directory:
         models, headers, stored = {}, {}, {}
         for name, weights in (("model", "keep"), ("model-nvfp4", "nvfp4")):
             made = convert(

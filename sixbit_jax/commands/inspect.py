@@ -3,17 +3,21 @@
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 DESCRIPTION = (
-    "Says what a directory holds, from headers alone: model, parameters, bytes by "
-    "dtype, sites, quantization, and its size against bf16. Takes a directory that "
-    "`sixbit convert` made, or a diffusers directory."
+    "Says what a directory holds, from headers and sizes of files: model, parameters, "
+    "bytes by dtype, sites, quantization, and its size against bf16. Takes a directory "
+    "that `sixbit convert` made (with one network, or with both of Wan2.2-A14B), or a "
+    "diffusers directory. Missing and truncated files are errors; --verify reads all "
+    "files and holds them against their checksums."
 )
 EPILOG = """\
 examples:
   sixbit inspect cogvideox-5b-nvfp4
+  sixbit inspect cogvideox-5b-nvfp4 --verify
   sixbit inspect CogVideoX-5b --json
 """
 
@@ -28,33 +32,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("directory", metavar="DIR", type=Path)
     parser.add_argument("--json", action="store_true", help="print JSON, not tables")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all files and check their checksums, where the directory has some",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    facts = describe(args.directory)
+    facts = describe(args.directory, verify=args.verify)
     if args.json:
         print(json.dumps(facts, indent=1))
-    else:
-        _print(facts)
+        return 0
+    if facts["kind"] == "pair":
+        for name, network in facts["networks"].items():
+            print(f"{name} ({_part_of(name, facts['boundary'])})")
+            _print(network)
+        return 0
+    _print(facts)
     return 0
 
 
-def describe(path: Path) -> dict[str, Any]:
+def _part_of(name: str, boundary: float) -> str:
+    side = "from" if name == "high_noise" else "below"
+    return f"steps {side} {boundary:g} of the noise"
+
+
+def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
     """The facts about a directory, as JSON values.
 
+    Args:
+      path: the directory.
+      verify: whether all files are read and held against their checksums.
+
     Raises:
-      ValueError: if it is neither a converted nor a diffusers directory.
+      ValueError: if it is neither a converted nor a diffusers directory, or it is
+        damaged.
     """
     if (path / "sixbit.json").is_file():
-        return _converted(path)
+        return _converted(path, verify)
+    if (path / "pair.json").is_file():
+        return _pair(path, verify)
     return _diffusers(path)
 
 
-def _converted(path: Path) -> dict[str, Any]:
-    from sixbit_jax.checkpoint import summarize
+def _pair(path: Path, verify: bool) -> dict[str, Any]:
+    from sixbit_jax.checkpoint.pair import NETWORKS, read_boundary
 
-    found = summarize(path)
+    return {
+        "kind": "pair",
+        "boundary": read_boundary(path),
+        "networks": {name: _converted(path / name, verify) for name in NETWORKS},
+    }
+
+
+def _verified(began: float, size: int) -> str:
+    if not size:
+        return "none: made by an earlier version"
+    seconds = time.perf_counter() - began
+    return f"verified, {size:,} bytes in {seconds:.1f} s"
+
+
+def _converted(path: Path, verify: bool) -> dict[str, Any]:
+    from sixbit_jax import checkpoint
+
+    found = checkpoint.summarize(path)
+    said = "stored, not read (--verify reads them)"
+    if not found.header.checksums:
+        said = "none: made by an earlier version"
+    if verify:
+        began = time.perf_counter()
+        _, size = checkpoint.verify(path)
+        said = _verified(began, size)
     rotations = {spec.rotation for spec, _ in found.header.specs()}
     return {
         "kind": "converted",
@@ -75,18 +125,24 @@ def _converted(path: Path) -> dict[str, Any]:
         "weight_bits": found.weight_bits,
         "memory_ratio": found.memory_ratio,
         "disk_ratio": found.disk_ratio,
+        "checksums": said,
         "source": dict(found.header.source),
     }
 
 
 def _diffusers(path: Path) -> dict[str, Any]:
+    from convert.listed import check_listed
     from convert.reader import open_source
     from sixbit_jax.models import registry
 
+    # Opening it holds the files against a list of checksums, if it has one.
     source = open_source(path)
+    began = time.perf_counter()
+    size = check_listed(source.directory)
+    said = "none" if size is None else _verified(began, size)
     model_class = str(source.config.get("_class_name"))
     config_class, model = registry.get(model_class)
-    config = config_class.from_dict(source.config)
+    described = model.describe(config_class.from_dict(source.config))
     dtypes: dict[str, dict[str, int]] = {}
     for tensor in source.tensors.values():
         row = dtypes.setdefault(tensor.dtype.name, {"values": 0, "bytes": 0})
@@ -98,8 +154,8 @@ def _diffusers(path: Path) -> dict[str, Any]:
         "kind": "diffusers",
         "model": model_class,
         "scheduler": (source.scheduler or {}).get("_class_name"),
-        "blocks": model.describe(config).num_blocks,
-        "sites": list(model.describe(config).sites),
+        "blocks": described.num_blocks,
+        "sites": list(described.sites),
         "parameters": count,
         "quantization": {},
         "rotation": 0,
@@ -110,6 +166,7 @@ def _diffusers(path: Path) -> dict[str, Any]:
         "weight_bits": 8 * memory / count,
         "memory_ratio": 2 * count / memory,
         "disk_ratio": 2 * count / source.nbytes,
+        "checksums": said,
         "source": {"files": [file.name for file in source.files]},
     }
 
@@ -133,6 +190,7 @@ def _print(facts: dict[str, Any]) -> None:
                 f"{facts['memory_ratio']:.2f}x smaller than bf16",
                 "on disk": f"{byte_size(facts['disk_bytes'])}, "
                 f"{facts['disk_ratio']:.2f}x smaller than bf16",
+                "checksums": facts["checksums"],
             }
         )
     )

@@ -5,7 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sixbit_jax import files
 from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax.commands._targets import check_targets
 
 DESCRIPTION = """\
 Denoises a batch of videos with a converted checkpoint, in one compiled program.
@@ -57,8 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     size = parser.add_argument_group(
         "size, in latents (CogVideoX: pixels / 8; frames (n - 1) / 4 + 1)"
     )
-    for name in ("frames", "height", "width"):
-        size.add_argument(f"--{name}", type=int, help="default: the training size")
+    _shared.add_size_arguments(size, "default: the training size")
     method = parser.add_argument_group("method")
     _inputs.add_recipe_argument(method)
     method.add_argument(
@@ -97,13 +98,14 @@ def run(args: argparse.Namespace) -> int:
 
     from sixbit_jax.checkpoint import load
     from sixbit_jax.recipes import recipe_of
-    from sixbit_jax.report.video import replacing
     from sixbit_jax.sampling.api import sample
     from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Prompt
 
-    for target in filter(None, (args.out, args.trace)):
-        if not target.absolute().parent.is_dir():
-            raise ValueError(f"{target}: expected an existing directory to write to")
+    policy_file = None if args.policy in (None, "none") else Path(args.policy)
+    check_targets(
+        {"--out": args.out, "--trace": args.trace},
+        inputs=(args.model, args.prompt_embeds, args.image_latents, policy_file),
+    )
     embeds = read_tensors(args.prompt_embeds, "prompt_embeds", "negative_prompt_embeds")
     image = {}
     if args.image_latents is not None:
@@ -158,14 +160,14 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{args.model}: the latents are not finite; nothing was written"
         )
-    with replacing(args.out) as partial:
+    with files.replaced_file(args.out) as partial:
         # Not save_file, which gives the file to its owner alone.
         partial.write_bytes(save({"latents": latents}))
     if args.trace is not None:
-        with replacing(args.trace) as partial, partial.open("wb") as file:
+        with files.replaced_file(args.trace) as partial, partial.open("wb") as file:
             np.savez(file, **jax.tree.map(np.asarray, result.trace)._asdict())
     seconds = time.perf_counter() - began
-    print(f"{args.out}: latents {list(latents.shape)} in {seconds:.1f} s")
+    print(f"{files.shown(args.out)}: latents {list(latents.shape)} in {seconds:.1f} s")
     return 0
 
 

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sixbit_jax.commands import _inputs, _shared
-from sixbit_jax.commands._configurations import BUNDLED_CHECKPOINT
+from sixbit_jax import files
+from sixbit_jax.commands import _inputs, _numbers, _shared
+from sixbit_jax.commands._names import BUNDLED_CHECKPOINT
 
 DESCRIPTION = """\
 Quantizes a model to 3-8 bit weights and tunes what is left to tune (Q-VDiT): records
@@ -27,7 +28,7 @@ examples:
   sixbit tune --model cogvideox-2b --prompt-embeds prompts.safetensors --out tuned \\
       --weight-bits 4 --scope attention --inner-rank 32 --dtype bfloat16
 """
-# As in `quantizers.q_vdit_tune`, which imports JAX.
+# As in `methods.q_vdit.tune`, which imports JAX.
 RATES = {"step_sizes": 1e-4, "estimator": 3e-3, "factors": 1e-3, "inner": 1e-3}
 
 
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="N",
-        type=int,
+        type=_numbers.whole(1, _numbers.MAX_COUNT),
         default=8,
         help="how many captions of the bundled model's training set to sample, where "
         "none are given (8)",
@@ -62,10 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the bundled one)",
     )
     method = parser.add_argument_group("quantization")
-    method.add_argument("--weight-bits", type=int, default=4, help="3 to 8 (4)")
+    method.add_argument(
+        "--weight-bits", type=_numbers.whole(1, 16), default=4, help="3 to 8 (4)"
+    )
     method.add_argument(
         "--activation-bits",
-        type=int,
+        type=_numbers.whole(1, 16),
         default=6,
         help="that the frame factors start from and `model` is meant for (6)",
     )
@@ -77,46 +80,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument(
         "--inner-rank",
-        type=int,
+        type=_numbers.whole(0, _numbers.MAX_SIDE),
         default=0,
         help="of an adapter inside the weight quantizer; 0: none (0)",
     )
     method.add_argument(
         "--tmd-weight",
-        type=float,
+        type=_numbers.real(0.0),
         default=100.0,
         help="of the relations between frames beside the squared error (100)",
     )
     loop = parser.add_argument_group("tuning")
-    loop.add_argument("--iterations", type=int, default=2000, help="(2000)")
-    loop.add_argument("--batch", type=int, default=4, help="examples each (4)")
+    count = _numbers.whole(1, _numbers.MAX_COUNT)
+    loop.add_argument("--iterations", type=count, default=2000, help="(2000)")
+    loop.add_argument("--batch", type=count, default=4, help="examples each (4)")
     loop.add_argument(
-        "--checkpoint-every", metavar="N", type=int, default=200, help="(200)"
+        "--checkpoint-every", metavar="N", type=count, default=200, help="(200)"
     )
     for group, rate in RATES.items():
         loop.add_argument(
             f"--rate-{group.replace('_', '-')}",
             metavar="R",
-            type=float,
+            type=_numbers.real(0.0),
             default=rate,
             help=f"learning rate, {'0 leaves them as they are ' if rate else ''}"
             f"({rate:g})",
         )
     sampling = parser.add_argument_group("trajectories")
-    sampling.add_argument("--steps", type=int, default=50, help="denoising steps (50)")
+    _shared.add_steps_argument(sampling)
     sampling.add_argument(
-        "--guidance", type=float, default=6.0, help="scale; 1 runs one branch (6.0)"
+        "--guidance",
+        type=_numbers.real(0.0, 1000.0),
+        default=6.0,
+        help="scale; 1 runs one branch (6.0)",
     )
-    sampling.add_argument("--seed", type=int, default=0, help="of noise and order (0)")
+    _shared.add_seed_argument(sampling, "of noise and order (0)")
     sampling.add_argument(
         "--scheduler",
         choices=tuple(_shared.SCHEDULERS),
         help="default: the checkpoint's own",
     )
-    for name in ("frames", "height", "width"):
-        sampling.add_argument(
-            f"--{name}", type=int, help="in latents; default: the training size"
-        )
+    _shared.add_size_arguments(sampling, "in latents; default: the training size")
     parser.add_argument(
         "--dtype",
         choices=_shared.DTYPES,
@@ -129,9 +133,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     _ask_for_determinism()
-    from sixbit_jax.commands._tuning import finish, make_session, record
-
     _check(args)
+    from sixbit_jax.commands._tuning import check_plain
+
     prompts = _inputs.read_prompts(args, _captions(args.prompts))
     if prompts.negative is None and args.guidance != 1.0:
         raise ValueError(
@@ -140,6 +144,16 @@ def run(args: argparse.Namespace) -> int:
         )
     source = args.model or BUNDLED_CHECKPOINT
     model, header = _inputs.load_plain(source)
+    check_plain(model, args)
+    args.out.mkdir(exist_ok=True)
+    # Inside of the directory: its parent may be closed to us.
+    with files.locked(args.out / "run"):
+        return _tune(args, model, header, prompts)
+
+
+def _tune(args: argparse.Namespace, model: Any, header: Any, prompts: Any) -> int:
+    from sixbit_jax.commands._tuning import finish, make_session, record
+
     data = record(args, model, header, prompts)
     session = make_session(args, model, data)
     with _progress(args, session.tuner.options.iterations) as on_progress:
@@ -149,7 +163,8 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(str(error)) from error
     finish(args, model, header, data, session, state, losses)
     first, last = losses["mse"][:20].mean(), losses["mse"][-20:].mean()
-    print(f"{args.out}: mse {first:.3g} -> {last:.3g}, model in {args.out / 'model'}")
+    out = files.shown(args.out)
+    print(f"{out}: mse {first:.3g} -> {last:.3g}, model in {out}/model")
     return 0
 
 
@@ -170,17 +185,37 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--out: expected a directory in which to make it, no {parent}")
     if args.out.exists() and not args.out.is_dir():
         problems.append(f"--out: expected a directory, found a file {args.out}")
-    for name in ("iterations", "batch", "checkpoint_every", "steps", "prompts"):
-        if getattr(args, name) < 1:
-            option = "--" + name.replace("_", "-")
-            problems.append(f"{option}: expected at least 1, found 0 or less")
-    for group in RATES:
-        if not getattr(args, f"rate_{group}") >= 0:
-            option = f"--rate-{group.replace('_', '-')}"
-            problems.append(f"{option}: expected 0 or more")
+    problems += _foreign(args.out)
     if problems:
         raise ValueError("\n  ".join(problems))
     settings_of(args)
+
+
+def _foreign(out: Path) -> list[str]:
+    """Refuses a directory that no earlier run has made, and a model of another's."""
+    from sixbit_jax.checkpoint import foreign
+
+    if not out.is_dir():
+        return []
+    names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if names and "trajectories" not in names:
+        return [
+            f"--out: expected a new directory or that of an earlier run, found {out} "
+            f"with {', '.join(names[:8])}"
+        ]
+    model = out / "model"
+    if not model.exists() and not model.is_symlink():
+        return []
+    try:
+        found = foreign(model)
+    except ValueError as error:
+        return [f"--out: expected the model of an earlier run in {model}: {error}"]
+    if not found:
+        return []
+    return [
+        f"--out: expected only what an earlier run wrote in {model}, which this one "
+        f"replaces, found {', '.join(found[:8])}"
+    ]
 
 
 def _captions(count: int) -> tuple[str, ...]:
@@ -228,7 +263,7 @@ def _progress(args: argparse.Namespace, total: int) -> Any:
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """What distinguishes a run, for its checkpoints."""
-    from sixbit_jax.quantizers.q_vdit import QVDiTOptions
+    from sixbit_jax.methods.q_vdit.method import QVDiTOptions
 
     options = QVDiTOptions(
         weight_bits=args.weight_bits,

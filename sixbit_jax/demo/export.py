@@ -1,9 +1,6 @@
 """Writes the trained network as a diffusers checkpoint, in shards, and reads it."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from sixbit_jax import checksums, files
 from sixbit_jax.demo.model import (
     COGVIDEOX,
     DIFFUSERS_VERSION,
@@ -116,6 +114,8 @@ def write_checkpoint(
 ) -> None:
     """Write a diffusers root: model index, transformer (bf16 shards) and scheduler.
 
+    Its files are listed with their checksums, which the converter verifies.
+
     Args:
         params: state of the network.
         destination: directory to create; it appears when it is complete.
@@ -124,21 +124,13 @@ def write_checkpoint(
         demo: which network.
 
     Raises:
-        FileExistsError: the destination exists.
-        ValueError: parameters that are not finite.
+        ValueError: the destination exists, or parameters are not finite.
     """
-    if destination.exists():
-        raise FileExistsError(f"{destination} exists; expected a new directory")
     destination.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=destination.parent, prefix=".writing-"))
-    try:
+    with files.new_directory(destination) as work:
         tensors = dict(diffusers_tensors(params, demo))
         _write_all(work, tensors, demo, overrides or {}, shards)
-        work.chmod(0o755)
-        os.rename(work, destination)
-    except BaseException:
-        shutil.rmtree(work)
-        raise
+        checksums.write_manifest(work, checksums.DIFFUSERS)
 
 
 def _write_all(

@@ -5,7 +5,7 @@ steps of a run of thousands, start again under the next call's warm-up, and woul
 the files four times as large.
 """
 
-import shutil
+import re
 from pathlib import Path
 
 import jax
@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from sixbit_jax import files
+from sixbit_jax.checksums import files_under
 from sixbit_jax.demo.recipe import Recipe, TrainState, init_state
 
 MAX_BYTES = 15 * 2**20
@@ -30,16 +32,17 @@ def save_state(folder: Path, state: TrainState, *, max_bytes: int = MAX_BYTES) -
     leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]
     flat = np.concatenate(leaves)
     each = (max_bytes - 1024) // flat.itemsize
-    partial = folder.with_name(folder.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    for number, start in enumerate(range(0, flat.size, each)):
-        np.save(partial / f"weights-{number}.npy", flat[start : start + each])
-    np.save(partial / "step.npy", np.asarray(state.step))
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    with files.replaced_directory(folder, foreign=_foreign) as partial:
+        partial.mkdir()
+        for number, start in enumerate(range(0, flat.size, each)):
+            np.save(partial / f"weights-{number}.npy", flat[start : start + each])
+        np.save(partial / "step.npy", np.asarray(state.step))
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Files of a folder that are none of a state, of earlier versions either."""
+    ours = re.compile(r"weights-\d+\.npy|step\.npy")
+    return [file.name for file in files_under(folder) if not ours.fullmatch(file.name)]
 
 
 def load_state(folder: Path, model: nnx.Module, recipe: Recipe) -> TrainState:

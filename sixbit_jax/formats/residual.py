@@ -1,7 +1,8 @@
 """`ResidualArray`: a uniform base and binary residual branches per output channel.
 
 The storage of FZ-RMQ (MPQ-DMv2, arXiv 2507.04290), a reconstruction: see
-`sixbit_jax.quantizers.mpq_dm`. With n bits on average, row i of a matrix [N, K] is
+`sixbit_jax.methods.mpq_dm.residual_weights`. With n bits on average, row i of a
+matrix [N, K] is
 
     w_hat = scale q + offset + first (2 b1 - 1) + second (2 b2 - 1)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ class UniformArray(StoredWeight):
         *,
         bits: int,
         rotation: int = 0,
-        grid: Literal["minmax", "bgr"] | GridRule = "minmax",
+        grid: GridRule = minmax_grid,
     ) -> Self:
         """Quantizes w to nearest on the grids that a rule finds for its rows.
 
@@ -92,15 +92,15 @@ class UniformArray(StoredWeight):
           w: float [..., N, K], K a multiple of 8.
           bits: 2 to 8.
           rotation: width of the block Hadamard to fold in along K first; 0 for none.
-          grid: "minmax", "bgr" (`quantizers.dvd_quant.refined_grid`), or a function
-            (rotated w, bits) -> UniformGrid.
+          grid: (rotated w, bits) -> UniformGrid, for example `minmax_grid` or
+            `quantizers.refine_uniform.refined_grid`.
 
         Raises:
-          ValueError: other bits, an unknown rule, or a K that does not fit.
+          ValueError: other bits, or a K that does not fit.
         """
         check_rotation(rotation, w.shape)
         w = rotate(w.astype(jnp.float32), rotation)
-        found = _grid_rule(grid)(w, bits)
+        found = grid(w, bits)
         return cls.from_codes(encode_uniform(w, found, bits), found, bits, rotation)
 
     @classmethod
@@ -189,16 +189,3 @@ class UniformArray(StoredWeight):
     ) -> Self:
         """The weight whose `arrays()`, `format_name` and `rotation` these are."""
         return cls(**arrays, bits=int(format_name[-1]), rotation=rotation)
-
-
-def _grid_rule(grid: str | GridRule) -> GridRule:
-    if callable(grid):
-        return grid
-    if grid == "minmax":
-        return minmax_grid
-    if grid == "bgr":
-        # The quantizers build on the formats; only this name looks the other way.
-        from sixbit_jax.quantizers.dvd_quant import refined_grid
-
-        return refined_grid
-    raise ValueError(f"grid must be 'minmax', 'bgr' or a function, found {grid!r}")

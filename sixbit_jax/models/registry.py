@@ -2,6 +2,8 @@
 
 import importlib
 
+from sixbit_jax.reading.messages import brief
+
 ROWS = {
     "CogVideoXTransformer3DModel": (
         "sixbit_jax.models.cogvideox.network",
@@ -18,9 +20,9 @@ def get(class_name: str) -> tuple[type, type]:
     Raises:
       ValueError: if no port of that class exists; lists those that do.
     """
-    if class_name not in ROWS:
-        known = ", ".join(sorted(ROWS))
-        raise ValueError(f"model class: expected one of {known}; found {class_name!r}")
+    if not isinstance(class_name, str) or class_name not in ROWS:
+        known, found = ", ".join(sorted(ROWS)), brief(class_name)
+        raise ValueError(f"model class: expected one of {known}; found {found}")
     module, name = ROWS[class_name]
     model = vars(importlib.import_module(module))[name]
     return model.config_class, model

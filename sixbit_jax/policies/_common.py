@@ -12,6 +12,7 @@ from sixbit_jax.policies.base import (
     Stats,
     StepIndex,
 )
+from sixbit_jax.reading.messages import brief
 
 
 def checked_number(
@@ -28,16 +29,20 @@ def checked_number(
     Raises:
       ValueError: it is not a number or out of range.
     """
+    # A bool is no number, nor is a text of one; what NumPy and JAX make is.
     try:
+        if isinstance(value, bool | np.bool_ | str | bytes):
+            raise TypeError(value)
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"{owner}: {name} must be a number, found {value!r}"
+            f"{owner}: {name} must be a number, found {brief(value)}"
         ) from error
     if not low <= number <= high or (finite and math.isinf(number)):
         kind = "finite and " if finite else ""
         raise ValueError(
-            f"{owner}: {name} must be {kind}within [{low}, {high}], found {value!r}"
+            f"{owner}: {name} must be {kind}within [{low}, {high}], found "
+            f"{brief(value)}"
         )
     return number
 
@@ -49,9 +54,11 @@ def checked_count(owner: str, name: str, value: int, *, low: int) -> int:
       ValueError: it is not an integer or too small.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{owner}: {name} must be an integer, found {value!r}")
+        raise ValueError(f"{owner}: {name} must be an integer, found {brief(value)}")
     if value < low:
-        raise ValueError(f"{owner}: {name} must be at least {low}, found {value}")
+        raise ValueError(
+            f"{owner}: {name} must be at least {low}, found {brief(value)}"
+        )
     return int(value)
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sixbit_jax.quantizers.dvd_quant import UniformGrid
+from sixbit_jax.formats.uniform_grid import UniformGrid
 
 SHRINKS = 50
 SHRINK_STEP = 0.02

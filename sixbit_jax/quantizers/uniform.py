@@ -11,10 +11,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sixbit_jax.formats import SmoothedArray, UniformArray
+from sixbit_jax.formats.uniform_grid import minmax_grid
+from sixbit_jax.quantizers.refine_uniform import refined_grid
 
 _to_grid = partial(jax.jit, static_argnames=("bits", "rotation", "grid"))(
     UniformArray.quantize
 )
+GRIDS = {"minmax": minmax_grid, "bgr": refined_grid}
+"""Rules for the grid of a row, by name."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,16 @@ class UniformRecipe:
     small_batch: bool = True
     grid: Literal["minmax", "bgr"] = "bgr"
 
+    def __post_init__(self) -> None:
+        if self.grid not in GRIDS:
+            raise ValueError(
+                f"grid: expected one of {', '.join(GRIDS)}; found {self.grid!r}"
+            )
+
     @property
     def compress(self) -> Callable[..., UniformArray]:
         """The compiled function (weight, *, rotation) -> UniformArray."""
-        return partial(_to_grid, bits=self.bits, grid=self.grid)
+        return partial(_to_grid, bits=self.bits, grid=GRIDS[self.grid])
 
     def rotation_of(self, role: str | None, in_features: int) -> int | None:
         """Rotation of a weight, or None if it stays as it is.

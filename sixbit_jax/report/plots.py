@@ -47,6 +47,11 @@ def png(figure: Figure, *, dpi: int = 130) -> bytes:
     return buffer.getvalue()
 
 
+def plain(text: str) -> str:
+    """Text as it is: matplotlib would read what stands between dollars as formulas."""
+    return text.replace("$", r"\$")
+
+
 def branch_names(count: int) -> tuple[str, ...]:
     """Names of guidance branches; a single one may be batched guidance."""
     return _BRANCHES if count == len(_BRANCHES) else ("all branches",)
@@ -78,7 +83,7 @@ def route_map(trace: Trace, sites: Sequence[str], *, title: str = "") -> Figure:
     colours = ListedColormap([*ROUTE_COLOURS.values(), SKIPPED_COLOUR])
     if title:
         axes[0].annotate(
-            title, (0, 1), (0, 20), "axes fraction", "offset points", fontsize=11
+            plain(title), (0, 1), (0, 20), "axes fraction", "offset points", fontsize=11
         )
     for axis, values, name in zip(axes, cells, branch_names(branches), strict=True):
         axis.imshow(
@@ -158,7 +163,7 @@ def signal_curves(
         for block in range(blocks):
             _line(axis, values[:, block], colours(block / max(blocks - 1, 1)))
         _scale(axis, values)
-        axis.set_title(name, fontsize=9, loc="left")
+        axis.set_title(plain(name), fontsize=9, loc="left")
         axis.set_xlabel("step")
         _tidy(axis)
     for axis in axes.flat[len(panels) :]:
@@ -207,9 +212,9 @@ def error_curves(
             axis.plot(dots[:, block], color=colour, linestyle="none", marker=".", ms=4)
         level = threshold[site] if isinstance(threshold, Mapping) else threshold
         axis.axhline(level, color="#D55E00", linestyle="--", linewidth=1.4)
-        axis.set_title(site, fontsize=9, loc="left")
+        axis.set_title(plain(site), fontsize=9, loc="left")
         axis.set_xlabel("step")
-        axis.set_ylabel(ylabel)
+        axis.set_ylabel(plain(ylabel))
         _tidy(axis)
     for axis in axes.flat[len(sites) :]:
         axis.set_visible(False)
@@ -251,11 +256,11 @@ def frame_curves(
             marker=MARKERS[number % len(MARKERS)],
             markersize=4,
             linewidth=1.4,
-            label=label,
+            label=plain(label),
         )
     axis.set_xlabel("frame")
-    axis.set_ylabel(ylabel)
-    axis.set_title(title, fontsize=11, loc="left")
+    axis.set_ylabel(plain(ylabel))
+    axis.set_title(plain(title), fontsize=11, loc="left")
     _tidy(axis)
     figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     return figure
@@ -279,7 +284,7 @@ def _block_bar(figure: Figure, axes: np.ndarray, blocks: int) -> None:
 def _title(figure: Figure, text: str) -> None:
     if text:
         text = textwrap.fill(text, round(12 * figure.get_figwidth()))
-        figure.suptitle(text, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(plain(text), fontsize=11, x=0.01, ha="left")
 
 
 def _line(axis: Axes, values: np.ndarray, colour: tuple[float, ...]) -> None:

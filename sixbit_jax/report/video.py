@@ -2,14 +2,15 @@
 
 import importlib.util
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from sixbit_jax.files import replaced_file
 
 Frames = UInt8[np.ndarray, "frames height width 3"]
 
@@ -42,18 +43,6 @@ def upscale(frames: Frames, factor: int) -> Frames:
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name with the same suffix, renamed to `path` at the end."""
-    path = Path(path)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_gif(path: Path, frames: Frames, *, fps: int = 8, scale: int = 8) -> None:
     """Writes an endless GIF; one palette for all frames, so that colours stand still.
 
@@ -67,7 +56,7 @@ def write_gif(path: Path, frames: Frames, *, fps: int = 8, scale: int = 8) -> No
     strip = Image.fromarray(np.concatenate(list(frames)))
     palette = strip.quantize(256, method=Image.Quantize.MEDIANCUT)
     pages = [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
-    with replacing(path) as partial:
+    with replaced_file(path) as partial:
         pages[0].save(
             partial,
             save_all=True,
@@ -106,7 +95,7 @@ def write_mp4(path: Path, frames: Frames, *, fps: int = 8, scale: int = 8) -> bo
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps)]
     target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "16"]
     # Not imageio's writer: it forks with a hook, which JAX's threads do not survive.
-    with replacing(path) as partial:
+    with replaced_file(path) as partial:
         done = subprocess.run(
             [get_ffmpeg_exe(), "-y", *source, "-i", "-", *target, str(partial)],
             input=large.tobytes(),

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,24 @@ from sixbit_jax.report.decisions import decisions_of
 from sixbit_jax.report.runs import Run
 
 FPS = 8
+# Of a file name that holds more than this; file systems take 255 bytes.
+_LONGEST = 100
 
 
 def slug(name: str) -> str:
     """A name as part of a file name."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "run"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:_LONGEST] or "run"
+
+
+def slugs(names: Sequence[str]) -> list[str]:
+    """Parts of file names, one for each name, no two of them equal."""
+    found: list[str] = []
+    for name in names:
+        part, number = slug(name), 2
+        while part in found:
+            part, number = f"{slug(name)}-{number}", number + 1
+        found.append(part)
+    return found
 
 
 def write_report(
@@ -57,8 +70,8 @@ def write_report(
     if is_pixels(comparison.reference.latents):
         names += _write_videos(directory, comparison, page)
     names += _write_plots(directory, comparison, page)
-    for run in comparison.runs:
-        name = f"traces_{slug(run.name)}.npz"
+    for run, part in zip(comparison.runs, _parts(comparison), strict=True):
+        name = f"traces_{part}.npz"
         traces: dict[str, Any] = _traces(run)
         np.savez_compressed(directory / name, **traces)
         names.append(name)
@@ -73,6 +86,11 @@ def write_report(
     (directory / "report.json").write_text(text + "\n", encoding="utf-8")
     (directory / "report.html").write_text(page.render(), encoding="utf-8")
     return names
+
+
+def _parts(comparison: Comparison) -> list[str]:
+    """The part of a file name that tells each run from the others."""
+    return slugs([run.name for run in comparison.runs])
 
 
 def _traces(run: Run) -> dict[str, np.ndarray]:
@@ -112,9 +130,9 @@ def _write_videos(
     page.heading("Videos")
     page.picture((directory / "videos.gif").read_bytes(), "gif", "All videos")
     page.picture((directory / "contact_sheet.png").read_bytes(), "png", "All frames")
-    for run, frames in zip(comparison.runs, pixels, strict=True):
+    for part, frames in zip(_parts(comparison), pixels, strict=True):
         for number in range(len(comparison.prompts)):
-            stem = f"{number + 1}_{slug(run.name)}"
+            stem = f"{number + 1}_{part}"
             video.write_gif(directory / f"{stem}.gif", frames[number], fps=FPS)
             names.append(f"{stem}.gif")
             if video.write_mp4(directory / f"{stem}.mp4", frames[number], fps=FPS):
@@ -199,20 +217,21 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
         page.picture(data, "png", caption)
         names.append(name)
 
-    for run in comparison.runs:
+    parts = _parts(comparison)
+    for run, part in zip(comparison.runs, parts, strict=True):
         if (run.cost()["share_bf16"], run.cost()["skip_fraction"]) == (1.0, 0.0):
             continue
         page.heading(f"What {run.name} decided")
         for number, prompt in enumerate(comparison.prompts):
             add(
-                f"routes_{number + 1}_{slug(run.name)}.png",
+                f"routes_{number + 1}_{part}.png",
                 plots.route_map(run.traces[number], run.grid.sites, title=prompt),
                 "Route of every site in every step, and the blocks that were skipped",
             )
     page.heading("What the policies see")
-    for run in comparison.runs:
+    for run, part in zip(comparison.runs, parts, strict=True):
         add(
-            f"signals_{slug(run.name)}.png",
+            f"signals_{part}.png",
             plots.signal_curves(
                 run.traces[0],
                 run.grid.sites,
@@ -223,7 +242,7 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
         figure = _error_figure(run, comparison.prompts[0])
         if figure is not None:
             add(
-                f"errors_{slug(run.name)}.png",
+                f"errors_{part}.png",
                 figure,
                 "The error that NVFP4 activations would cause, as DMPQ predicts it. A "
                 "site runs in INT8 above the threshold; in any case in step 0, and "
@@ -231,12 +250,12 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
             )
     if is_pixels(comparison.reference.latents) and len(comparison.runs) > 1:
         page.heading("Distance from the reference")
-        for run in comparison.runs[1:]:
+        for run, part in zip(comparison.runs[1:], parts[1:], strict=True):
             values = frame_psnr(run, comparison.reference)
             if not np.isfinite(values).any():
                 continue
             add(
-                f"psnr_{slug(run.name)}.png",
+                f"psnr_{part}.png",
                 plots.frame_curves(
                     list(values),
                     comparison.prompts,

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sixbit_jax import files
 from sixbit_jax.checkpoint.directory import CheckpointError, new_directory
 
 _NAME = re.compile(r"iteration_(\d{8})")
@@ -130,17 +131,15 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         note = self.folder / _NOTE
         if not note.is_file():
-            partial = note.with_suffix(".partial")
-            partial.write_text(json.dumps(self.note, indent=1, sort_keys=True) + "\n")
-            partial.rename(note)
+            text = json.dumps(self.note, indent=1, sort_keys=True)
+            files.write_text(note, text + "\n")
         if iteration not in self.iterations():
             with new_directory(self._path(iteration)) as partial:
                 save_tree(partial / "state", tree)
         for old in self.iterations()[: -self.keep]:
             shutil.rmtree(self._path(old))
         # What runs that were killed while they saved have left.
-        for stale in self.folder.glob(".iteration_*.partial-*"):
-            shutil.rmtree(stale)
+        files.remove_dead(self.folder)
 
     def restore(self, like: Any) -> Any | None:
         """The newest checkpoint in the structure of `like`, or None.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sixbit_jax import files
 from sixbit_jax.tuning.checkpoints import Checkpoints
 from sixbit_jax.tuning.loop import Tuner, TuneState
 from sixbit_jax.tuning.method import Start
@@ -106,9 +107,8 @@ class Session:
 
     def _write(self, losses: Losses) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / ".losses.partial.npz"
-        np.savez(partial, **losses)  # pyrefly: ignore[bad-argument-type]
-        os.replace(partial, self.folder / "losses.npz")
+        with files.replaced_file(self.folder / "losses.npz") as partial:
+            np.savez(partial, **losses)  # pyrefly: ignore[bad-argument-type]
 
     def _read(self, iterations: int) -> Losses:
         with np.load(self.folder / "losses.npz") as stored:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from benchmarks import attention_quality
-from benchmarks.quality import load_model
+from benchmarks.quality import attention as attention_quality
+from benchmarks.quality.study import load_model
 from sixbit_jax.policies import fixed
 from sixbit_jax.routes import Route
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.kernel_ops_corrected import FRAMES, TEXT_ROWS, cases, inputs, site
+from benchmarks.kernels.corrected import FRAMES, TEXT_ROWS, cases, inputs, site
 from sixbit_jax.routes import Route
 
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from benchmarks import kernels, records
+from benchmarks.kernels import suite as kernels
+from sixbit_jax.benchmark import records
 
 
 @pytest.mark.slow

@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 
 import sixbit_jax
-from benchmarks import quality, quality_report, records
-from benchmarks.quality_calibrate import (
+from benchmarks.quality import report as quality_report
+from benchmarks.quality import study as quality
+from benchmarks.quality.calibrate import (
     Targets,
 )
-from benchmarks.quality_policies import Setting
-from benchmarks.quality_runs import QUANTIZED, Options, make_task
+from benchmarks.quality.policies import Setting
+from benchmarks.quality.runs import QUANTIZED, Options, make_task
+from sixbit_jax.benchmark import records
 from sixbit_jax.demo.evaluate import evaluation_attributes
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.policies import chain, dmpq, pdr, tdc

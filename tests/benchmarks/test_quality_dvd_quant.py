@@ -2,11 +2,12 @@
 
 import pytest
 
-from benchmarks import quality, records
-from benchmarks.quality_calibrate import Targets
-from benchmarks.quality_dvd_quant import run
-from benchmarks.quality_dvd_rows import COMPARISONS, ROWS
-from benchmarks.quality_runs import Options
+from benchmarks.quality import study as quality
+from benchmarks.quality.calibrate import Targets
+from benchmarks.quality.dvd_quant import run
+from benchmarks.quality.dvd_quant_rows import COMPARISONS, ROWS
+from benchmarks.quality.runs import Options
+from sixbit_jax.benchmark import records
 from sixbit_jax.routes import Route
 
 METHODS = ("dvd_w4a6", "dvd_w4a4", "dvd_w4a8", "dvd_low_high", "dvd_random", "arq_w4a4")

@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import quality_mpq_dm, records
-from benchmarks.quality import random_model
-from benchmarks.quality_mpq_dm_rows import Settings, names_of
+from benchmarks.quality import mpq_dm as quality_mpq_dm
+from benchmarks.quality.mpq_dm_rows import Settings, names_of
+from benchmarks.quality.study import random_model
+from sixbit_jax.benchmark import records
 
 pytestmark = pytest.mark.slow
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from benchmarks import quality
-from benchmarks.quality_calibrate import Recording, assign, correlations, span_of
-from benchmarks.quality_policies import Setting, policy_of
-from benchmarks.quality_rows import COMPARISONS, ROWS
+from benchmarks.quality import study as quality
+from benchmarks.quality.calibrate import Recording, assign, correlations, span_of
+from benchmarks.quality.policies import Setting, policy_of
+from benchmarks.quality.rows import COMPARISONS, ROWS
 from sixbit_jax.demo.evaluate import evaluation_attributes
 from sixbit_jax.policies import BlockGrid, activation_bits
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import quality_q_vdit, records
-from benchmarks.quality import random_model
-from benchmarks.quality_q_vdit_rows import Settings, names_of
+from benchmarks.quality import q_vdit as quality_q_vdit
+from benchmarks.quality.q_vdit_rows import Settings, names_of
+from benchmarks.quality.study import random_model
+from sixbit_jax.benchmark import records
 
 pytestmark = pytest.mark.slow
 

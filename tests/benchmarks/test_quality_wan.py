@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks import quality, quality_wan
-from benchmarks.quality_calibrate import Targets
-from benchmarks.quality_rows import ROWS
-from benchmarks.quality_runs import Options
+from benchmarks.quality import study as quality
+from benchmarks.quality import wan as quality_wan
+from benchmarks.quality.calibrate import Targets
+from benchmarks.quality.rows import ROWS
+from benchmarks.quality.runs import Options
 from sixbit_jax.demo.wan import WAN
 from sixbit_jax.sampling.schedulers import FlowMatchEuler
 

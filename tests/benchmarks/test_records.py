@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import records
+from sixbit_jax.benchmark import records
 
 
 def test_header_has_the_fields_that_readers_rely_on():

@@ -6,10 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import records, sampling, sampling_model, sampling_parts, workers
-from benchmarks.sampling_plans import SPECS, replayed, skip_plan
-from benchmarks.sampling_programs import compile_program
 from sixbit_jax import cli
+from sixbit_jax.benchmark import parts as sampling_parts
+from sixbit_jax.benchmark import records, sampling, workers
+from sixbit_jax.benchmark import subject as sampling_model
+from sixbit_jax.benchmark.plans import SPECS, replayed, skip_plan
+from sixbit_jax.benchmark.programs import compile_program
 from sixbit_jax.policies import BlockGrid
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.models.small import small_config

@@ -3,8 +3,9 @@
 import jax
 import pytest
 
-from benchmarks import sampling_model, sampling_parts
-from benchmarks.sampling_programs import compile_program
+from sixbit_jax.benchmark import parts as sampling_parts
+from sixbit_jax.benchmark import subject as sampling_model
+from sixbit_jax.benchmark.programs import compile_program
 from tests.sixbit_jax.models.small_wan import small_config
 
 

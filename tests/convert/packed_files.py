@@ -1,4 +1,4 @@
-"""Packed NVFP4 in four layouts, written with NumPy and loops, apart from the reader."""
+"""Packed NVFP4 in six layouts, written with NumPy and loops, apart from the reader."""
 
 import json
 
@@ -60,18 +60,19 @@ def packed_weight(
     """The tensors of a packed linear `name`, and the weights that they stand for."""
     codes, scales, scale = quantize(weight.astype(np.float32))
     high_first = dialect in ("comfyui", "bfl")
-    tiled = dialect in ("comfyui", "lightx2v")
+    tiled = dialect in ("comfyui", "lightx2v", "modelopt-swizzled")
+    codes_name = "weight_packed" if dialect == "compressed-tensors" else "weight"
     tensors = {
-        f"{name}.weight": pack_bytes(codes, high_first=high_first),
+        f"{name}.{codes_name}": pack_bytes(codes, high_first=high_first),
         f"{name}.weight_scale": tile(scales).view(_E4M3) if tiled else scales,
     }
-    if dialect == "lightx2v":
+    if dialect in ("lightx2v", "compressed-tensors"):
         tensors[f"{name}.weight_global_scale"] = np.array([1 / scale], np.float32)
         tensors[f"{name}.input_global_scale"] = np.array([100.0], np.float32)
         scale = np.float32(1) / tensors[f"{name}.weight_global_scale"][0]
     else:
         tensors[f"{name}.weight_scale_2"] = np.array(scale, np.float32)
-    if dialect == "modelopt":
+    if dialect.startswith("modelopt"):
         tensors[f"{name}.input_scale"] = np.array(0.01, np.float32)
     if dialect == "comfyui":
         tensors[f"{name}.comfy_quant"] = _comfy_mark()

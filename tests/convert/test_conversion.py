@@ -165,6 +165,49 @@ def test_the_scheduler_of_the_root_travels(tmp_path):
     assert checkpoint.read_header(tmp_path / "out").scheduler == SCHEDULER
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"snr_shift_scale": "3.0"}, "snr_shift_scale: expected a number"),
+        ({"set_alpha_to_one": "false"}, "set_alpha_to_one: expected True or False"),
+        ({"wings": 2}, "wings: not a field of a CogVideoX scheduler config"),
+        ({"_class_name": []}, r"expected _class_name to be one of .*found \[\]"),
+        ({"_class_name": None}, "found None"),
+    ],
+)
+def test_a_scheduler_that_sampling_would_refuse_is_refused(tmp_path, change, message):
+    write_golden(tmp_path / "src" / "transformer", golden())
+    (tmp_path / "src" / "model_index.json").write_text("{}")
+    (tmp_path / "src" / "scheduler").mkdir()
+    file = tmp_path / "src" / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(SCHEDULER | change))
+    with pytest.raises(
+        convert.ConversionError, match=f"scheduler_config.json: (.|\n)*{message}"
+    ):
+        convert.convert(tmp_path / "src", tmp_path / "out")
+    _nothing_left(tmp_path, "src")
+
+
+def test_a_scheduler_of_another_class_is_kept_by_name(tmp_path):
+    write_golden(tmp_path / "root" / "transformer", golden())
+    (tmp_path / "root" / "model_index.json").write_text("{}")
+    (tmp_path / "root" / "scheduler").mkdir()
+    file = tmp_path / "root" / "scheduler" / "scheduler_config.json"
+    other = {"_class_name": "EulerDiscreteScheduler", "anything": 1}
+    file.write_text(json.dumps(other))
+    convert.convert(tmp_path / "root", tmp_path / "out")
+    assert checkpoint.read_header(tmp_path / "out").scheduler == other
+
+
+@pytest.mark.parametrize("found", [[], {}, 3, None, "UNet"])
+def test_a_class_name_that_names_no_network_is_refused(tmp_path, found):
+    _refused(
+        tmp_path,
+        "config.json _class_name: expected one of CogVideoX",
+        config={"_class_name": found},
+    )
+
+
 def test_a_sidecar_table_is_ignored_and_reported(tmp_path):
     def edit(weights):
         weights["patch_embed.pos_embedding"] = np.zeros((1, 34, 128), np.float32)
@@ -245,8 +288,8 @@ def test_an_unknown_class_is_refused(tmp_path):
     ("config", "message"),
     [
         ({"activation_fn": "swiglu"}, "activation_fn.*'swiglu'"),
-        ({"num_layers": 0}, "num_layers: expected at least 1"),
-        ({"surprise": 1}, "surprise: not a key"),
+        ({"num_layers": 0}, "num_layers: expected a whole number from 1"),
+        ({"surprise": 1}, "surprise: not a field"),
     ],
 )
 def test_unsupported_config_values_are_refused(tmp_path, config, message):

@@ -42,10 +42,10 @@ def packed(trained):
     return {dialect: pack_checkpoint(trained[1], dialect) for dialect in DIALECTS}
 
 
-def _write(directory, config, weights):
+def _write(directory, config, weights, notes=None):
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
-    write_file(directory / f"{NAME}.safetensors", weights)
+    write_file(directory / f"{NAME}.safetensors", weights, notes)
     return directory
 
 
@@ -82,7 +82,9 @@ def test_another_dialect_is_refused_and_the_right_one_named(
 ):
     # Without the marks that name it.
     tensors = {
-        key.replace("weight_global_scale", "weight_scale_2"): value
+        key.replace("weight_global_scale", "weight_scale_2").replace(
+            "weight_packed", "weight"
+        ): value
         for key, value in packed[written][0].items()
         if not key.endswith(".comfy_quant")
     }
@@ -102,19 +104,24 @@ def test_another_dialect_is_refused_and_the_right_one_named(
     [
         ("comfyui", None),
         ("lightx2v", None),
+        ("compressed-tensors", None),
         ("modelopt", {"quant_method": "modelopt", "quant_algo": "NVFP4"}),
         ("modelopt", {"quant_method": "torchao", "quant_type": "NVFP4Config"}),
+        ("modelopt-swizzled", "rewritten"),
     ],
 )
 def test_files_that_name_their_dialect_need_no_option(
     tmp_path, trained, packed, dialect, quantization
 ):
-    config = trained[0]
-    if quantization is not None:
+    config, notes = trained[0], None
+    if quantization == "rewritten":
+        text = json.dumps({"quant_method": "modelopt", "quant_algo": "NVFP4"})
+        notes = {"quantization_config": text}
+    elif quantization is not None:
         config = config | {"quantization_config": quantization}
-    directory = _write(tmp_path / "m", config, packed[dialect][0])
+    directory = _write(tmp_path / "m", config, packed[dialect][0], notes)
     assert open_source(directory).packed.dialect == dialect
-    with pytest.raises(ConversionError, match=f"the files say that they are {dialect}"):
+    with pytest.raises(ConversionError, match=f"the files say.*{dialect}"):
         open_source(directory, dialect="bfl")
 
 
@@ -138,7 +145,7 @@ def test_unquantized_weights_decide_where_the_weights_are_silent(tmp_path):
         ConversionError, match=r"relative error of 1\.\d+; likely.*model"
     ):
         open_source(packed, dialect="bfl", reference=plain)
-    right = open_source(packed, dialect="torchao", reference=plain)
+    right = open_source(packed, dialect="modelopt", reference=plain)
     assert right.packed.facts is not None
     assert 0.05 < right.packed.facts["reference_error"] < 0.15
 
@@ -176,13 +183,13 @@ def test_layers_that_are_not_packed_follow_the_option(tmp_path, trained):
     name = "transformer_blocks.1.ff.net.2.weight"
     with CheckpointReader(tmp_path / "keep") as reader:
         specs = dict(reader.header.stacks["transformer_blocks"].parameters)
-        # One layer of two is packed: stored as values, in the source's dtype.
-        assert specs["ff.down.weight"].dtype == "bfloat16"
+        # One layer of two is packed: stored as values, which only float32 holds.
+        assert specs["ff.down.weight"].dtype == "float32"
         assert specs["attn1.to_q.weight"].dtype == "bfloat16"
         assert specs["attn1.to_k.weight"].dtype == "nvfp4"
     model, _ = load(tmp_path / "keep")
     found = np.asarray(model.transformer_blocks.ff.down.weight[...], np.float32)[1]
-    np.testing.assert_allclose(found, decoded[name], rtol=2**-8)
+    np.testing.assert_array_equal(found, decoded[name])
     model, header = load(tmp_path / "nvfp4")
     flat = dict(nnx.to_flat_state(nnx.state(model)))
     query = flat[("transformer_blocks", "attn1", "to_q", "weight")].get_value()
@@ -266,6 +273,27 @@ def test_scales_that_cannot_be(tmp_path, trained, packed):
     ) as error:
         open_source(directory, dialect="modelopt")
     assert "4,096 of 4,096 negative or NaN" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        (b"[1]", "expected a JSON object, found a list"),
+        (b'{"format": NaN}', "the number NaN"),
+        (b'{"format": ["nvfp4"]}', r"JSON with a format, found \['nvfp4'\]"),
+        (bytes(10_000), "expected JSON with a format, found 10,000 bytes"),
+    ],
+    ids=lambda value: str(value[:10]),
+)
+def test_a_note_of_comfyui_is_a_short_json_object(
+    tmp_path, trained, packed, note, message
+):
+    tensors = dict(packed["comfyui"][0])
+    mark = next(key for key in tensors if key.endswith(".comfy_quant"))
+    tensors[mark] = np.frombuffer(note, np.uint8)
+    directory = _write(tmp_path / "m", trained[0], tensors)
+    with pytest.raises(ConversionError, match=message):
+        open_source(directory)
 
 
 def test_other_quantizations_are_named(tmp_path, trained, packed):

@@ -1,6 +1,7 @@
 """Both networks of a root with two, in one directory, and back into memory."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,7 +64,9 @@ def test_the_command_line_takes_the_root(tmp_path, capsys):
 
 def test_a_failure_leaves_nothing_behind(tmp_path):
     root = _root(tmp_path / "root", {"boundary_ratio": 900})
-    with pytest.raises(ConversionError, match="boundary_ratio: expected a number"):
+    with pytest.raises(
+        ConversionError, match="boundary_ratio: expected a number from 0 to 1"
+    ):
         convert_pair(root, tmp_path / "pair")
     (root / "model_index.json").unlink()
     next((root / "transformer_2").glob("*-00002-of-*.safetensors")).unlink()
@@ -76,3 +79,47 @@ def test_a_failure_leaves_nothing_behind(tmp_path):
         convert_pair(root / "transformer", tmp_path / "pair")
     with pytest.raises(CheckpointError, match=r"expected pair\.json of a pair"):
         sixbit_jax.load_pair(root)
+
+
+@pytest.mark.parametrize("found", ["0.9", True, -0.1, [0.9], 10**30])
+def test_a_boundary_that_is_no_share_is_refused_on_both_sides(tmp_path, found):
+    root = _root(tmp_path / "root", {"boundary_ratio": found})
+    with pytest.raises(ConversionError, match="boundary_ratio: expected a number"):
+        convert_pair(root, tmp_path / "pair")
+    (tmp_path / "pair").mkdir()
+    text = json.dumps({"boundary": found, "networks": list(NETWORKS)})
+    (tmp_path / "pair" / "pair.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"pair.json: .*\n *boundary: expected"):
+        sixbit_jax.load_pair(tmp_path / "pair")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"networks": list(NETWORKS)}, "boundary: expected a value, found none"),
+        ({"boundary": 0.9}, "networks: expected a value, found none"),
+        ({"boundary": 0.9, "networks": ["a", "b"]}, "networks: expected a list of 2"),
+        ({"boundary": 0.9, "networks": list(NETWORKS), "wings": 1}, "wings: not a"),
+        ([], "expected a JSON object, found a list"),
+    ],
+)
+def test_a_description_of_a_pair_says_exactly_what_it_must(tmp_path, values, message):
+    (tmp_path / "pair.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=message):
+        sixbit_jax.load_pair(tmp_path)
+
+
+@pytest.mark.parametrize("found", [float("nan"), 10**400])
+def test_a_boundary_that_is_no_json_is_refused(tmp_path, found):
+    root = _root(tmp_path / "root", {"boundary_ratio": found})
+    with pytest.raises(ConversionError, match=r"model_index.json: expected a JSON"):
+        convert_pair(root, tmp_path / "pair")
+
+
+def test_a_model_index_that_is_no_file_is_refused_at_once(tmp_path):
+    root = _root(tmp_path / "root", {})
+    (root / "model_index.json").unlink()
+    os.mkfifo(root / "model_index.json")
+    with pytest.raises(ConversionError, match="regular file, found a FIFO"):
+        convert_pair(root, tmp_path / "pair")
+    assert not (tmp_path / "pair").exists()

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from convert.errors import ConversionError
 from convert.reader import open_source
 from convert.safetensors_file import write_file
+from sixbit_jax.reading.messages import brief
 from tests.convert.checkpoints import NAME, SCHEDULER, write_checkpoint
 from tests.convert.torch_files import write_state_dict
 
@@ -166,7 +168,10 @@ def test_safetensors_win_over_pickles(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "expected JSON"), ("[1]", "expected a JSON object, found a list")],
+    [
+        ("{", "expected a JSON object, found no JSON"),
+        ("[1]", "expected a JSON object, found a list"),
+    ],
 )
 def test_a_damaged_config_is_refused(tmp_path, text, message):
     directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS)
@@ -184,3 +189,135 @@ def test_what_is_not_there_is_said(tmp_path):
     (directory / "config.json").unlink()
     with pytest.raises(ConversionError, match=r"expected config.json next to"):
         open_source(directory)
+
+
+def _fifo(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def _device(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+def _directory(path):
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def _dangling(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to("nowhere")
+
+
+OTHERS = {"FIFO": _fifo, "device": _device, "a directory": _directory}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        f"{NAME}.safetensors.index.json",
+        f"{NAME}-00001-of-00002.safetensors",
+        "scheduler/scheduler_config.json",
+    ],
+)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind, name):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS, shards=2)
+    (directory / "scheduler").mkdir()
+    OTHERS[kind](directory / name)
+    with pytest.raises(ConversionError, match=f"expected a regular file.*{kind}"):
+        open_source(directory)
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("suffix", ["safetensors", "pt", "bin"])
+def test_weights_that_are_no_regular_file_are_refused_at_once(tmp_path, kind, suffix):
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / f"model.{suffix}"
+    OTHERS[kind](weights)
+    for path in (tmp_path, weights) if kind != "a directory" else (tmp_path,):
+        with pytest.raises(ConversionError, match=f"expected a regular file.*{kind}"):
+            open_source(path)
+
+
+def test_links_to_files_are_files_and_dangling_ones_are_said(tmp_path):
+    directory = write_checkpoint(tmp_path / "blobs", CONFIG, WEIGHTS)
+    linked = tmp_path / "snapshot"
+    linked.mkdir()
+    for file in directory.iterdir():
+        (linked / file.name).symlink_to(file)
+    _same(open_source(linked))
+    for name in ("config.json", f"{NAME}.safetensors"):
+        _dangling(linked / name)
+        with pytest.raises(ConversionError, match="No such file"):
+            open_source(linked)
+        (linked / name).unlink()
+        (linked / name).symlink_to(directory / name)
+
+
+def test_sparse_json_files_are_refused_by_their_size(tmp_path):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS, shards=2)
+    for name in ("config.json", f"{NAME}.safetensors.index.json"):
+        whole = (directory / name).read_bytes()
+        os.truncate(directory / name, 2**40)
+        with pytest.raises(ConversionError, match=r"expected JSON of at most .*found"):
+            open_source(directory)
+        (directory / name).write_bytes(whole)
+    _same(open_source(directory))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"a":' * 100_000,
+        b'{"_class_name": NaN}',
+        b'{"x": Infinity}',
+        b'{"x": 1e400}',
+        '{"_class_name": "x"}'.encode("utf-16"),
+        b'{"x": 1, "x": 1}',
+    ],
+    ids=lambda value: brief(value, 30),
+)
+def test_json_of_the_wrong_kind_is_a_clean_message(tmp_path, data):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS)
+    (directory / "config.json").write_bytes(data)
+    with pytest.raises(ConversionError, match=r"config.json: expected a JSON") as error:
+        open_source(directory)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "a\0b", "x" * 5000, "config.json", []],
+    ids=lambda value: brief(value, 30),
+)
+def test_an_index_names_files_of_its_own_kind(tmp_path, name):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS, shards=2)
+    _edit_index(directory, lambda weight_map: weight_map.update(w0=name))
+    with pytest.raises(ConversionError, match="w0: expected a file name") as error:
+        open_source(directory)
+    assert len(str(error.value)) < 500
+
+
+def test_a_name_twice_in_an_index_is_refused(tmp_path):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS, shards=2)
+    file = directory / f"{NAME}.safetensors.index.json"
+    text = file.read_text().replace('"w1"', '"w0"')
+    file.write_text(text)
+    with pytest.raises(ConversionError, match="the name 'w0' twice"):
+        open_source(directory)
+
+
+def test_lists_of_problems_are_cut(tmp_path):
+    directory = write_checkpoint(tmp_path / "m", CONFIG, WEIGHTS, shards=2)
+
+    def change(weight_map):
+        weight_map.update({f"{'k' * 1000}{n}": "../x" for n in range(152)})
+
+    _edit_index(directory, change)
+    with pytest.raises(ConversionError, match=r"\.\.\. and 132 more") as error:
+        open_source(directory)
+    assert len(str(error.value)) < 10_000

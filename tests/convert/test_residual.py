@@ -13,7 +13,7 @@ from sixbit_jax import cli, recipes
 from sixbit_jax.demo.model import demo_scheduler
 from sixbit_jax.demo.text import encode_captions
 from sixbit_jax.formats import ResidualArray
-from sixbit_jax.quantizers.mpq_dm import fz_rmq
+from sixbit_jax.methods.mpq_dm.residual_weights import fz_rmq
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.demo_checkpoint import write_tiny_checkpoint
 

@@ -13,6 +13,7 @@ from convert.safetensors_file import (
     read_index,
     write_file,
 )
+from sixbit_jax.reading.messages import brief
 
 
 def _values(dtype, shape=(3, 5)):
@@ -97,7 +98,7 @@ def _good():
         (_with_header([1, 2]), "expected a JSON object"),
         (_with_header({})[:-1] + b"x", "expected a JSON object"),
         (
-            _with_header({"a": {"dtype": "F4", "shape": [1], "data_offsets": [0, 1]}}),
+            _with_header({"a": {"dtype": "F7", "shape": [1], "data_offsets": [0, 1]}}),
             "expected dtype",
         ),
         (_with_header({"a": {"dtype": "F32", "shape": [1]}}), "data_offsets"),
@@ -143,3 +144,92 @@ def test_the_writer_refuses_another_order_and_an_early_end(tmp_path):
     writer.write("a", np.zeros(2, np.float32))
     with pytest.raises(ConversionError, match="never written: b"):
         writer.close()
+
+
+def _entry(**changes):
+    return {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | changes
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"a": _entry(dtype="F8_E8M0")}, "unsupported dtype F8_E8M0.*not damaged"),
+        ({"a": _entry(dtype="F4")}, "unsupported dtype F4"),
+        ({"a": _entry(dtype=["F32"])}, "expected dtype to be one of"),
+        ({"a": _entry(dtype=None)}, "expected dtype to be one of"),
+        ({"a": _entry(shape=[2.0])}, r"shape of whole numbers from 0, found \[2.0\]"),
+        ({"a": _entry(shape=[True, 2])}, r"whole numbers from 0, found \[True, 2\]"),
+        ({"a": _entry(shape=["2"])}, "whole numbers from 0, found"),
+        ({"a": _entry(shape=[-2])}, "whole numbers from 0"),
+        ({"a": _entry(shape=[-1, -2])}, "whole numbers from 0"),
+        ({"a": _entry(shape=2)}, "whole numbers from 0"),
+        ({"a": _entry(shape={"0": 2})}, "whole numbers from 0"),
+        ({"a": _entry(shape=[10**30])}, "whole numbers from 0"),
+        ({"a": _entry(shape=[2**62] * 64)}, "expected a number of .* bits bytes"),
+        ({"a": _entry(shape=[1] * 65)}, "whole numbers from 0"),
+        ({"a": _entry(shape=[0, 2**62, 2**62], data_offsets=[0, 0])}, "expected 0 byt"),
+        ({"a": _entry(data_offsets=[0, 8.0])}, "two whole numbers"),
+        ({"a": _entry(data_offsets=[False, 8])}, "two whole numbers"),
+        ({"a": _entry(data_offsets=[-8, 0])}, "two whole numbers"),
+        ({"a": _entry(data_offsets=[0])}, "two whole numbers"),
+        ({"a": _entry(data_offsets=[0, 8, 16])}, "two whole numbers"),
+        ({"a": _entry(data_offsets="08")}, "two whole numbers"),
+        ({"a": _entry(data_offsets=[8, 0])}, "found the range 8 to 0"),
+        ({"a": _entry(more=1)}, "expected data_offsets, dtype, shape, found"),
+        ({"a": [1, 2]}, "expected data_offsets, dtype, shape, found"),
+        ({"a": None}, "expected data_offsets, dtype, shape, found None"),
+        ({"a": _entry(), "b": _entry()}, "b: expected to begin at byte 8, found 0"),
+        ({"a": _entry(data_offsets=[4, 12])}, "a: expected to begin at byte 0"),
+        ({"a": _entry(), "__metadata__": {"x": 1}}, "__metadata__: expected texts"),
+        ({"a": _entry(), "__metadata__": []}, "__metadata__: expected texts"),
+    ],
+)
+def test_every_word_of_a_header_is_held_against_the_format(tmp_path, entries, message):
+    with pytest.raises(ConversionError, match=message) as caught:
+        read_index(_damaged(tmp_path, _with_header(entries, bytes(8))))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"a":' + json.dumps(_entry()).encode() + b',"a":{}}', "name 'a' twice"),
+        (b' {"a": 1}', "found b' {"),
+        (b'{"a": NaN}', "the number NaN"),
+        ('{"a": 1}'.encode("utf-16"), "another format, or damaged"),
+        (b'{"a":' + b"[" * 10**5, "nested deeper"),
+        (b'{"\\ud800": {}}', "surrogate"),
+    ],
+    ids=lambda value: brief(value, 30),
+)
+def test_a_header_that_is_no_plain_json_is_refused(tmp_path, text, message):
+    data = len(text).to_bytes(8, "little") + text + bytes(8)
+    with pytest.raises(ConversionError, match=message):
+        read_index(_damaged(tmp_path, data))
+
+
+def test_a_header_larger_than_25_mb_is_not_read(tmp_path):
+    file = tmp_path / "x.safetensors"
+    with open(file, "wb") as stream:
+        stream.write((99_000_000).to_bytes(8, "little") + b"{")
+        stream.truncate(10**8)
+    tracemalloc.start()
+    with pytest.raises(ConversionError, match="header of at most 25,000,000 bytes"):
+        read_index(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_what_a_message_quotes_is_cut(tmp_path):
+    """A header of 2 MB once gave a message of the same size, and more."""
+    names = {f"{'n' * 500}{i}": _entry(dtype="x" * 500) for i in range(2000)}
+    with pytest.raises(ConversionError, match=r"\.\.\. and 1,980 more") as caught:
+        read_index(_damaged(tmp_path, _with_header(names, bytes(8))))
+    assert len(str(caught.value)) < 20_000
+
+
+def test_the_header_of_ten_thousand_tensors_is_read(tmp_path):
+    layout = {f"blocks.{i}.w": (np.dtype("f4"), (1,)) for i in range(10_000)}
+    file = _damaged(tmp_path, header_bytes(layout) + bytes(40_000))
+    assert len(read_index(file)) == 10_000

@@ -40,7 +40,9 @@ compile(
 )
 """
 _ROWS = """
-from benchmarks.kernel_ops_elementwise import _inputs, _nvfp4, _stats, _stats_inputs
+from benchmarks.kernels.elementwise import (
+    run_nvfp4, run_stats, site_inputs, stats_inputs
+)
 from pallas_kernels.block_stats import mosaic_gpu as stats_kernel
 from pallas_kernels.quantize_nvfp4 import mosaic_gpu as nvfp4_kernel
 def shapes(make, *options):
@@ -51,7 +53,8 @@ _QUANTIZE_NVFP4 = (
     _ROWS
     + """
 compile(
-    lambda *a: _nvfp4(nvfp4_kernel, {kind!r}, 2e-3, *a), *shapes(_inputs, {k}, {kind!r})
+    lambda *a: run_nvfp4(nvfp4_kernel, {kind!r}, 2e-3, *a),
+    *shapes(site_inputs, {k}, {kind!r}),
 )
 """
 )
@@ -59,8 +62,8 @@ _BLOCK_STATS = (
     _ROWS
     + """
 compile(
-    lambda *a: _stats(stats_kernel, {cache_format!r}, *a),
-    *shapes(_stats_inputs, {k}, {cache_format!r}),
+    lambda *a: run_stats(stats_kernel, {cache_format!r}, *a),
+    *shapes(stats_inputs, {k}, {cache_format!r}),
 )
 """
 )
@@ -72,6 +75,32 @@ q = jax.ShapeDtypeStruct((1, {tokens}, {heads}, {head_dim}), jnp.bfloat16)
 made = jax.eval_shape(functools.partial(quantize_qkv, scale=0.125), q, q, q)
 made = jax.tree.map(lambda a: shape(a.shape, a.dtype), made)
 compile(functools.partial(mosaic_gpu.quantized_attention, guard=False), made)
+"""
+
+_SPARSE_ATTENTION = """
+import functools
+from pallas_kernels.attention import (
+    block_grid, centroids, choose, mosaic_gpu, quantize_qkv, quantized_centroids
+)
+q = jax.ShapeDtypeStruct((1, {tokens}, {heads}, {head_dim}), jnp.bfloat16)
+def shaped(tree):
+    return jax.tree.map(lambda a: shape(a.shape, a.dtype), tree)
+grid = block_grid(q.shape, precision={precision!r})
+if {precision!r} == "int8":
+    made = jax.eval_shape(functools.partial(quantize_qkv, scale=0.125), q, q, q)
+    means = jax.eval_shape(lambda made: quantized_centroids(made, grid), made)
+    attend = functools.partial(mosaic_gpu.quantized_attention, guard=False)
+    operands = (shaped(made),)
+else:
+    means = jax.eval_shape(lambda q: centroids(q, q, q, grid), q)
+    attend = functools.partial(
+        mosaic_gpu.attention, scale=0.125, precision="bf16", guard=False
+    )
+    operands = (shaped(q),) * 3
+selection = jax.eval_shape(
+    lambda means: choose.by_threshold(means, grid, 0.5), means
+)
+compile(lambda s, *a: attend(*a, selection=s), shaped(selection), *operands)
 """
 
 
@@ -140,3 +169,19 @@ def test_8_bit_attention_keeps_scores_in_registers(
     report, code = compiled(program, tmp_path)
     assert spilled_bytes(report) <= allowed
     assert not code or ("IGMMA" in code and "HGMMA" in code)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "head_dim", "allowed"),
+    [(17_776, 48, 64, 24), (17_776, 30, 64, 0), (32_760, 12, 128, 0)],
+)
+def test_attention_to_chosen_blocks_spills_no_more_than_dense(
+    precision, tokens, heads, head_dim, allowed, tmp_path
+):
+    program = _SPARSE_ATTENTION.format(
+        precision=precision, tokens=tokens, heads=heads, head_dim=head_dim
+    )
+    report, code = compiled(program, tmp_path)
+    assert spilled_bytes(report) <= allowed
+    assert not code or "HGMMA" in code

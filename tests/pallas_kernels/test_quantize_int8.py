@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks.kernel_ops_elementwise import random_site
+from benchmarks.kernels.elementwise import random_site
 from pallas_kernels import shapes
 from pallas_kernels.numerics import int8
 from pallas_kernels.numerics.hadamard import block_hadamard

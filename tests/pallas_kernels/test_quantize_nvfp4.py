@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.kernel_ops_elementwise import random_site
+from benchmarks.kernels.elementwise import random_site
 from pallas_kernels.numerics import e2m1, nvfp4
 from pallas_kernels.numerics.hadamard import block_hadamard
 from pallas_kernels.quantize_nvfp4 import mosaic_gpu, quantize_nvfp4, reference

@@ -1,6 +1,7 @@
 """`demo` and `compare` on a tiny checkpoint."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -78,12 +79,35 @@ def test_an_earlier_report_is_replaced(source, demo, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["again"]
 
 
+def test_demo_from_a_checkout_that_is_not_installed(source, tmp_path, monkeypatch):
+    import importlib.metadata
+
+    def fail(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", fail)
+    argv = ["demo", f"--checkpoint={source}", f"--out={tmp_path / 'o'}"]
+    argv += ["--policy=none", "--steps=1", "--quiet", "--guidance=1", "--captions"]
+    assert cli.main([*argv, CAPTIONS[0]]) == 0
+    assert report_of(tmp_path / "o")["versions"]["jax"] == "not installed"
+
+
+def test_a_folder_with_a_file_of_a_reports_name_is_never_replaced(
+    source, tmp_path, capsys
+):
+    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "thesis.txt").write_text("precious")
+    argv = ["demo", f"--checkpoint={source}", f"--out={tmp_path}"]
+    assert cli.main(argv) == cli.USER_ERROR
+    assert "report.json, thesis.txt" in capsys.readouterr().err
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--captions", "a purple dog sleeps"], "a purple dog sleeps"),
         (["--policy", "w9a9"], "found 'w9a9'"),
-        (["--steps", "0", "--policy", "none"], "num_steps: expected at least 1"),
     ],
 )
 def test_demo_refuses_wrong_options(source, tmp_path, options, message, capsys):
@@ -98,7 +122,9 @@ def test_demo_never_replaces_anything_but_a_report(source, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("precious")
     argv = ["demo", f"--checkpoint={source}", f"--out={tmp_path}"]
     assert cli.main(argv) == cli.USER_ERROR
-    assert "an earlier report" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "one that this command wrote earlier" in error
+    assert "thesis.txt" in error
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -123,6 +149,28 @@ def test_compare_takes_prompt_embeddings_and_a_converted_model(demo, tmp_path):
     assert "attribute_score" not in report["records"][0]
 
 
+def test_two_policy_files_of_one_name_are_told_apart(demo, tmp_path):
+    from sixbit_jax import load
+    from sixbit_jax.calibration import PolicyFile, save_policy
+
+    model, _ = load(demo / "model-nvfp4")
+    policies = []
+    for number, name in enumerate(("a", os.fsdecode(b"\xff"))):
+        (tmp_path / name).mkdir()
+        policies.append(str(tmp_path / name / "policy.json"))
+        bits = ("INT8", "NVFP4")[number]
+        policy = PolicyFile.for_model(model, delta=0.1, low=bits, high=bits)
+        save_policy(policy, policies[-1])
+    out = tmp_path / "out"
+    argv = ["compare", *policies, f"--model={demo / 'model-nvfp4'}"]
+    argv += [f"--prompt-embeds={demo / 'prompts.safetensors'}", f"--out={out}"]
+    assert cli.main([*argv, "--steps=1", "--quiet"]) == 0
+    report = report_of(out)
+    assert [r["method"] for r in report["records"]] == ["policy", "policy (2)"]
+    assert len(set(report["files"])) == len(report["files"])
+    assert {"traces_policy.npz", "traces_policy-2.npz"} <= set(report["files"])
+
+
 def test_compare_of_embeddings_needs_a_model(tmp_path, capsys):
     argv = ["compare", "full", "w4a4", "--prompt-embeds=p", f"--out={tmp_path / 'o'}"]
     assert cli.main(argv) == cli.USER_ERROR
@@ -132,11 +180,8 @@ def test_compare_of_embeddings_needs_a_model(tmp_path, capsys):
 def test_the_recommended_policy_belongs_to_the_bundled_checkpoint(tmp_path):
     from convert import convert
     from sixbit_jax import load
-    from sixbit_jax.commands._configurations import (
-        BUNDLED_CHECKPOINT,
-        RECOMMENDED,
-        configuration_for,
-    )
+    from sixbit_jax.commands._configurations import configuration_for
+    from sixbit_jax.commands._names import BUNDLED_CHECKPOINT, RECOMMENDED
 
     convert(BUNDLED_CHECKPOINT, tmp_path / "model", weights="nvfp4")
     model, _ = load(tmp_path / "model")

@@ -142,7 +142,6 @@ def test_sample_refuses_wrong_embeddings(folder, tmp_path, tensors, message, cap
         (["--policy=absent.json"], "found no file absent.json"),
         (["--stable-route=int8"], "--stable-route int8: expected --policy FILE.json"),
         (["--height=12"], "multiples"),
-        (["--steps=0"], "num_steps: expected at least 1"),
         (["--trace=absent/trace.npz"], "expected an existing directory"),
         (["--image-latents=absent"], "absent: expected a safetensors file"),
     ],
@@ -168,3 +167,44 @@ def test_sample_of_an_unconverted_directory_says_how_to_convert(tmp_path, capsys
     argv = ["sample", str(tmp_path), f"--prompt-embeds={file}", "--out"]
     assert cli.main([*argv, str(tmp_path / "out")]) == cli.USER_ERROR
     assert "sixbit convert" in capsys.readouterr().err
+
+
+def test_sample_replaces_files_only_and_finds_out_before_the_work(
+    folder, tmp_path, monkeypatch, capsys
+):
+    import os
+
+    from sixbit_jax import checkpoint
+
+    def fail(*args, **options):
+        pytest.fail("the work began")
+
+    monkeypatch.setattr(checkpoint, "load", fail)
+    os.mkfifo(tmp_path / "fifo")
+    kept = tmp_path / "kept"
+    kept.write_text("precious")
+    (tmp_path / "link").symlink_to(kept)
+    for out, trace, message in (
+        ("fifo", "t.npz", "found a FIFO"),
+        ("a", "link", "found a symbolic link"),
+        ("a", "a", "expected another file than --out"),
+    ):
+        options = (f"--trace={tmp_path / trace}",)
+        assert sample(folder, tmp_path / out, *options) == cli.USER_ERROR
+        assert message in capsys.readouterr().err
+    assert kept.read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "kept", "link"]
+
+
+def test_sample_never_replaces_its_own_inputs(folder, tmp_path, capsys):
+    prompts = tmp_path / "prompts.safetensors"
+    save_file({"prompt_embeds": np.zeros((1, 16, 128), np.float32)}, prompts)
+    before = prompts.read_bytes()
+    assert sample(folder, prompts, prompt=prompts) == cli.USER_ERROR
+    assert "expected a file that is not read" in capsys.readouterr().err
+    assert prompts.read_bytes() == before
+    header = folder / "nvfp4" / "sixbit.json"
+    argv = ["sample", str(folder / "nvfp4"), f"--prompt-embeds={prompts}"]
+    assert cli.main([*argv, f"--out={header}"]) == cli.USER_ERROR
+    assert "expected a file that is not read" in capsys.readouterr().err
+    assert cli.main(["inspect", str(folder / "nvfp4"), "--verify"]) == 0

@@ -88,7 +88,6 @@ def test_bad_options_leave_nothing(source, tmp_path, capsys):
     out = tmp_path / "run"
     command = arguments(source, out)
     for changed, message in (
-        (["--iterations=0"], "--iterations: expected at least 1"),
         (["--weight-bits=2"], "weight_bits: expected 3 to 8"),
         (["--captions", "a purple cow"], "purple"),
         ([f"--model={tmp_path / 'none'}"], "none"),
@@ -102,3 +101,27 @@ def test_the_run_says_what_it_is(tuned):
     note = json.loads((tuned / "checkpoints" / "run.json").read_text())
     assert note["q_vdit"]["weight_bits"] == 3
     assert note["learning_rates"]["estimator"] == 0.01
+
+
+def test_a_second_run_in_the_same_directory_is_refused(source, tmp_path, capsys):
+    from sixbit_jax import files
+
+    out = tmp_path / "run"
+    out.mkdir()
+    with files.locked(out / "run"):
+        assert cli.main(arguments(source, out)) == cli.USER_ERROR
+    assert "still running" in capsys.readouterr().err
+    assert not list(out.iterdir())
+
+
+def test_a_directory_that_no_run_made_is_refused(source, tuned, tmp_path, capsys):
+    (tmp_path / "losses.npz").write_text("precious")
+    assert cli.main(arguments(source, tmp_path)) == cli.USER_ERROR
+    assert "losses.npz" in capsys.readouterr().err
+    assert (tmp_path / "losses.npz").read_text() == "precious"
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    (run / "model" / "thesis.txt").write_text("precious")
+    assert cli.main(arguments(source, run)) == cli.USER_ERROR
+    assert "found thesis.txt" in capsys.readouterr().err
+    assert (run / "model" / "thesis.txt").read_text() == "precious"

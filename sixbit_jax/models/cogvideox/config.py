@@ -4,11 +4,105 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sixbit_jax.config_schema import (
+    Schema,
+    boolean,
+    fixed,
+    integer,
+    number,
+    optional,
+)
+
 _FIXED = {
     "activation_fn": "gelu-approximate",
     "timestep_activation_fn": "silu",
 }
-_IGNORED = {"dropout"}
+# Widths, lengths and counts beyond what any network has, and far from what hangs.
+_WIDTH = integer(1, 65536)
+_PATCH = integer(1, 64)
+_LARGEST_TABLE = 2**28
+
+
+def _width(config: "CogVideoXConfig") -> str | None:
+    if config.dim <= 65536:
+        return None
+    return (
+        "num_attention_heads x attention_head_dim: expected at most 65536, found "
+        f"{config.dim}"
+    )
+
+
+def _area(config: "CogVideoXConfig") -> str | None:
+    if min(config.sample_grid) >= 1:
+        return None
+    return (
+        f"sample_height and sample_width: expected at least patch_size "
+        f"{config.patch_size}, found {config.sample_height} and {config.sample_width}"
+    )
+
+
+def _positions(config: "CogVideoXConfig") -> str | None:
+    rows, columns = config.sample_grid
+    size = config.sample_latent_frames * rows * columns * config.dim
+    if not config.use_learned_positional_embeddings or size <= _LARGEST_TABLE:
+        return None
+    return (
+        "sample_frames, sample_height and sample_width: expected at most "
+        f"{_LARGEST_TABLE:,} learned positions times width, found {size:,}"
+    )
+
+
+def _learned(config: "CogVideoXConfig") -> str | None:
+    learned = config.use_learned_positional_embeddings
+    if config.use_rotary_positional_embeddings or not learned:
+        return None
+    return (
+        "use_learned_positional_embeddings: expected False without rotary embeddings "
+        "(no such checkpoint exists), found True"
+    )
+
+
+_HEADS = ("num_attention_heads", "attention_head_dim")
+_SAMPLE = ("sample_height", "sample_width", "patch_size")
+_SCHEMA = Schema(
+    "CogVideoX config",
+    {
+        "num_attention_heads": integer(1, 1024),
+        "attention_head_dim": integer(16, 1024, multiple_of=16),
+        "in_channels": integer(1, 4096),
+        "out_channels": integer(1, 4096),
+        "flip_sin_to_cos": boolean(),
+        "freq_shift": integer(0, 1),
+        "time_embed_dim": _WIDTH,
+        "ofs_embed_dim": optional(integer(4, 65536, multiple_of=2)),
+        "text_embed_dim": _WIDTH,
+        "num_layers": integer(1, 1024),
+        "attention_bias": boolean(),
+        "sample_width": integer(1, 8192),
+        "sample_height": integer(1, 8192),
+        "sample_frames": integer(1, 8192),
+        "patch_size": _PATCH,
+        "patch_size_t": optional(_PATCH),
+        "temporal_compression_ratio": _PATCH,
+        "max_text_seq_length": _WIDTH,
+        "norm_elementwise_affine": boolean(),
+        "norm_eps": number(1e-12, 1),
+        "spatial_interpolation_scale": number(0, 1000, above=True),
+        "temporal_interpolation_scale": number(0, 1000, above=True),
+        "use_rotary_positional_embeddings": boolean(),
+        "use_learned_positional_embeddings": boolean(),
+        "patch_bias": boolean(),
+    },
+    {name: fixed(value) for name, value in _FIXED.items()} | {"dropout": number(0, 1)},
+    relations={
+        _HEADS: _width,
+        _SAMPLE: _area,
+        (*_HEADS, *_SAMPLE, "sample_frames", "temporal_compression_ratio"): _positions,
+        ("use_learned_positional_embeddings", "use_rotary_positional_embeddings"): (
+            _learned
+        ),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -49,27 +143,7 @@ class CogVideoXConfig:
     patch_bias: bool = True
 
     def __post_init__(self):
-        problems = []
-        for name in ("num_attention_heads", "num_layers", "in_channels", "patch_size"):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        if self.attention_head_dim % 16:
-            problems.append(
-                "attention_head_dim: expected a multiple of 16, found "
-                f"{self.attention_head_dim}"
-            )
-        if (
-            self.use_learned_positional_embeddings
-            and not self.use_rotary_positional_embeddings
-        ):
-            problems.append(
-                "use_learned_positional_embeddings: expected false without rotary "
-                "embeddings (no such checkpoint exists), found true"
-            )
-        if problems:
-            raise ValueError("CogVideoX config:\n  " + "\n  ".join(problems))
+        _SCHEMA.check(self)
 
     @property
     def dim(self) -> int:
@@ -108,25 +182,10 @@ class CogVideoXConfig:
         """Reads the mapping of a diffusers `config.json`.
 
         Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
+          ConfigError: a ValueError that lists all values that the port does not
+            support, and all unknown keys.
         """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen = {}
-        for key, value in values.items():
-            if key.startswith("_") or key in _IGNORED:
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in known:
-                chosen[key] = value
-            else:
-                problems.append(f"{key}: not a key of a CogVideoX config")
-        if problems:
-            raise ValueError("CogVideoX config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
+        return _SCHEMA.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that diffusers writes, without its `_` keys."""

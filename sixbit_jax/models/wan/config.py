@@ -4,9 +4,87 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from sixbit_jax.config_schema import (
+    Schema,
+    boolean,
+    fixed,
+    integer,
+    number,
+    optional,
+    sequence,
+)
+
 _FIXED = {"qk_norm": "rms_norm_across_heads"}
-# Registered by older diffusers and used by none of their code.
-_IGNORED = {"window_size", "add_img_emb"}
+# Widths and lengths beyond what any network has, and far from what hangs.
+_WIDTH = integer(1, 65536)
+
+
+def _dim(config: "WanConfig") -> str | None:
+    if config.dim <= 65536:
+        return None
+    return (
+        "num_attention_heads x attention_head_dim: expected at most 65536, found "
+        f"{config.dim}"
+    )
+
+
+def _image(config: "WanConfig") -> str | None:
+    if (config.image_dim is None) == (config.added_kv_proj_dim is None):
+        return None
+    return (
+        "image_dim and added_kv_proj_dim: expected both or neither, found "
+        f"{config.image_dim} and {config.added_kv_proj_dim}"
+    )
+
+
+def _added(config: "WanConfig") -> str | None:
+    if config.added_kv_proj_dim in (None, config.dim):
+        return None
+    return (
+        f"added_kv_proj_dim: expected the width {config.dim}, found "
+        f"{config.added_kv_proj_dim}"
+    )
+
+
+def _positions(config: "WanConfig") -> str | None:
+    if config.pos_embed_seq_len is None or config.image_dim is not None:
+        return None
+    return "pos_embed_seq_len: expected image_dim with it, found none"
+
+
+_HEADS = ("num_attention_heads", "attention_head_dim")
+_SCHEMA = Schema(
+    "Wan config",
+    {
+        "patch_size": sequence(integer(1, 64), length=3),
+        "num_attention_heads": integer(1, 1024),
+        "attention_head_dim": integer(6, 1024, multiple_of=2),
+        "in_channels": integer(1, 4096),
+        "out_channels": integer(1, 4096),
+        "text_dim": _WIDTH,
+        "freq_dim": integer(6, 65536, multiple_of=2),
+        "ffn_dim": integer(1, 2**20),
+        "num_layers": integer(1, 1024),
+        "cross_attn_norm": boolean(),
+        "eps": number(1e-12, 1),
+        "image_dim": optional(_WIDTH),
+        "added_kv_proj_dim": optional(_WIDTH),
+        "rope_max_seq_len": _WIDTH,
+        "pos_embed_seq_len": optional(_WIDTH),
+    },
+    {name: fixed(value) for name, value in _FIXED.items()}
+    # Registered by older diffusers and used by none of their code.
+    | {
+        "window_size": optional(sequence(integer(-1, 2**20), length=2)),
+        "add_img_emb": optional(boolean()),
+    },
+    relations={
+        _HEADS: _dim,
+        ("image_dim", "added_kv_proj_dim"): _image,
+        (*_HEADS, "added_kv_proj_dim"): _added,
+        ("pos_embed_seq_len", "image_dim"): _positions,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -39,44 +117,7 @@ class WanConfig:
     pos_embed_seq_len: int | None = None
 
     def __post_init__(self):
-        problems = []
-        for name in (
-            "num_attention_heads",
-            "num_layers",
-            "in_channels",
-            "out_channels",
-            "text_dim",
-            "ffn_dim",
-        ):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        for name in ("attention_head_dim", "freq_dim"):
-            if getattr(self, name) < 6 or getattr(self, name) % 2:
-                problems.append(
-                    f"{name}: expected an even number from 6, found "
-                    f"{getattr(self, name)}"
-                )
-        if len(self.patch_size) != 3 or min(self.patch_size) < 1:
-            problems.append(
-                "patch_size: expected three positive numbers, found "
-                f"{list(self.patch_size)}"
-            )
-        if (self.image_dim is None) != (self.added_kv_proj_dim is None):
-            problems.append(
-                "image_dim and added_kv_proj_dim: expected both or neither, found "
-                f"{self.image_dim} and {self.added_kv_proj_dim}"
-            )
-        elif self.added_kv_proj_dim not in (None, self.dim):
-            problems.append(
-                f"added_kv_proj_dim: expected the width {self.dim}, found "
-                f"{self.added_kv_proj_dim}"
-            )
-        if self.pos_embed_seq_len is not None and self.image_dim is None:
-            problems.append("pos_embed_seq_len: expected image_dim with it, found none")
-        if problems:
-            raise ValueError("Wan config:\n  " + "\n  ".join(problems))
+        _SCHEMA.check(self)
 
     @property
     def dim(self) -> int:
@@ -115,28 +156,14 @@ class WanConfig:
         """Reads the mapping of a diffusers `config.json`.
 
         Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
+          ConfigError: a ValueError that lists all values that the port does not
+            support, and all unknown keys.
         """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen: dict[str, Any] = {}
-        for key, value in values.items():
-            if key.startswith("_") or key in _IGNORED:
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in known:
-                chosen[key] = tuple(value) if key == "patch_size" else value
-            else:
-                problems.append(f"{key}: not a key of a Wan config")
-        if problems:
-            raise ValueError("Wan config:\n  " + "\n  ".join(problems))
-        if chosen.get("out_channels", 0) is None:
+        if isinstance(values, Mapping) and values.get("out_channels", 0) is None:
             # diffusers' "as many as go in".
-            chosen["out_channels"] = chosen.get("in_channels", cls.in_channels)
-        return cls(**chosen)
+            channels = values.get("in_channels", cls.in_channels)
+            values = {**values, "out_channels": channels}
+        return _SCHEMA.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that diffusers writes, without its `_` keys."""

@@ -1,10 +1,13 @@
 """What the sampler and the training recipes expect of a scheduler."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from sixbit_jax.config_schema import ConfigError, Schema
+from sixbit_jax.reading.messages import brief
 
 SchedulerState = Any
 
@@ -70,43 +73,39 @@ class Scheduler(Protocol):
         ...
 
 
-def options_from_config(
-    config: Mapping[str, Any],
+def read_config[T](
+    config: Any,
+    make: Callable[..., T],
     *,
     class_name: str,
+    schema: Schema,
     defaults: Mapping[str, Any],
-    without_effect: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Check a scheduler's config.json and fill what it leaves out.
+) -> T:
+    """Makes a scheduler of a diffusers `scheduler_config.json`.
 
     Args:
       config: the parsed file.
+      make: the scheduler's class.
       class_name: the diffusers class that must be named by `_class_name`, if present.
-      defaults: option -> diffusers' default, for the options that are read.
-      without_effect: options that diffusers' class accepts and never uses.
-
-    Returns:
-      option -> value for every key of `defaults`.
+      schema: what the file's fields may hold.
+      defaults: diffusers' own, for options that the file leaves out; absent ones of
+        which only one value is supported are checked as well.
 
     Raises:
-      ValueError: for another class, or for keys that the class does not have.
+      ConfigError: a ValueError that names another class, every field that diffusers'
+        class does not have, and every value that is not supported.
     """
-    found = config.get("_class_name", class_name)
-    if found != class_name:
-        raise ValueError(
-            f"scheduler config: expected _class_name {class_name!r}, found {found!r}"
+    found = config.get("_class_name", class_name) if isinstance(config, Mapping) else ""
+    if found and found != class_name:
+        raise ConfigError(
+            "scheduler config",
+            [f"expected _class_name {class_name!r}, found {brief(found)}"],
         )
-    unknown = sorted(
-        key
-        for key in config
-        if key[0] != "_" and key not in defaults and key not in without_effect
-    )
-    if unknown:
-        raise ValueError(
-            f"scheduler config of {class_name}: unknown options {unknown}; known are "
-            f"{sorted([*defaults, *without_effect])}"
-        )
-    return {key: config.get(key, default) for key, default in defaults.items()}
+    absent = {k: v for k, v in defaults.items() if k in schema.fields}
+    if isinstance(config, Mapping):
+        implied = {k: v for k, v in defaults.items() if k not in absent}
+        config = {**implied, **config}
+    return schema.read(config, make, defaults=absent)
 
 
-__all__ = ["Scheduler", "SchedulerState", "options_from_config"]
+__all__ = ["Scheduler", "SchedulerState", "read_config"]

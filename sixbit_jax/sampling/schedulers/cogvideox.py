@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.sampling.schedulers.base import options_from_config
+from sixbit_jax.config_schema import (
+    Schema,
+    boolean,
+    choice,
+    fixed,
+    integer,
+    number,
+)
+from sixbit_jax.sampling.schedulers.base import read_config
 
 PREDICTION_TYPES = ("v_prediction", "epsilon", "sample")
 TIMESTEP_SPACINGS = ("trailing", "leading", "linspace")
@@ -27,12 +35,63 @@ _DIFFUSERS_DEFAULTS = {
     "rescale_betas_zero_snr": False,
     "snr_shift_scale": 3.0,
 }
-# Registered by diffusers' classes and used by none of their code.
-_WITHOUT_EFFECT = {
-    "clip_sample": True,
-    "clip_sample_range": 1.0,
-    "sample_max_value": 1.0,
-}
+_MOST_STEPS = 100_000
+
+
+def _alphas(schedule: "CogVideoXSchedule") -> str | None:
+    if schedule.beta_start > schedule.beta_end:
+        return (
+            "beta_start: expected at most beta_end, found "
+            f"{schedule.beta_start} and {schedule.beta_end}"
+        )
+    with np.errstate(all="ignore"):
+        alphas = schedule.alphas_cumprod()
+    # Every coefficient divides by one of these, or by a difference of two.
+    if (np.diff(alphas) < 0).all() and (alphas[:-1] > 1e-30).all():
+        return None
+    return (
+        "beta_start, beta_end and num_train_timesteps: expected cumulative alphas that "
+        "fall in every step and do not vanish before the last, found "
+        f"{alphas[0]:.3g} to {alphas[-1]:.3g}"
+    )
+
+
+def _prediction(schedule: "CogVideoXSchedule") -> str | None:
+    if schedule.prediction_type != "epsilon" or not schedule.rescale_betas_zero_snr:
+        return None
+    return (
+        "prediction_type: 'epsilon' says nothing about the sample where the SNR is "
+        "zero: expected rescale_betas_zero_snr=False, found True"
+    )
+
+
+_ALPHAS = ("num_train_timesteps", "beta_start", "beta_end", "snr_shift_scale")
+_SCHEMA = Schema(
+    "CogVideoX scheduler config",
+    {
+        "num_train_timesteps": integer(2, _MOST_STEPS),
+        "beta_start": number(0, 0.999, above=True),
+        "beta_end": number(0, 0.999, above=True),
+        "snr_shift_scale": number(0, 1e4, above=True),
+        "rescale_betas_zero_snr": boolean(),
+        "timestep_spacing": choice(*TIMESTEP_SPACINGS),
+        "steps_offset": integer(0, _MOST_STEPS),
+        "set_alpha_to_one": boolean(),
+        "prediction_type": choice(*PREDICTION_TYPES),
+    },
+    {
+        "beta_schedule": fixed("scaled_linear"),
+        "trained_betas": fixed(None),
+        # Registered by diffusers' classes and used by none of their code.
+        "clip_sample": boolean(),
+        "clip_sample_range": number(0, 1e6),
+        "sample_max_value": number(0, 1e6),
+    },
+    relations={
+        (*_ALPHAS, "rescale_betas_zero_snr"): _alphas,
+        ("prediction_type", "rescale_betas_zero_snr"): _prediction,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -74,69 +133,28 @@ class CogVideoXSchedule:
     class_name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.prediction_type not in PREDICTION_TYPES:
-            problems.append(
-                f"prediction_type: expected one of {PREDICTION_TYPES}, "
-                f"found {self.prediction_type!r}"
-            )
-        if self.timestep_spacing not in TIMESTEP_SPACINGS:
-            problems.append(
-                f"timestep_spacing: expected one of {TIMESTEP_SPACINGS}, "
-                f"found {self.timestep_spacing!r}"
-            )
-        if not 0 < self.beta_start <= self.beta_end < 1:
-            problems.append(
-                "expected 0 < beta_start <= beta_end < 1, "
-                f"found {self.beta_start} and {self.beta_end}"
-            )
-        if self.num_train_timesteps < 2:
-            problems.append(
-                f"num_train_timesteps: expected at least 2, "
-                f"found {self.num_train_timesteps}"
-            )
-        if not self.snr_shift_scale > 0:
-            problems.append(
-                f"snr_shift_scale: expected a positive number, "
-                f"found {self.snr_shift_scale}"
-            )
-        if self.steps_offset < 0:
-            problems.append(
-                f"steps_offset: expected 0 or more, found {self.steps_offset}"
-            )
-        if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
-            problems.append(
-                "prediction_type 'epsilon' says nothing about the sample where the "
-                "SNR is zero: expected rescale_betas_zero_snr=False, found True"
-            )
-        if problems:
-            raise ValueError(f"{type(self).__name__}: " + "; ".join(problems))
+        _SCHEMA.check(self)
 
     @classmethod
-    def _options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Constructor arguments from a diffusers `scheduler_config.json`.
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a diffusers `scheduler_config.json`.
 
         Absent options take diffusers' defaults, which differ from this class's.
-        `clip_sample`, `clip_sample_range` and `sample_max_value` are accepted and, as
-        in diffusers, have no effect.
+
+        Args:
+          config: the parsed file.
+
+        Raises:
+          ConfigError: a ValueError, for another class, unknown options and
+            unsupported values; lists all of them.
         """
-        options = options_from_config(
+        return read_config(
             config,
+            cls,
             class_name=cls.class_name,
+            schema=_SCHEMA,
             defaults=_DIFFUSERS_DEFAULTS,
-            without_effect=_WITHOUT_EFFECT,
         )
-        for key, supported in (
-            ("beta_schedule", "scaled_linear"),
-            ("trained_betas", None),
-        ):
-            value = options.pop(key)
-            if value != supported:
-                raise ValueError(
-                    f"scheduler config of {cls.class_name}: {key}: expected "
-                    f"{supported!r}, found {value!r}"
-                )
-        return options
 
     def alphas_cumprod(self) -> np.ndarray:
         """Cumulative products of 1 - beta, float64 [num_train_timesteps]."""

@@ -1,8 +1,7 @@
 """The deterministic CogVideoX scheduler (diffusers' `CogVideoXDDIMScheduler`)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -33,20 +32,6 @@ class CogVideoXDDIM(CogVideoXSchedule):
     """
 
     class_name: ClassVar[str] = "CogVideoXDDIMScheduler"
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "CogVideoXDDIM":
-        """Read a diffusers `scheduler_config.json`.
-
-        Absent options take diffusers' defaults, which differ from this class's.
-
-        Args:
-          config: the parsed file.
-
-        Raises:
-          ValueError: for another class, unknown options or unsupported values.
-        """
-        return cls(**cls._options(config))
 
     @property
     def stochastic(self) -> bool:

@@ -8,8 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.sampling.schedulers.base import options_from_config
-from sixbit_jax.sampling.schedulers.flow import FlowSchedule, shifted
+from sixbit_jax.config_schema import Schema, choice, fixed, integer, number
+from sixbit_jax.sampling.schedulers.base import read_config
+from sixbit_jax.sampling.schedulers.flow import (
+    MOST_STEPS,
+    SHIFT,
+    FlowSchedule,
+    shifted,
+)
 
 _SUPPORTED = {
     "use_dynamic_shifting": False,
@@ -20,14 +26,19 @@ _SUPPORTED = {
     "use_beta_sigmas": False,
     "stochastic_sampling": False,
 }
-# Read by diffusers only where dynamic shifting is on.
-_WITHOUT_EFFECT = {
-    "base_shift": 0.5,
-    "max_shift": 1.15,
-    "base_image_seq_len": 256,
-    "max_image_seq_len": 4096,
-    "time_shift_type": "exponential",
-}
+_SCHEMA = Schema(
+    "FlowMatchEuler config",
+    {"num_train_timesteps": integer(1, MOST_STEPS), "shift": SHIFT},
+    {name: fixed(value) for name, value in _SUPPORTED.items()}
+    # Read by diffusers only where dynamic shifting is on.
+    | {
+        "base_shift": number(0, 1e3),
+        "max_shift": number(0, 1e3),
+        "base_image_seq_len": integer(1, 2**20),
+        "max_image_seq_len": integer(1, 2**20),
+        "time_shift_type": choice("exponential", "linear"),
+    },
+)
 
 
 class FlowMatchEulerState(NamedTuple):
@@ -49,11 +60,7 @@ class FlowMatchEuler(FlowSchedule):
     class_name: ClassVar[str] = "FlowMatchEulerDiscreteScheduler"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.shift > 0:
-            raise ValueError(
-                f"FlowMatchEuler: shift: expected a positive number, found {self.shift}"
-            )
+        _SCHEMA.check(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "FlowMatchEuler":
@@ -63,22 +70,16 @@ class FlowMatchEuler(FlowSchedule):
           config: the parsed file.
 
         Raises:
-          ValueError: for another class, unknown options or unsupported values.
+          ConfigError: a ValueError, for another class, unknown options and
+            unsupported values; lists all of them.
         """
-        options = options_from_config(
+        return read_config(
             config,
+            cls,
             class_name=cls.class_name,
+            schema=_SCHEMA,
             defaults={"num_train_timesteps": 1000, "shift": 1.0} | _SUPPORTED,
-            without_effect=_WITHOUT_EFFECT,
         )
-        for key, supported in _SUPPORTED.items():
-            value = options.pop(key)
-            if value != supported:
-                raise ValueError(
-                    f"scheduler config of {cls.class_name}: {key}: expected "
-                    f"{supported!r}, found {value!r}"
-                )
-        return cls(**options)
 
     def sigmas(self, num_steps: int) -> np.ndarray:
         """Noise level before each step, and 0 after the last; float32 [num_steps + 1].

@@ -9,8 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.sampling.schedulers.base import options_from_config
-from sixbit_jax.sampling.schedulers.flow import FlowSchedule, shifted
+from sixbit_jax.config_schema import (
+    Schema,
+    boolean,
+    choice,
+    fixed,
+    integer,
+    number,
+    optional,
+    sequence,
+)
+from sixbit_jax.sampling.schedulers.base import read_config
+from sixbit_jax.sampling.schedulers.flow import (
+    MOST_STEPS,
+    SHIFT,
+    FlowSchedule,
+    shifted,
+)
 
 SOLVER_TYPES = ("bh1", "bh2")
 
@@ -36,21 +51,32 @@ _FIXED = {
     "use_dynamic_shifting": (False, False),
     "shift_terminal": (None, None),
 }
-# Read by diffusers only for schedules that are not flows.
-_WITHOUT_EFFECT = {
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "dynamic_thresholding_ratio": 0.995,
-    "sample_max_value": 1.0,
-    "timestep_spacing": "linspace",
-    "steps_offset": 0,
-    "rescale_betas_zero_snr": False,
-    "time_shift_type": "exponential",
-    "sigma_min": None,
-    "sigma_max": None,
-}
+_SCHEMA = Schema(
+    "UniPC config",
+    {
+        "num_train_timesteps": integer(1, MOST_STEPS),
+        "flow_shift": SHIFT,
+        "solver_order": integer(1, 3),
+        "solver_type": choice(*SOLVER_TYPES),
+        "disable_corrector": sequence(integer(0, MOST_STEPS), at_most=1000),
+    },
+    {name: fixed(supported) for name, (_, supported) in _FIXED.items()}
+    # Read by diffusers only for schedules that are not flows.
+    | {
+        "beta_start": number(0, 1),
+        "beta_end": number(0, 1),
+        "beta_schedule": choice("linear", "scaled_linear", "squaredcos_cap_v2"),
+        "trained_betas": optional(sequence(number(0, 1))),
+        "dynamic_thresholding_ratio": number(0, 1),
+        "sample_max_value": number(0, 1e6),
+        "timestep_spacing": choice("linspace", "leading", "trailing"),
+        "steps_offset": integer(0, MOST_STEPS),
+        "rescale_betas_zero_snr": boolean(),
+        "time_shift_type": choice("exponential", "linear"),
+        "sigma_min": optional(number(0, 1e6)),
+        "sigma_max": optional(number(0, 1e6)),
+    },
+)
 
 
 class UniPCState(NamedTuple):
@@ -94,21 +120,7 @@ class UniPC(FlowSchedule):
     class_name: ClassVar[str] = "UniPCMultistepScheduler"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        problems = []
-        if not self.flow_shift > 0:
-            problems.append(
-                f"flow_shift: expected a positive number, found {self.flow_shift}"
-            )
-        if not 1 <= self.solver_order <= 3:
-            problems.append(f"solver_order: expected 1 to 3, found {self.solver_order}")
-        if self.solver_type not in SOLVER_TYPES:
-            problems.append(
-                f"solver_type: expected one of {SOLVER_TYPES}, "
-                f"found {self.solver_type!r}"
-            )
-        if problems:
-            raise ValueError("UniPC: " + "; ".join(problems))
+        _SCHEMA.check(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "UniPC":
@@ -118,27 +130,16 @@ class UniPC(FlowSchedule):
           config: the parsed file.
 
         Raises:
-          ValueError: for another class, unknown options or unsupported values; lists
-            all of the latter.
+          ConfigError: a ValueError, for another class, unknown options and
+            unsupported values; lists all of them.
         """
-        options = options_from_config(
+        return read_config(
             config,
+            cls,
             class_name=cls.class_name,
+            schema=_SCHEMA,
             defaults=_OPTIONS | {key: default for key, (default, _) in _FIXED.items()},
-            without_effect=_WITHOUT_EFFECT,
         )
-        problems = [
-            f"{key}: expected {supported!r}, found {options[key]!r}"
-            for key, (_, supported) in _FIXED.items()
-            if options[key] != supported
-        ]
-        if problems:
-            raise ValueError(
-                f"scheduler config of {cls.class_name}: " + "; ".join(problems)
-            )
-        chosen = {key: options[key] for key in _OPTIONS}
-        chosen["disable_corrector"] = tuple(chosen["disable_corrector"])
-        return cls(**chosen)
 
     def sigmas(self, num_steps: int) -> np.ndarray:
         """Noise level before each step, and 0 after the last; float64 [num_steps + 1].

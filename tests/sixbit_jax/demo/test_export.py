@@ -87,7 +87,7 @@ def test_nan_leaves_nothing_behind(tmp_path, params):
 
 def test_an_existing_destination_is_left_alone(written, params):
     before = sorted(written.rglob("*"))
-    with pytest.raises(FileExistsError, match="expected a new directory"):
+    with pytest.raises(ValueError, match="expected a new path"):
         export.write_checkpoint(params, written)
     assert sorted(written.rglob("*")) == before
 

@@ -148,7 +148,7 @@ def test_config_lists_every_problem_at_once():
     assert "wings" in str(error.value)
     with pytest.raises(ValueError) as error:
         WanConfig(num_layers=0, image_dim=8, patch_size=(1, 0, 2))
-    for part in ("num_layers", "expected both or neither", "[1, 0, 2]"):
+    for part in ("num_layers", "expected both or neither", "(1, 0, 2)"):
         assert part in str(error.value)
     with pytest.raises(ValueError, match="expected the width 5120, found 64"):
         WanConfig(image_dim=8, added_kv_proj_dim=64)

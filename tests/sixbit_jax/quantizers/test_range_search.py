@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sixbit_jax.quantizers.dvd_quant import minmax_grid
+from sixbit_jax.formats.uniform_grid import minmax_grid
 from sixbit_jax.quantizers.range_search import search_range
 
 

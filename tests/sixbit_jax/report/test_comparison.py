@@ -7,7 +7,7 @@ import pytest
 from sixbit_jax.policies import BlockGrid, chain
 from sixbit_jax.report.comparison import Comparison, frame_psnr, quality, table_rows
 from sixbit_jax.report.runs import Configuration, Run
-from sixbit_jax.report.write import slug, write_report
+from sixbit_jax.report.write import slug, slugs, write_report
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.report.traces import SITES, make_trace
 
@@ -146,3 +146,26 @@ def test_the_share_of_int8_scores_is_that_of_computed_blocks(comparison):
     assert share == pytest.approx(1 - 1 / computed)
     (row,) = (row for row in table_rows(changed)[1] if "attention scores" in row[0])
     assert row[1:] == ["0.0 %", f"{100 * share:.1f} %"]
+
+
+def test_runs_of_one_name_write_files_of_their_own(comparison, tmp_path):
+    first, second = comparison.runs
+    names = ("policy", "Policy")
+    runs = tuple(
+        replace(run, configuration=replace(run.configuration, name=name))
+        for run, name in zip((first, second), names, strict=True)
+    )
+    written = write_report(
+        tmp_path, replace(comparison, runs=runs), title="t", facts={}
+    )
+    assert len(set(written)) == len(written)
+    assert {"traces_policy.npz", "traces_policy-2.npz"} <= set(written)
+    for run, name in zip(runs, ("policy", "policy-2"), strict=True):
+        with np.load(tmp_path / f"traces_{name}.npz") as found:
+            np.testing.assert_array_equal(found["gamma"][0], run.traces[0].gamma)
+
+
+def test_slugs_are_distinct_and_short():
+    assert slugs(["a b", "a-b", "A B", "a-b-2"]) == ["a-b", "a-b-2", "a-b-3", "a-b-2-2"]
+    assert slugs(["модель", "другая"]) == ["run", "run-2"]
+    assert len(slug("x" * 300)) == 100

@@ -89,3 +89,22 @@ def test_frame_curves_label_every_line():
     figure = plots.frame_curves([np.arange(4.0)] * 2, ["one", "two"], ylabel="PSNR")
     labels = [line.get_label() for line in figure.axes[0].get_lines()]
     assert labels == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "text", ["costs $5", "$a_b$ and $", "$\\frac{$ broken", "a\\$b"]
+)
+def test_dollars_in_a_caption_are_dollars(text):
+    trace = make_trace()
+    figures = [
+        plots.route_map(trace, SITES, title=text),
+        plots.signal_curves(trace, SITES, title=text),
+        plots.frame_curves(
+            [np.arange(3.0), np.arange(3.0)], [text, "b"], ylabel=text, title=text
+        ),
+    ]
+    for figure in figures:
+        assert plots.png(figure).startswith(b"\x89PNG")
+    title = figures[2].axes[0].title
+    shown, is_math = title._preprocess_math(figures[2].axes[0].get_title(loc="left"))
+    assert (shown, is_math) == (text, False)

@@ -82,14 +82,3 @@ def test_contact_sheet_of_different_sizes_is_refused():
     rows = [("a", "", moving_square()), ("b", "", moving_square(frames=3))]
     with pytest.raises(ValueError, match="videos of one shape"):
         video.contact_sheet(rows)
-
-
-def test_a_failed_write_leaves_nothing(tmp_path):
-    def fail():
-        with video.replacing(tmp_path / "a.bin") as partial:
-            partial.write_bytes(b"half")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        fail()
-    assert not list(tmp_path.iterdir())

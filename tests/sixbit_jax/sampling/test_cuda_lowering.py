@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import sampling_model
 from pallas_kernels import dispatch
 from pallas_kernels.attention import reference as attention_reference
 from pallas_kernels.block_stats import reference as block_stats_reference
@@ -16,6 +15,7 @@ from pallas_kernels.nvfp4_expand import reference as nvfp4_expand_reference
 from pallas_kernels.nvfp4_matmul import reference as nvfp4_matmul_reference
 from pallas_kernels.quantize_int8 import reference as quantize_int8_reference
 from pallas_kernels.quantize_nvfp4 import reference as quantize_nvfp4_reference
+from sixbit_jax.benchmark import subject as sampling_model
 from sixbit_jax.policies import chain, fixed, int8_attention, pdr, tdc
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program

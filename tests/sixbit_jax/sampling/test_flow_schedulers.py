@@ -101,7 +101,7 @@ def test_noise_is_added_on_straight_paths():
         ),
         (
             {"_class_name": "UniPCMultistepScheduler"},
-            "prediction_type: expected 'flow_prediction', found 'epsilon'; "
+            "prediction_type: expected 'flow_prediction', found 'epsilon'\n  "
             "use_flow_sigmas: expected True",
         ),
         ({"_class_name": "UniPCMultistepScheduler", "wings": 2}, "wings"),

@@ -7,7 +7,7 @@ import pytest
 
 import sixbit_jax
 from sixbit_jax.policies.fixed import static_routes
-from sixbit_jax.quantizers.rtn import quantize
+from sixbit_jax.quantizers.nvfp4 import quantize
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.guidance import guide
 from sixbit_jax.sampling.options import Execution, Prompt

@@ -7,7 +7,7 @@ import pytest
 
 import sixbit_jax
 from sixbit_jax.measured import NO_CHANGE
-from sixbit_jax.quantizers.rtn import quantize
+from sixbit_jax.quantizers.nvfp4 import quantize
 from sixbit_jax.sampling.api import prepare, run_jitted
 from sixbit_jax.sampling.guidance import guide
 from sixbit_jax.sampling.options import Conditions, Execution, Prompt

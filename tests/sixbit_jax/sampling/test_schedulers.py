@@ -212,7 +212,7 @@ def test_an_offset_past_the_schedule_is_refused():
         ({"timestep_spacing": "karras"}, r"timestep_spacing: .* found 'karras'"),
         ({"beta_schedule": "linear"}, "beta_schedule: .* found 'linear'"),
         ({"trained_betas": [0.1]}, r"trained_betas: expected None, found \[0.1\]"),
-        ({"thresholding": True}, r"unknown options \['thresholding'\]"),
+        ({"thresholding": True}, "thresholding: not a field"),
         ({"snr_shift_scale": 0.0}, "snr_shift_scale: .* found 0.0"),
         ({"beta_start": 0.5, "beta_end": 0.1}, "found 0.5 and 0.1"),
         ({"num_train_timesteps": 1}, "num_train_timesteps: .* found 1"),
@@ -230,7 +230,7 @@ def test_unsupported_configurations_are_refused(change, message):
 
 
 def test_all_problems_of_a_configuration_are_named_at_once():
-    with pytest.raises(ValueError, match=r"prediction_type.*; snr_shift_scale"):
+    with pytest.raises(ValueError, match=r"snr_shift_scale.*\n *prediction_type"):
         CogVideoXDDIM(prediction_type="flow", snr_shift_scale=-1.0)
 
 

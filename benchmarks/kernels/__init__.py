@@ -1,0 +1,1 @@
+"""Speed of the GPU kernels against XLA and PyTorch: `python -m benchmarks.kernels`."""

@@ -1,0 +1,1 @@
+"""Quality of the methods on the bundled models: `python -m benchmarks.quality`."""

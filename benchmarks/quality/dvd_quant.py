@@ -1,0 +1,332 @@
+"""DVD-Quant on the bundled model, against full precision and its baselines.
+
+    python -m benchmarks.quality.dvd_quant --captions 64 --batch 64 --minutes 6 \
+        --out dvd_quant.json
+
+Each caption is sampled by full precision and by every row from the same noise, as in
+`benchmarks.quality`. Thresholds (delta-GBS, caches) are tuned on calibration captions,
+which are not evaluated, to the target bits and skips. 4-bit grids are multiplied as
+INT8, exactly: nothing here is a timing. Writes the results file after every row, so
+that a run that is cut keeps what it has, and a Markdown table beside it.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality import report as quality_report
+from benchmarks.quality.calibrate import Targets, solve, span_of
+from benchmarks.quality.dvd_quant_rows import COMPARISONS, FULL, ROWS, Row
+from benchmarks.quality.dvd_quant_runs import DvdKind, DvdSetting, DvdStudy
+from benchmarks.quality.metrics import Measured, difference, measure, summary
+from benchmarks.quality.policies import num_steps
+from benchmarks.quality.runs import Options, Task, make_task
+from benchmarks.quality.study import (
+    CALIBRATION_SEED,
+    calibration_attributes,
+    load_model,
+)
+from sixbit_jax.benchmark import records
+from sixbit_jax.calibration import find_delta
+from sixbit_jax.demo.evaluate import evaluation_attributes
+from sixbit_jax.demo.model import LATENT_SHAPE
+
+
+class Tuner:
+    """Settings of rows; calibrates on first need.
+
+    Args:
+      study: programs.
+      task: calibration captions.
+      targets: bits and skips.
+    """
+
+    def __init__(self, study: DvdStudy, task: Task, targets: Targets):
+        self.study, self.task, self.targets = study, task, targets
+        self._found: dict[Any, float] = {}
+        trace = study.run(FULL, [DvdSetting()], task).trace
+        self.output_change = np.asarray(trace.output_change, np.float64)
+        self.delta_change = np.asarray(trace.delta_change, np.float64)
+        steps = self.output_change.shape[-1]
+        # The first two steps are wide in any case: very short runs stay above.
+        least = 8 - 4 * max(steps - 2, 0) / steps
+        self.bits = max(targets.bits, least)
+        self.start = find_delta(self.output_change, self.bits)
+
+    def _solve(
+        self,
+        key: Any,
+        kind: DvdKind,
+        setting_of: Callable[[float], DvdSetting],
+        quantity: str,
+        target: float,
+        span: tuple[float, float],
+    ) -> float:
+        if key not in self._found:
+            points = self.targets.points
+            self._found[key] = solve(
+                self.study,
+                kind,
+                self.task,
+                setting_of,
+                quantity,
+                target,
+                span,
+                points=points,
+            ).value
+        return self._found[key]
+
+    def delta(self, row: Row) -> float:
+        """delta-GBS's threshold for the target bits in the closed loop."""
+        pair = {"low": row.low, "high": row.high}
+        kind = row.kind
+        base = DvdSetting(**pair)  # pyrefly: ignore[bad-argument-type]
+        return self._solve(
+            (kind, row.low, row.high),
+            kind,
+            lambda x: replace(base, delta=x),
+            "activation_bits",
+            self.bits,
+            # Switching itself changes the output: the closed loop needs a larger one.
+            (self.start.delta, self.start.delta * 16),
+        )
+
+    def settings(self, row: Row) -> tuple[DvdSetting, ...]:
+        """One setting, or several draws."""
+        steps = num_steps(self.study.grid)
+        base = DvdSetting(low=row.low, high=row.high)
+        shape = (steps, 1, 1)
+        early = (np.arange(steps) < steps // 2).reshape(shape)
+        odd = (np.arange(steps) % 2 == 1).reshape(shape)
+        match row.schedule:
+            case "bf16":
+                found = (DvdSetting(),)
+            case "low":
+                found = (replace(base, route=row.low),)
+            case "high":
+                found = (replace(base, route=row.high),)
+            case "delta":
+                delta = self.delta(replace(row, kind=replace(row.kind, cached=False)))
+                found = (replace(base, delta=delta),)
+            case "low_high":
+                found = (replace(base, route=np.where(early, row.low, row.high)),)
+            case "high_low":
+                found = (replace(base, route=np.where(early, row.high, row.low)),)
+            case "alternate":
+                found = (replace(base, route=np.where(odd, row.low, row.high)),)
+            case "random":
+                draws = [
+                    np.random.default_rng(seed).permutation(early) for seed in (0, 1)
+                ]
+                found = tuple(
+                    replace(base, route=np.where(draw, row.low, row.high))
+                    for draw in draws
+                )
+        return tuple(self._cached(row, setting) for setting in found)
+
+    def _cached(self, row: Row, setting: DvdSetting) -> DvdSetting:
+        if row.cache is None:
+            return setting
+        if row.cache == "step":
+            span = span_of(self.output_change, low=0.5, high=5.0)
+        else:
+            span = span_of(self.delta_change, low=0.9, high=3.0)
+
+        def with_number(x: float) -> DvdSetting:
+            if row.cache == "step":
+                return replace(setting, step_cache=x)
+            return replace(setting, tau=x)
+
+        value = self._solve(
+            (row.cache, row.schedule),
+            row.kind,
+            with_number,
+            "skip_fraction",
+            self.targets.skips,
+            span,
+        )
+        return with_number(value)
+
+
+@dataclass
+class Table:
+    """What the run has so far."""
+
+    study: DvdStudy
+    task: Task
+    measured: dict[str, Measured] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(
+        self, name: str, row: Row, setting: DvdSetting, draws: list[Measured]
+    ) -> None:
+        """Adds a row, the mean of its draws."""
+        measured = draws[0].mean_with(draws[1:])
+        stored = self.study.weight_bytes(row.kind)
+        options = self.study.options
+        self.measured[name] = measured
+        self.rows.append(
+            {
+                "kind": "quality",
+                "method": name,
+                "description": row.description,
+                "captions": len(set(self.task.captions)),
+                "samples": len(self.task),
+                "steps": options.num_steps,
+                "guidance_scale": options.guidance_scale,
+                "dtype": options.dtype,
+                **summary(measured),
+                "weight_bytes": stored,
+                "weight_bits": 8 * stored / self.study.num_parameters(),
+                "weights": row.kind.weights,
+                "arq_block": row.kind.arq_block,
+                "delta": setting.delta,
+                "step_cache_threshold": setting.step_cache,
+                "tau": setting.tau,
+            }
+        )
+
+    def records(self) -> list[dict[str, Any]]:
+        """Rows, and paired differences of PSNR."""
+        compared = [
+            {
+                "kind": "comparison",
+                "method": left,
+                "against": right,
+                "quantity": "psnr_db",
+                "samples": len(self.task),
+                **difference(self.measured[left], self.measured[right], "psnr_db"),
+            }
+            for left, right in COMPARISONS
+            if left in self.measured and right in self.measured
+        ]
+        return [*self.rows, *compared]
+
+    def write(self, out: Path, header: dict[str, Any]) -> None:
+        """Writes the results file and the Markdown table."""
+        content = self.records()
+        records.write(out, header, content)
+        out.with_suffix(".md").write_text(quality_report.markdown(content))
+
+
+def run(
+    model: Any,
+    *,
+    methods: Sequence[str],
+    captions: int,
+    calibration_captions: int,
+    options: Options,
+    targets: Targets,
+    latent_shape: tuple[int, int, int, int] = LATENT_SHAPE,
+    minutes: float | None = None,
+    after_row: Callable[[Table], None] | None = None,
+) -> Table:
+    """Samples and measures; see the module.
+
+    Args:
+      model: the network in full precision.
+      methods: names of `ROWS`, in order; full precision comes first in any case.
+      captions: evaluated, one seed each.
+      calibration_captions: for thresholds and SmoothQuant's maxima.
+      options: of the sampler.
+      targets: average bits of delta-GBS, skips of the caches.
+      latent_shape: (F, C, H, W).
+      minutes: no row is started after this time.
+      after_row: called with the table after every row.
+
+    Raises:
+      ValueError: an unknown method.
+    """
+    if unknown := [name for name in methods if name not in ROWS]:
+        raise ValueError(f"methods: expected {', '.join(ROWS)}; found {unknown}")
+    began = time.monotonic()
+
+    def log(text: str) -> None:
+        passed = time.monotonic() - began
+        print(f"[{passed:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+    evaluated = evaluation_attributes(captions)
+    task = make_task(evaluated, [1], latent_shape)
+    chosen = calibration_attributes(calibration_captions, evaluated)
+    calibration = make_task(chosen, [CALIBRATION_SEED], latent_shape)
+    study = DvdStudy(model, latent_shape, options, calibration)
+    log("quantizing and compiling")
+    study.compile([FULL, *(ROWS[name].kind for name in methods)])
+    log("full precision")
+    reference = study.run(FULL, [DvdSetting()], task)
+    table = Table(study, task)
+    full = Row(f"{options.dtype} everywhere", FULL, "bf16")
+    measured = measure(reference, reference.latents, task, study.grid)
+    table.add("full_precision", full, DvdSetting(), [measured])
+    tuner = Tuner(study, calibration, targets)
+    log(f"open-loop delta for {tuner.bits:.2f} bits: {tuner.start}")
+    for name in methods:
+        if minutes is not None and time.monotonic() - began > 60 * minutes:
+            log(f"time is over: {name} and later rows are left out")
+            break
+        row = ROWS[name]
+        settings = tuner.settings(row)
+        draws = []
+        for setting in settings:
+            samples = study.run(row.kind, [setting], task)
+            draws.append(measure(samples, reference.latents, task, study.grid))
+        table.add(name, row, settings[0], draws)
+        log(f"{name}\n{quality_report.one_line(table.rows[-1])}")
+        if after_row is not None:
+            after_row(table)
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality.dvd_quant",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", help="directory; default: the bundled checkpoint")
+    parser.add_argument("--methods", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--captions", type=int, default=64)
+    parser.add_argument("--calibration-captions", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=6.0)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--bits", type=float, default=6.0, help="of delta-GBS")
+    parser.add_argument("--skips", type=float, default=0.3, help="of the caches")
+    parser.add_argument("--points", type=int, default=8, help="per grid of a search")
+    parser.add_argument("--minutes", type=float, help="start no row after this time")
+    parser.add_argument("--out", type=Path, required=True, help="results file, .json")
+    parser.add_argument("--commit", help="recorded where there is no git repository")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(given)
+    shown = [args.out.name if word == str(args.out) else word for word in given]
+    header = records.header(
+        ["python", "-m", "benchmarks.quality.dvd_quant", *shown], commit_id=args.commit
+    )
+    table = run(
+        load_model(args.model),
+        methods=args.methods,
+        captions=args.captions,
+        calibration_captions=args.calibration_captions,
+        options=Options(args.steps, args.guidance, args.batch, args.dtype),
+        targets=Targets(args.bits, args.skips, points=args.points),
+        minutes=args.minutes,
+        after_row=lambda found: found.write(args.out, header),
+    )
+    table.write(args.out, header)
+    print(quality_report.markdown(table.records()))
+
+
+if __name__ == "__main__":
+    main()

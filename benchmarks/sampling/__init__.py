@@ -1,0 +1,1 @@
+"""The sampler against PyTorch: `python -m benchmarks.sampling`."""

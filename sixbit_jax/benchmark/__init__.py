@@ -1,0 +1,1 @@
+"""The sampling benchmark that `sixbit bench` runs, and what benchmarks share."""

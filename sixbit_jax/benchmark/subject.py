@@ -1,0 +1,245 @@
+"""CogVideoX and Wan models of real size with random weights, made on the device.
+
+Every stacked leaf is drawn and quantized layer by layer inside one compiled loop, so
+that neither a second copy nor the bf16 weights of an NVFP4 model ever exist.
+"""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
+from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.wan.config import WanConfig
+from sixbit_jax.models.wan.network import WanTransformer
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
+from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
+
+Config = CogVideoXConfig | WanConfig
+_NETWORKS: dict[type, Any] = {
+    CogVideoXConfig: CogVideoXTransformer,
+    WanConfig: WanTransformer,
+}
+# Of Wan's prompts; CogVideoX has the number in its configuration.
+_WAN_WORDS = 512
+_FIVE_B = {
+    "num_attention_heads": 48,
+    "num_layers": 42,
+    "use_rotary_positional_embeddings": True,
+}
+CONFIGS: dict[str, Config] = {
+    "2b": CogVideoXConfig(),
+    "5b": CogVideoXConfig(**_FIVE_B),
+    "1.5": CogVideoXConfig(
+        **_FIVE_B, patch_size_t=2, sample_width=170, sample_height=96, sample_frames=81
+    ),
+    "wan-1.3b": WanConfig(num_attention_heads=12, num_layers=30, ffn_dim=8960),
+    "wan-14b": WanConfig(),
+}
+# Latent sizes of the published default videos: 49 frames of 480x720; 81 of 768x1360;
+# Wan: 81 frames of 480x832.
+_WAN_SIZE = (21, 60, 104)
+SIZES = {
+    "2b": (13, 60, 90),
+    "5b": (13, 60, 90),
+    "1.5": (22, 96, 170),
+    "wan-1.3b": _WAN_SIZE,
+    "wan-14b": _WAN_SIZE,
+}
+
+
+class Subject(NamedTuple):
+    """What is sampled: a network's configuration and the size of one video's latents.
+
+    Attributes:
+      name: of the model, for records.
+      config: of the network.
+      size: latent frames, height, width.
+    """
+
+    name: str
+    config: Config
+    size: tuple[int, int, int]
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(F, C, H, W) of one video."""
+        frames, height, width = self.size
+        return frames, self.config.out_channels, height, width
+
+    @property
+    def text_rows(self) -> int:
+        """Text tokens in the residual stream: Wan has its text in cross-attention."""
+        if isinstance(self.config, WanConfig):
+            return 0
+        return self.config.max_text_seq_length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one video's residual stream."""
+        return self.text_rows + math.prod(self.config.token_grid(*self.size))
+
+    @property
+    def words(self) -> int:
+        """Tokens of a prompt."""
+        return self.text_rows or _WAN_WORDS
+
+    @property
+    def ffn_dim(self) -> int:
+        """Width of the feed-forward's hidden layer."""
+        if isinstance(self.config, WanConfig):
+            return self.config.ffn_dim
+        return 4 * self.config.dim
+
+
+def subject(
+    name: str, *, frames: int | None, height: int | None, width: int | None
+) -> Subject:
+    """The model of a name or a diffusers `config.json`, at its default size or another.
+
+    Raises:
+      ValueError: neither a known name nor a file, or sizes that do not fit.
+      OSError: the file cannot be read.
+    """
+    if name in CONFIGS:
+        config, size = CONFIGS[name], SIZES[name]
+    else:
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(
+                f"--model: expected one of {', '.join(CONFIGS)} or a config.json, "
+                f"found {name!r}"
+            )
+        values = read_json_object(path)
+        if values.get("_class_name") == WanTransformer.class_name:
+            config, size = WanConfig.from_dict(values), _WAN_SIZE
+        else:
+            config = CogVideoXConfig.from_dict(values)
+            size = (
+                config.sample_latent_frames,
+                config.sample_height,
+                config.sample_width,
+            )
+        name = path.stem
+    chosen = [
+        default if given is None else given
+        for given, default in zip((frames, height, width), size, strict=True)
+    ]
+    config.token_grid(*chosen)
+    return Subject(name, config, (chosen[0], chosen[1], chosen[2]))
+
+
+def scheduler_of(subject: Subject) -> Scheduler:
+    """The published scheduler; of CogVideoX only constants depend on the model."""
+    if isinstance(subject.config, WanConfig):
+        return UniPC(flow_shift=3.0)
+    return CogVideoXDDIM(snr_shift_scale=3.0 if subject.name == "2b" else 1.0)
+
+
+def _draw(key, *, shape: tuple[int, ...], kind: str, rotation: int | None) -> Any:
+    """One layer's leaf."""
+    if kind == "ones":
+        return jnp.ones(shape, jnp.bfloat16)
+    if kind == "zeros":
+        return jnp.zeros(shape, jnp.bfloat16)
+    bound = 1.0 / math.sqrt(math.prod(shape[1:]))
+    weight = jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    if rotation is None:
+        return weight.astype(jnp.bfloat16)
+    return NVFP4Array.quantize(weight, rotation=rotation)
+
+
+# One compilation for all leaves of a shape.
+@partial(jax.jit, static_argnames=("layers", "shape", "kind", "rotation"))
+def _leaf(key, *, layers: int, shape, kind: str, rotation: int | None) -> Any:
+    """A leaf of the model; `layers` of them stacked, one in work at a time."""
+    draw = partial(_draw, shape=shape, kind=kind, rotation=rotation)
+    if not layers:
+        return draw(key)
+    return jax.lax.map(draw, jax.random.split(key, layers))
+
+
+def _kind(path: str, shape: tuple[int, ...]) -> str:
+    if len(shape) > 1:
+        return "weight"
+    return "ones" if path.endswith(".weight") else "zeros"
+
+
+def random_model(
+    config: Config, *, quantized: bool, abstract: bool = False, seed: int = 0
+) -> Any:
+    """A model with random weights in bf16, or in NVFP4 wherever `convert` would.
+
+    Args:
+      config: of the network.
+      quantized: NVFP4 weights; the bf16 ones never exist.
+      abstract: shapes and dtypes only.
+      seed: of the weights.
+    """
+    network = _NETWORKS[type(config)]
+    empty = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(empty)
+    flat = dict(nnx.to_flat_state(state))
+    keys = jax.random.split(jax.random.key(seed), len(flat))
+    for key, (path, variable) in zip(keys, list(flat.items()), strict=True):
+        name = ".".join(map(str, path))
+        shape = tuple(variable.get_value().shape)
+        layers = shape[0] if name.startswith(f"{network.stack_names[0]}.") else 0
+        shape = shape[1:] if layers else shape
+        rotation = None
+        if quantized:
+            role = network.weight_role(name)
+            rotation = NVFP4Recipe().rotation_of(role, shape[-1]) if role else None
+        make = partial(
+            _leaf,
+            layers=layers,
+            shape=shape,
+            kind=_kind(name, shape),
+            rotation=rotation,
+        )
+        # Waiting for each: otherwise the temporaries of several are in flight.
+        value = (
+            jax.eval_shape(make, key) if abstract else jax.block_until_ready(make(key))
+        )
+        flat[path] = variable.replace(value)
+    return nnx.merge(graph, nnx.from_flat_state(flat))
+
+
+def weight_bytes(model: nnx.Module) -> int:
+    """Stored bytes of all parameters."""
+    leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+    return sum(math.prod(x.shape) * np.dtype(x.dtype).itemsize for x in leaves)
+
+
+def text_embeddings(subject: Subject, seed: int) -> jax.Array:
+    """Random prompt embeddings, [1, T, E]."""
+    shape = (1, subject.words, subject.config.text_embed_dim)
+    return 0.1 * jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
+
+
+def forward_flops(subject: Subject) -> tuple[float, float]:
+    """Floating point operations of one forward pass of one video.
+
+    Two per multiply-accumulate; the linears of all sites, and the two products of
+    attention. Modulation, embeddings and everything element-wise are left out.
+
+    Returns:
+      Of the linears and of attention.
+    """
+    config, tokens, dim = subject.config, subject.tokens, subject.config.dim
+    weights, keys = 4 * dim**2 + 2 * dim * subject.ffn_dim, tokens
+    if isinstance(config, WanConfig):
+        # Cross-attention; its keys and values are made once per prompt.
+        weights += 2 * dim**2
+        keys += subject.words
+    linear = 2 * weights * tokens * config.num_layers
+    attention = 4 * tokens * keys * dim * config.num_layers
+    return float(linear), float(attention)

@@ -1,0 +1,14 @@
+"""Names that help texts need, without importing what they name."""
+
+from pathlib import Path
+
+BUNDLED = Path(__file__).parent.parent / "demo"
+BUNDLED_CHECKPOINT = BUNDLED / "checkpoint"
+BUNDLED_POLICY = BUNDLED / "policy.json"
+RECOMMENDED = "6bit"
+RECIPES = ("sixbit-diffusion", "dvd-quant", "q-vdit", "mpq-dm-v2")
+"""The keys of `recipes.RECIPES`."""
+DEFAULT_CAPTIONS = (
+    "a red circle moves left on a blue background",
+    "a yellow triangle grows on a black background",
+)

@@ -1,0 +1,59 @@
+"""Numbers of the command line: each with its range, refused while parsing."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+# More steps than the noise schedules of the supported networks have.
+MAX_STEPS = 1000
+# Latents; far beyond what any network was trained for, and still countable.
+MAX_FRAMES = 10_000
+MAX_SIDE = 10_000
+MAX_COUNT = 1_000_000
+MAX_SEED = 2**32 - 1
+
+
+def whole(minimum: int, maximum: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number of a range.
+
+    Args:
+      minimum: the smallest.
+      maximum: the largest.
+    """
+
+    def number(word: str) -> int:
+        try:
+            value = int(word)
+        except ValueError:
+            value = None
+        if value is None or not minimum <= value <= maximum:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number, at least {minimum} and at most {maximum}, "
+                f"found {word!r}"
+            )
+        return value
+
+    return number
+
+
+def real(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
+    """The type of an option that takes a finite number of a range.
+
+    Args:
+      minimum: the smallest.
+      maximum: the largest; by default any finite number.
+    """
+
+    def number(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or not minimum <= value <= maximum:
+            end = "" if maximum == math.inf else f" and at most {maximum:g}"
+            raise argparse.ArgumentTypeError(
+                f"expected a finite number, at least {minimum:g}{end}, found {word!r}"
+            )
+        return value
+
+    return number

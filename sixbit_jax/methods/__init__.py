@@ -1,0 +1,1 @@
+"""A room per paper: recipe, method, tuning and packing of each."""

@@ -1,0 +1,1 @@
+"""Encoders of prompts (and of the picture beside one), and tokenizers."""

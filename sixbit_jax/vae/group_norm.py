@@ -1,0 +1,183 @@
+"""Group normalization of video activations, with what follows it in one pass.
+
+Two passes over the activation, which is as large as it gets in a video autoencoder:
+one that reads it for the sums, one that reads it and writes
+`silu((x - mean) / std * scale + offset)`. Scale and offset stand per channel, or per
+latent pixel (CogVideoX's decoder), where they are made at the size of the latents and
+only read at the size of the activation.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Statistics(NamedTuple):
+    """Of every group, spread over its channels.
+
+    Attributes:
+      mean: float32 [batch, C].
+      scale: 1 / sqrt(variance + eps), float32 [batch, C].
+    """
+
+    mean: Float[Array, "batch C"]
+    scale: Float[Array, "batch C"]
+
+
+def group_statistics(
+    x: Float[Array, "batch F H W C"], groups: int, *, eps: float
+) -> Statistics:
+    """Mean and 1 / standard deviation per sample and group of channels, in float32.
+
+    One pass: sum and sum of squares of the distance to a value of the group itself
+    (the mean of its first pixel), because a plain sum of squares cancels where the
+    mean is large against the deviation.
+
+    Args:
+      x: activations of any float dtype.
+      groups: of neighbouring channels.
+      eps: added to the variance.
+
+    Returns:
+      The statistics, repeated over the channels of each group.
+    """
+    batch, channels = x.shape[0], x.shape[-1]
+    size = channels // groups
+
+    def over_group(values: Array) -> Array:
+        mean = values.reshape(batch, groups, size).mean(-1)
+        return jnp.repeat(mean, size, axis=-1)
+
+    pivot = over_group(x[:, 0, 0, 0].astype(jnp.float32))
+    distance = x.astype(jnp.float32) - pivot[:, None, None, None]
+    # Per channel first: the channels are the minor axis and stay where they are.
+    pixels = x.shape[1] * x.shape[2] * x.shape[3]
+    mean = over_group(distance.sum((1, 2, 3)) / pixels)
+    square = over_group(jnp.square(distance).sum((1, 2, 3)) / pixels)
+    variance = jnp.maximum(square - jnp.square(mean), 0.0)
+    return Statistics(pivot + mean, jax.lax.rsqrt(variance + eps))
+
+
+class GroupNorm(nnx.Module):
+    """Group normalization and SiLU (PyTorch `nn.GroupNorm`, statistics per chunk)."""
+
+    def __init__(self, channels: int, groups: int, *, eps: float, dtype=jnp.float32):
+        self.groups = groups
+        self.eps = eps
+        self.weight = nnx.Param(jnp.ones((channels,), dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), dtype))
+
+    def __call__(
+        self, x: Float[Array, "batch F H W C"], *, activate: bool = True
+    ) -> Float[Array, "batch F H W C"]:
+        """Normalizes one chunk.
+
+        Args:
+          x: activations of any float dtype; all arithmetic is float32.
+          activate: whether SiLU follows.
+
+        Returns:
+          The result, in the dtype of x.
+        """
+        statistics = group_statistics(x, self.groups, eps=self.eps)
+        mean, scale = (part[:, None, None, None] for part in statistics)
+        scale = scale * self.weight[...].astype(jnp.float32)
+        y = (x.astype(jnp.float32) - mean) * scale + self.bias[...].astype(jnp.float32)
+        return (jax.nn.silu(y) if activate else y).astype(x.dtype)
+
+
+def latent_frames(frames: int, latents: int) -> np.ndarray:
+    """Which latent frame stands for each frame of a chunk: [frames].
+
+    Nearest in time; with an odd number of frames above 1, the first frame has the
+    first latent frame for itself.
+    """
+    if frames > 1 and frames % 2:
+        rest = np.arange(frames - 1) * (latents - 1) // (frames - 1)
+        return np.concatenate([[0], 1 + rest])
+    return np.arange(frames) * latents // frames
+
+
+class SpatialNorm(nnx.Module):
+    """Group normalization scaled and offset per latent pixel, then SiLU.
+
+    `silu(groupnorm(x) * conv_y(z) + conv_b(z))` with 1x1x1 convolutions of the latents
+    z, nearest-enlarged to the size of x (arXiv:2209.09002). The convolutions come
+    first: a 1x1x1 convolution of repeated pixels is the repeated convolution.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent_channels: int,
+        groups: int,
+        *,
+        eps: float,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+    ):
+        self.norm_layer = GroupNorm(channels, groups, eps=eps, dtype=dtype)
+        self.conv_y = PointwiseConv(latent_channels, channels, rngs=rngs, dtype=dtype)
+        self.conv_b = PointwiseConv(latent_channels, channels, rngs=rngs, dtype=dtype)
+
+    def __call__(
+        self, x: Float[Array, "batch F H W C"], z: Float[Array, "batch f h w Z"]
+    ) -> Float[Array, "batch F H W C"]:
+        """Normalizes one chunk.
+
+        Args:
+          x: activations; height and width are multiples of those of the latents.
+          z: latents of the same chunk.
+
+        Returns:
+          The result, in the dtype of x.
+        """
+        batch, frames, height, width, channels = x.shape
+        latents, rows, columns = z.shape[1:4]
+        norm = self.norm_layer
+        statistics = group_statistics(x, norm.groups, eps=norm.eps)
+        mean, scale = (part[:, None, None, None] for part in statistics)
+        modulation = self.conv_y(z).astype(jnp.float32)
+        factor = modulation * (scale * norm.weight[...].astype(jnp.float32))
+        offset = modulation * norm.bias[...].astype(jnp.float32)
+        offset = offset + self.conv_b(z).astype(jnp.float32)
+        times = latent_frames(frames, latents)
+        # [batch, F, rows, 1, columns, 1, C] against the enlarged x.
+        factor, offset = (
+            part[:, times][:, :, :, None, :, None] for part in (factor, offset)
+        )
+        y = x.reshape(
+            batch, frames, rows, height // rows, columns, width // columns, channels
+        ).astype(jnp.float32)
+        y = (y - mean[:, :, :, None, :, None]) * factor + offset
+        return jax.nn.silu(y).astype(x.dtype).reshape(x.shape)
+
+
+class PointwiseConv(nnx.Module):
+    """A 1x1x1 convolution: a linear map of the channels (weight [out, in, 1, 1, 1])."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype=jnp.float32,
+    ):
+        bound = in_channels**-0.5
+        shape = (out_channels, in_channels, 1, 1, 1)
+        self.weight = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, dtype, -bound, bound)
+        )
+        self.bias = nnx.Param(
+            jax.random.uniform(rngs.params(), shape[:1], dtype, -bound, bound)
+        )
+
+    def __call__(self, x: Float[Array, "*batch C"]) -> Float[Array, "*batch O"]:
+        """The mapped channels, in the dtype of x."""
+        weight = self.weight[...][:, :, 0, 0, 0].astype(x.dtype)
+        return jnp.einsum("...c,oc->...o", x, weight) + self.bias[...].astype(x.dtype)

@@ -1,0 +1,1 @@
+"""Mutated files: every one of them is a clean error or the same result."""

@@ -3,11 +3,12 @@
 A persistent grid: every block walks its own tiles through shared memory and keeps two
 sums per element of a sub-tile in registers, so that nothing is exchanged between
 threads. A sub-tile is a multiple of the channels long, so that an element of it always
-belongs to the same channel. What the blocks found, a few megabytes, XLA adds up, and so it does the
-rows that do not fill a tile for every block.
+belongs to the same channel. What the blocks found, a few megabytes, XLA adds up, and so
+it does the rows that do not fill a tile for every block.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ def channel_moments(
     pivot: Float[Array, "batch C"],
     *,
     blocks: int | None = None,
-    interpret: plgpu.InterpretGPUParams | None = None,
+    interpret: Any = False,
 ) -> ChannelMoments:
     """Same as `reference.channel_moments`.
 
@@ -41,7 +42,7 @@ def channel_moments(
       x: activations.
       pivot: near the mean of each channel, float32.
       blocks: of the grid, per sample; None is one per multiprocessor.
-      interpret: runs the kernel's interpreter, for tests.
+      interpret: `plgpu.InterpretGPUParams()` runs the interpreter, for tests.
 
     Raises:
       NotImplementedError: not bfloat16, channels that do not divide a sub-tile or are
@@ -52,7 +53,8 @@ def channel_moments(
         raise NotImplementedError(f"the kernel reads bfloat16, found {x.dtype}")
     if channels < _COLUMNS or _ELEMENTS % channels:
         raise NotImplementedError(
-            f"the kernel takes {_COLUMNS}, {2 * _COLUMNS}, ..., {_ELEMENTS} channels, found {channels}"
+            f"the kernel takes {_COLUMNS}, {2 * _COLUMNS}, ..., {_ELEMENTS} channels, "
+            f"found {channels}"
         )
     blocks = blocks or multiprocessors()
     rows = _SUB_TILES * _ELEMENTS // channels
@@ -67,7 +69,7 @@ def channel_moments(
         out_type=jax.ShapeDtypeStruct((2, batch, blocks, _ROWS, _COLUMNS), jnp.float32),
         grid=(batch, blocks),
         grid_names=("batch", "block"),
-        **({} if interpret is None else {"interpret": interpret}),
+        interpret=interpret,
     )
     wide = jnp.tile(pivot.astype(jnp.float32), _ELEMENTS // channels)
     sums = kernel(x.reshape(batch, -1, _COLUMNS), wide.reshape(batch, _ROWS, _COLUMNS))

@@ -99,7 +99,9 @@ def _step(
     x = _channels_last(x).astype(dtype)
     y = vae.decode_chunk(x, stream) if decode else vae.encode_chunk(x, stream)
     y = jnp.moveaxis(y, -1, 2)
-    return (to_uint8(y) if output == "uint8" else y), stream.state()
+    # Windows do not continue each other: what the layers kept is nobody's.
+    kept = stream.state() if vae.windows is None else ()
+    return (to_uint8(y) if output == "uint8" else y), kept
 
 
 def _check_video(name: str, x: Array, channels: int) -> None:

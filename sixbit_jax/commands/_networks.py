@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
+FOLDERS = ("transformer", "transformer_2")
+"""Of a pipeline's networks; of a pair, the first is for high noise."""
+
+
 class Network(NamedTuple):
     """What a checkpoint holds.
 
@@ -36,7 +40,7 @@ class Network(NamedTuple):
 
 def is_converted(path: Path) -> bool:
     """Whether a directory is one that `sixbit convert` made."""
-    return (path / "sixbit.json").is_file() or is_pair(path)
+    return (path / "sixbit.json").is_file() or is_pair(path) or is_pipeline(path)
 
 
 def is_pair(path: Path) -> bool:
@@ -44,11 +48,16 @@ def is_pair(path: Path) -> bool:
     return (path / "pair.json").is_file()
 
 
+def is_pipeline(path: Path) -> bool:
+    """Whether a directory holds a whole pipeline, converted."""
+    return (path / "sixbit_pipeline.json").is_file()
+
+
 def load_network(path: Path, *, second_guidance: float | None = None) -> Network:
     """Loads what `sixbit convert` made.
 
     Args:
-      path: the directory.
+      path: the directory; of a whole pipeline, its transformers are taken.
       second_guidance: of `--guidance-2`.
 
     Raises:
@@ -60,6 +69,8 @@ def load_network(path: Path, *, second_guidance: float | None = None) -> Network
     if is_pair(path):
         high, low, header = load_pair(path, guidance_scale=second_guidance)
         return Network(high, low, header)
+    if is_pipeline(path):
+        return _of_pipeline(path, second_guidance)
     if second_guidance is not None:
         raise ValueError(
             f"--guidance-2: expected a directory with a pair of networks, found one "
@@ -67,6 +78,33 @@ def load_network(path: Path, *, second_guidance: float | None = None) -> Network
         )
     model, header = load(path)
     return Network(model, None, header)
+
+
+def _of_pipeline(path: Path, second_guidance: float | None) -> Network:
+    """The transformers of a pipeline, with its scheduler."""
+    from sixbit_jax.checkpoint import load
+    from sixbit_jax.pipelines.header import read_pipeline_header
+    from sixbit_jax.sampling.pair import LowNoise
+
+    pipeline = read_pipeline_header(path)
+    names = [name for name in FOLDERS if name in pipeline.components]
+    if not names or names[0] != FOLDERS[0]:
+        raise ValueError(f"{path}: expected a pipeline with a transformer, found none")
+    if len(names) == 1:
+        network = load_network(path / names[0], second_guidance=second_guidance)
+    else:
+        boundary = pipeline.options.get("boundary_ratio")
+        if boundary is None:
+            raise ValueError(
+                f"{path}: expected boundary_ratio beside {FOLDERS[1]}, found none"
+            )
+        loaded: list[Any] = [load(path / name) for name in names]
+        (high, header), (low, _) = loaded
+        for model in (high, low):
+            model.pair_boundary = boundary
+        network = Network(high, LowNoise(low, boundary, second_guidance), header)
+    scheduler = pipeline.scheduler or network.header.scheduler
+    return network._replace(header=replace(network.header, scheduler=scheduler))
 
 
 def convert_and_load(

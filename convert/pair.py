@@ -115,9 +115,17 @@ def pair_to_diffusers(
     return destination
 
 
-def is_converted_pair(path: str | os.PathLike) -> bool:
-    """Whether a directory is one that `convert_pair` made."""
-    return (Path(path) / PAIR_NAME).is_file()
+def export(
+    source: str | os.PathLike, destination: str | os.PathLike, **options: Any
+) -> Path:
+    """Writes a converted directory back, with one network or a pair of them.
+
+    Args:
+      source, destination, options: as in `to_diffusers` and `pair_to_diffusers`.
+    """
+    pair = (Path(source) / PAIR_NAME).is_file()
+    function = pair_to_diffusers if pair else to_diffusers
+    return function(source, destination, **options)
 
 
 def boundary_of(source: str | os.PathLike) -> float:
@@ -147,7 +155,7 @@ def boundary_of(source: str | os.PathLike) -> float:
 __all__ = [
     "boundary_of",
     "convert_pair",
-    "is_converted_pair",
+    "export",
     "is_pair",
     "pair_to_diffusers",
 ]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-
 FOLDERS = ("transformer", "transformer_2")
 """Of a pipeline's networks; of a pair, the first is for high noise."""
 

@@ -53,6 +53,15 @@ class Configuration:
     policy_file: PolicyFile | None = None
     low_noise: LowNoise | None = None
 
+    def conditions(self, given: Conditions | None) -> Conditions:
+        """What the network is given, with the second network of a pair."""
+        given = given or Conditions()
+        return (
+            given
+            if self.low_noise is None
+            else replace(given, low_noise=self.low_noise)
+        )
+
     @property
     def weight_bytes(self) -> int:
         """Stored bytes of all parameters, of both networks of a pair."""
@@ -199,9 +208,6 @@ def run_prompts(
     """
     cache_format = configuration.cache_format
     execution = replace(execution or Execution(), cache_format=cache_format)
-    low = configuration.low_noise
-    conditions = conditions or Conditions()
-    conditions = conditions if low is None else replace(conditions, low_noise=low)
     if negative is not None:
         negative = jnp.asarray(negative, jnp.float32)[None]
     latents, traces, seconds, compiled = [], [], [], None
@@ -214,7 +220,7 @@ def run_prompts(
             seed=(seed + number) % 2**64,
             policy=configuration.policy,
             execution=execution,
-            conditions=conditions_of(conditions, number),
+            conditions=conditions_of(configuration.conditions(conditions), number),
             **options,
         )
         if compiled is None:

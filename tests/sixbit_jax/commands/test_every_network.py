@@ -1,7 +1,7 @@
 """Every command with every network: it works, or it is refused by name."""
 
 import json
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +59,32 @@ class Workshop:
         return made
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def workshop(request, tmp_path_factory):
-    return Workshop(KINDS[request.param], tmp_path_factory.mktemp(request.param))
+@pytest.fixture(scope="module")
+def workshops(tmp_path_factory):
+    def made(name: str) -> Workshop:
+        return Workshop(KINDS[name], tmp_path_factory.mktemp(name))
+
+    return cache(made)
+
+
+@pytest.fixture
+def workshop(request, workshops):
+    return workshops(request.param)
+
+
+def with_every_kind(quick=tuple(KINDS)):
+    """Every kind; those that are not `quick` by `make test-networks` alone."""
+    kinds = [
+        pytest.param(name, marks=() if name in quick else pytest.mark.exhaustive)
+        for name in KINDS
+    ]
+    return pytest.mark.parametrize("workshop", kinds, indirect=True)
+
+
+# XLA takes ten seconds for the programs of each.
+CALIBRATED = ("cogvideox1.5-i2v", "wan2.1-i2v")
+UNTUNED = tuple(name for name, kind in KINDS.items() if kind.tunable is not True)
+TUNED = ("cogvideox1.5", "wan2.2-ti2v", *UNTUNED)
 
 
 def inspected(path, capsys):
@@ -76,6 +99,7 @@ def test_every_class_of_the_registry_is_among_the_kinds():
     assert made == set(registry.ROWS)
 
 
+@with_every_kind()
 def test_inspect_agrees_before_and_after_conversion(workshop, capsys):
     before = inspected(workshop.diffusers, capsys)
     after = inspected(workshop.nvfp4, capsys)
@@ -87,6 +111,7 @@ def test_inspect_agrees_before_and_after_conversion(workshop, capsys):
     assert cli.main(["inspect", str(workshop.nvfp4), "--verify"]) == 0
 
 
+@with_every_kind()
 def test_to_diffusers_and_back_is_the_same_network(workshop, capsys):
     again = workshop.folder / "again"
     assert cli.main(["convert", str(workshop.diffusers), str(again)]) == 0
@@ -98,6 +123,7 @@ def test_to_diffusers_and_back_is_the_same_network(workshop, capsys):
         assert json.loads((again / "pair.json").read_text())["boundary"] == 0.875
 
 
+@with_every_kind()
 def test_sample(workshop, capsys):
     kind, out = workshop.kind, workshop.folder / "latents.safetensors"
     argv = ["sample", str(workshop.ours), f"--out={out}", *workshop.options]
@@ -120,6 +146,7 @@ def test_sample(workshop, capsys):
         np.testing.assert_array_equal(latents[:, :1], given["first_frames"])
 
 
+@with_every_kind(CALIBRATED)
 def test_calibrate(workshop):
     policy = json.loads(workshop.policy.read_text())
     assert policy["calibration"]["activation_bits"] == pytest.approx(6.0, abs=1.0)
@@ -128,6 +155,7 @@ def test_calibrate(workshop):
     assert policy["calibration"]["guidance"] == defaults.guidance_scale
 
 
+@with_every_kind(CALIBRATED)
 def test_compare(workshop):
     out = workshop.folder / "report"
     argv = ["compare", "full", str(workshop.policy), f"--model={workshop.ours}"]
@@ -139,6 +167,7 @@ def test_compare(workshop):
     assert 0 < low["latent_rel_l2"] < 2
 
 
+@with_every_kind(TUNED)
 def test_tune(workshop, capsys):
     kind, out = workshop.kind, workshop.folder / "tuned"
     options = [o for o in workshop.options if not _names_a_condition(o)]

@@ -54,8 +54,8 @@ class Video:
       seed: of the noise.
       settings: size, steps, guidance.
       trace: plans and stats of all steps.
-      seconds: by part: "text", "sampling", "vae"; loading and compiling included
-        where they happened.
+      seconds: by part: "text", "sampling", "vae", compiling included where it
+        happened; and "load", from disk, of everything that this video needed.
       cut: the end of the prompt that did not fit into the text encoder; empty if all
         of it did.
     """
@@ -111,6 +111,7 @@ class VideoPipeline:
         self.dtype = jnp.dtype(dtype)
         self.kernels = jax.default_backend() == "gpu"
         self._keep, self._loaded = set(keep), {}
+        self._load_seconds = 0.0
         self.rule = PIPELINES[self.header.pipeline_class]
         self.network_config, network = self._configured(TRANSFORMER)
         self.vae_config, vae = self._configured(VAE)
@@ -179,7 +180,9 @@ class VideoPipeline:
         if name in self._loaded:
             yield self._loaded[name]
             return
-        model, _ = load(self.path / name, dtype=dtype)
+        began = time.perf_counter()
+        model = jax.block_until_ready(load(self.path / name, dtype=dtype)[0])
+        self._load_seconds += time.perf_counter() - began
         if name in self._keep:
             self._loaded[name] = model
         yield model
@@ -385,15 +388,15 @@ class VideoPipeline:
         Yields:
           Every video as soon as it is decoded.
         """
-        began = time.perf_counter()
+        clock = _Clock(lambda: self._load_seconds)
         texts = [prompt for prompt, _ in jobs]
         texts += [negative_prompt] if settings.guided else []
         encoded = self.encode(texts, tell=tell)
-        text_seconds = time.perf_counter() - began
+        clock.ends("text")
         negative = encoded.embeds[negative_prompt] if settings.guided else None
         with self.sampler(settings, **sampling) as run:
+            clock.ends("sampling")
             for prompt, seed in jobs:
-                began = time.perf_counter()
                 result = run(
                     encoded.embeds[prompt],
                     negative,
@@ -406,9 +409,9 @@ class VideoPipeline:
                     raise Stopped(f"stopped after {int(result.steps_done)} steps")
                 if not bool(jnp.isfinite(latents).all()):
                     raise FloatingPointError(f"{self.path}: the latents are not finite")
-                sampled = time.perf_counter()
+                clock.ends("sampling")
                 pixels = self.decode(latents, settings, tiled=tiled, tell=tell)
-                ended = time.perf_counter()
+                clock.ends("vae")
                 yield Video(
                     frames=pixels,
                     fps=settings.fps,
@@ -417,13 +420,34 @@ class VideoPipeline:
                     seed=seed,
                     settings=settings,
                     trace=jax.tree.map(np.asarray, result.trace),
-                    seconds={
-                        "text": text_seconds,
-                        "sampling": sampled - began,
-                        "vae": ended - sampled,
-                    },
+                    seconds=clock.read(),
                     cut=encoded.cut.get(prompt, ""),
                 )
+                clock.restart("sampling", "vae", "load")
+
+
+class _Clock:
+    """Seconds by part, those of loading apart."""
+
+    def __init__(self, loaded: Callable[[], float]):
+        self._loaded, self._before = loaded, loaded()
+        self._began = time.perf_counter()
+        self._seconds = dict.fromkeys(("text", "sampling", "vae", "load"), 0.0)
+
+    def ends(self, part: str) -> None:
+        """What has passed since the last end was this part, but for the loading."""
+        now, loaded = time.perf_counter(), self._loaded()
+        loading = loaded - self._before
+        self._seconds[part] += now - self._began - loading
+        self._seconds["load"] += loading
+        self._began, self._before = now, loaded
+
+    def read(self) -> dict[str, float]:
+        return dict(self._seconds)
+
+    def restart(self, *parts: str) -> None:
+        self._began = time.perf_counter()
+        self._seconds |= dict.fromkeys(parts, 0.0)
 
 
 def load_pipeline(

@@ -48,7 +48,7 @@ def test_videos_have_their_size_and_say_what_made_them(made):
         assert facts["prompt"] == PROMPT
         assert facts["seed"] == seed
         assert facts["policy"] == "int8"
-        assert set(facts["seconds"]) == {"text", "sampling", "vae"}
+        assert set(facts["seconds"]) == {"text", "sampling", "vae", "load"}
         assert b"a red circle moves left" in file.read_bytes()
     first, second = ((made / f"0001-seed{seed}.mp4").read_bytes() for seed in (0, 1))
     assert first != second

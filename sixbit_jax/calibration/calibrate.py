@@ -136,7 +136,7 @@ def calibrate(
         )
     say(f"recording {runs.count} runs of {runs.num_steps} steps")
     recorded = runs.sample(chain(), record_errors=True)
-    recording = Recording.from_traces(recorded.traces)
+    recording = Recording.from_traces(recorded.traces, runs.starts)
     fit = fit_predictor(recording, runs.model.sites)
     return Calibrated(_search(runs, options, recorded, fit, say), fit, recording)
 
@@ -252,7 +252,13 @@ class _Search:
 
     def threshold_on(self, sampled: Sampled) -> float:
         """The threshold for the bits, on runs as they were."""
-        return closed_threshold(sampled, self.numbers, self.grid, self.options.bits)
+        return closed_threshold(
+            sampled,
+            self.numbers,
+            self.grid,
+            self.options.bits,
+            starts=self.runs.starts,
+        )
 
     def _find_tau(self) -> Sampled:
         tried: dict[float, Sampled] = {}
@@ -288,7 +294,12 @@ class _Search:
 
 
 def closed_threshold(
-    sampled: Sampled, numbers: dict[str, Any], grid: BlockGrid, target_bits: float
+    sampled: Sampled,
+    numbers: dict[str, Any],
+    grid: BlockGrid,
+    target_bits: float,
+    *,
+    starts: tuple[int, ...] = (),
 ) -> float:
     """The threshold for the target on runs with skips and refreshes as they were.
 
@@ -300,8 +311,9 @@ def closed_threshold(
       numbers: of the policy file, as they are so far.
       grid: of the model.
       target_bits: mean activation width.
+      starts: see `Recording`.
     """
-    seen = Recording.from_traces(sampled.traces)
+    seen = Recording.from_traces(sampled.traces, starts)
     values = decisions(
         seen, numbers["predictor"], grid, residual=numbers["residual"]
     ).predicted

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from sixbit_jax.policies import Policy
 from sixbit_jax.sampling.api import prepare, run_jitted
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Prompt
+from sixbit_jax.sampling.pair import switch_step
 from sixbit_jax.sampling.rows import conditions_of
 from sixbit_jax.sampling.schedulers.base import Scheduler
 from sixbit_jax.sampling.trace import Trace
@@ -65,6 +66,14 @@ class CalibrationRuns:
     def count(self) -> int:
         """Number of prompts."""
         return len(self.embeds)
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """Where the second network of a pair takes over, see `Recording`."""
+        low = self.conditions.low_noise
+        if low is None:
+            return ()
+        return (switch_step(self.scheduler, self.num_steps, low.boundary),)
 
     def sample(
         self,

@@ -34,6 +34,7 @@ class Kind:
       side: height and width of the latents.
       inputs: shapes of the conditions by name, without the axis of prompts.
       pair: two networks.
+      steps: denoising steps; two for each network.
       tunable: whether `sixbit tune` takes it; otherwise what its refusal says.
     """
 
@@ -42,6 +43,7 @@ class Kind:
     side: int = 4
     inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     pair: bool = False
+    steps: int = 2
     tunable: bool | str = True
 
     @property
@@ -100,11 +102,12 @@ KINDS = {
     "wan2.2-ti2v": Kind(
         wan(in_channels=48, out_channels=48), inputs={"first_frames": (1, 48, 4, 4)}
     ),
-    "wan2.2-t2v-a14b": Kind(wan(), pair=True, tunable="found a pair"),
+    "wan2.2-t2v-a14b": Kind(wan(), pair=True, steps=4, tunable="found a pair"),
     "wan2.2-i2v-a14b": Kind(
         wan(in_channels=9),
         inputs={"image_latents": (3, 5, 4, 4)},
         pair=True,
+        steps=4,
         tunable="found a pair",
     ),
 }

@@ -19,8 +19,7 @@ from tests.sixbit_jax.commands.networks import (
     write_inputs,
 )
 
-STEPS = 2
-QUIET = [f"--steps={STEPS}", "--dtype=float32", "--quiet", "--as-given"]
+QUIET = ["--dtype=float32", "--quiet", "--as-given"]
 
 
 class Workshop:
@@ -31,7 +30,8 @@ class Workshop:
         self.inputs = write_inputs(kind, folder)
         side = kind.side
         size = [f"--frames={kind.frames}", f"--height={side}", f"--width={side}"]
-        self.options = [*self.inputs, *size, *QUIET]
+        steps = f"--steps={kind.steps}"
+        self.options = [*self.inputs, *size, steps, *QUIET]
 
     @cached_property
     def ours(self) -> Path:

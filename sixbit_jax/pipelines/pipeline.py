@@ -380,6 +380,9 @@ class VideoPipeline:
     ) -> Iterator[Video]:
         """Makes several videos, one after the other; the encoder is loaded once.
 
+        With one job the transformer is freed before its latents are decoded; with
+        several it stays until the last.
+
         Args:
           jobs: (prompt, seed) of each.
           settings: of all of them.
@@ -394,7 +397,8 @@ class VideoPipeline:
         encoded = self.encode(texts, tell=tell)
         clock.ends("text")
         negative = encoded.embeds[negative_prompt] if settings.guided else None
-        with self.sampler(settings, **sampling) as run:
+        with contextlib.ExitStack() as held:
+            run = held.enter_context(self.sampler(settings, **sampling))
             clock.ends("sampling")
             for prompt, seed in jobs:
                 result = run(
@@ -409,6 +413,10 @@ class VideoPipeline:
                     raise Stopped(f"stopped after {int(result.steps_done)} steps")
                 if not bool(jnp.isfinite(latents).all()):
                     raise FloatingPointError(f"{self.path}: the latents are not finite")
+                if len(jobs) == 1:
+                    # The VAE gets the transformer's memory.
+                    del run
+                    held.close()
                 clock.ends("sampling")
                 pixels = self.decode(latents, settings, tiled=tiled, tell=tell)
                 clock.ends("vae")

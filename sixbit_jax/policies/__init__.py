@@ -24,6 +24,7 @@ from sixbit_jax.policies.fixed import fixed, static_routes
 from sixbit_jax.policies.int8_attention import int8_attention
 from sixbit_jax.policies.pdr import pdr
 from sixbit_jax.policies.predictor import ErrorPredictor
+from sixbit_jax.policies.sparse_attention import sparse_attention
 from sixbit_jax.policies.step_cache import step_cache, uniform_skips
 from sixbit_jax.policies.tdc import tdc
 
@@ -49,6 +50,7 @@ __all__ = [
     "random_routes",
     "route_shares",
     "skip_fraction",
+    "sparse_attention",
     "static_routes",
     "step_cache",
     "tdc",

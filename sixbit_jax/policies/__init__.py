@@ -13,6 +13,7 @@ from sixbit_jax.policies.base import (
 from sixbit_jax.policies.baselines import alternate, random_routes
 from sixbit_jax.policies.bits import (
     activation_bits,
+    attention_density,
     effective_bits,
     route_shares,
     skip_fraction,
@@ -38,6 +39,7 @@ __all__ = [
     "StepIndex",
     "activation_bits",
     "alternate",
+    "attention_density",
     "chain",
     "delta_gbs",
     "dmpq",

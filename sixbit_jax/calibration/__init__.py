@@ -9,6 +9,7 @@ from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
 from sixbit_jax.calibration.plots import plot_fit
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
+from sixbit_jax.calibration.sparse import SparseFit, find_sparse_tau
 from sixbit_jax.calibration.threshold import (
     ThresholdFit,
     best_static_routes,
@@ -30,11 +31,13 @@ __all__ = [
     "PredictorFit",
     "Recording",
     "SearchResult",
+    "SparseFit",
     "ThresholdFit",
     "best_static_routes",
     "config_hash",
     "find_delta",
     "find_largest",
+    "find_sparse_tau",
     "find_target",
     "find_threshold",
     "fit_predictor",

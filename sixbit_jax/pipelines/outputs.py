@@ -11,6 +11,7 @@ from sixbit_jax.files import DestinationError, kind_of, replaced_file, shown, wr
 from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.pipeline import Video
 from sixbit_jax.pipelines.settings import VideoSettings
+from sixbit_jax.policies import attention_density
 from sixbit_jax.versions import versions
 
 MADE_BY = "sixbit generate"
@@ -179,6 +180,9 @@ class Outputs:
         found = recipe | {
             "cut": video.cut,
             "skip_fraction": float(video.trace.skip.mean()),
+            "density": attention_density(
+                video.trace.attention_density, video.trace.skip
+            ),
             "seconds": {k: round(v, 3) for k, v in video.seconds.items()},
             "peak_bytes": memory.peak_memory(),
             "versions": versions(*_PACKAGES),

@@ -95,8 +95,7 @@ def run(args: argparse.Namespace) -> int:
       The exit status: 0, or 1 after printing what was wrong.
     """
     from convert.conversion import convert
-    from convert.export import to_diffusers
-    from convert.pair import convert_pair, is_pair
+    from convert.pair import convert_pair, export, is_pair
     from convert.root import convert_root, is_root
 
     try:
@@ -110,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
                     f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
                     f"{args.dialect}"
                 )
-            written = to_diffusers(
+            written = export(
                 args.source,
                 args.destination,
                 dtype=args.dtype,

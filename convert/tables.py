@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from convert import cogvideox, wan
+from convert import cogvideox, hunyuan_video, wan
 from convert.errors import ConversionError
 from convert.rules import RuleTable
 from sixbit_jax.reading.messages import brief
 
-_TABLES = {table.model_class: table for table in (cogvideox.TABLE, wan.TABLE)}
+_TABLES = {
+    table.model_class: table
+    for table in (cogvideox.TABLE, hunyuan_video.TABLE, wan.TABLE)
+}
 
 
 def table_for(config: Mapping[str, Any]) -> RuleTable:

@@ -100,6 +100,12 @@ class Heads:
                         f"{self.rotary.text_rows} text rows, found {table.shape}"
                     )
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing is to be done."""
+        parts = (self.row_factor, self.weight, self.bias, self.rotary)
+        return self.norm is None and all(part is None for part in parts)
+
     def values(self) -> Float32[Array, "batch tokens heads head_dim"]:
         """The definition, float32 throughout."""
         y = self.x.astype(jnp.float32)

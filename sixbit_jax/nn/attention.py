@@ -93,5 +93,8 @@ def attention_of_heads(
         return api.quantized_attention(
             operands, key_lengths=key_lengths, implementation=chosen
         )
-    q, k = (norm_rope(part, implementation=chosen) for part in (query, key))
+    q, k = (
+        part.x if part.untouched else norm_rope(part, implementation=chosen)
+        for part in (query, key)
+    )
     return attention(q, k, value, kernels=kernels, key_lengths=key_lengths)

@@ -59,9 +59,7 @@ def test_sparse_reference_of_all_blocks_is_dense():
     q, k, v = random_qkv(24, 24, batch=3)
     grid = BlockGrid(24, 24, 8, 8, text=(0, 24))
     everything = choose.everything(3, 2, grid, centroids(q, k, v, grid))
-    found = attention(
-        q, k, v, selection=everything, key_lengths=jnp.array(LENGTHS)
-    )
+    found = attention(q, k, v, selection=everything, key_lengths=jnp.array(LENGTHS))
     assert relative_error(found, cut_one_by_one(q, k, v, LENGTHS)) < 1e-6
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
     from sixbit_jax.models.wan.config import WanConfig
     from sixbit_jax.models.wan.network import WanTransformer
+    from sixbit_jax.pipelines.pipeline import VideoPipeline, load_pipeline
     from sixbit_jax.policies import (
         BlockGrid,
         ErrorPredictor,
@@ -82,6 +83,7 @@ __all__ = [
     "UniPC",
     "UniformArray",
     "UniformRecipe",
+    "VideoPipeline",
     "WanConfig",
     "WanTransformer",
     "chain",
@@ -92,6 +94,7 @@ __all__ = [
     "int8_attention",
     "load",
     "load_pair",
+    "load_pipeline",
     "pdr",
     "policy_from_file",
     "prepare",
@@ -130,6 +133,7 @@ _MODULES = {
         "step_cache",
         "tdc",
     ),
+    "pipelines.pipeline": ("VideoPipeline", "load_pipeline"),
     "policies.policy_file": ("policy_from_file",),
     "quantizers.nvfp4": ("NVFP4Recipe", "quantize"),
     "quantizers.uniform": ("UniformRecipe",),

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import HunyuanVideoTransformer3DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoTransformer3DModel
 
 from tests.golden.hunyuan_video_cases import FOLDER, HunyuanVideoInputs, make_inputs
 from tests.golden.weights import random_weights
@@ -123,9 +123,23 @@ def make(
     return {"case": name, "std": float(output.std()), "float64_error": float(error)}
 
 
+def make_timesteps() -> None:
+    """Write what the pipeline's scheduler makes of the sigmas it is given."""
+    found = {}
+    for steps in (1, 7, 50):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=7.0)
+        sigmas = np.linspace(1.0, 0.0, steps + 1)[:-1]
+        scheduler.set_timesteps(sigmas=sigmas)
+        found[f"timesteps_{steps}"] = scheduler.timesteps.numpy()
+        found[f"sigmas_{steps}"] = scheduler.sigmas.numpy()
+    np.savez_compressed(FOLDER / "schedule.npz", **found)
+
+
 def main() -> None:
     """Make every case."""
     torch.set_num_threads(1)
+    FOLDER.mkdir(exist_ok=True)
+    make_timesteps()
     for case in CASES:
         print(json.dumps(make(*case)))
 

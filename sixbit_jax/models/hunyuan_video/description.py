@@ -54,6 +54,7 @@ def describe(config: HunyuanVideoConfig) -> Description:
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "num_train_timesteps": 1000,
             "shift": 7.0,
+            "spacing": "even",
         },
         num_steps=50,
         # Classifier-free guidance is an option: the network reads its scale.

@@ -188,10 +188,10 @@ def test_latents_that_do_not_fit_are_refused():
 
 def test_a_guidance_scale_and_the_model_must_agree():
     prompt, latents, time = small_prompt(), jnp.zeros((1, 1, 4, 4, 4)), jnp.ones(1)
-    with pytest.raises(ValueError, match="reads a guidance scale.*found none"):
+    with pytest.raises(ValueError, match=r"reads a guidance scale.*found none"):
         small_model()(latents, *prompt, time)
     model = small_model(guidance_embeds=False)
-    with pytest.raises(ValueError, match="reads no guidance scale.*found one"):
+    with pytest.raises(ValueError, match=r"reads no guidance scale.*found one"):
         model(latents, *prompt, time, jnp.ones(1))
 
 

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,29 @@ from sixbit_jax import components
 from sixbit_jax.checkpoint import CheckpointError, load
 from sixbit_jax.checkpoint.header import Header, read_header
 from sixbit_jax.models.network import Description
-from sixbit_jax.pipelines import memory
+from sixbit_jax.pipelines import image_to_video, memory
 from sixbit_jax.pipelines.families import PIPELINES
 from sixbit_jax.pipelines.header import PipelineHeader, read_pipeline_header
+from sixbit_jax.pipelines.image_to_video import (
+    IMAGE_ENCODER,
+    IMAGE_PROCESSOR,
+    EncodedPictures,
+    Pictures,
+)
+from sixbit_jax.pipelines.pictures import (
+    Fit,
+    Picture,
+    PictureError,
+    read_picture,
+    size_of_video,
+)
 from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
-from sixbit_jax.pipelines.settings import VideoSettings, resolve, with_vae
+from sixbit_jax.pipelines.settings import (
+    VideoSettings,
+    resolve,
+    spatial_patch,
+    with_vae,
+)
 from sixbit_jax.policies import Policy
 from sixbit_jax.sampling.api import sample
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
@@ -36,7 +54,7 @@ TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 _NEEDED = (TRANSFORMER, VAE, TEXT_ENCODER)
 
 Tell = Callable[[str, int, int], bool | None]
-"""(part, done, all) of "text", "sampling" and "vae"; true ends the run."""
+"""(part, done, all) of "text", "picture", "sampling" and "vae"; true ends the run."""
 
 
 def _nothing(part: str, done: int, count: int) -> None:
@@ -54,7 +72,7 @@ class Video:
       seed: of the noise.
       settings: size, steps, guidance.
       trace: plans and stats of all steps.
-      seconds: by part: "text", "sampling", "vae"; loading and compiling included
+      seconds: by part: "text", "picture", "sampling", "vae"; loading and compiling included
         where they happened.
       cut: the end of the prompt that did not fit into the text encoder; empty if all
         of it did.
@@ -121,6 +139,8 @@ class VideoPipeline:
             temporal=family.temporal(self.vae_config),
             channels=family.channels(self.vae_config),
         )
+        self.picture_rule = image_to_video.picture_rule(self.header, self.description)
+        self._check_image_encoder()
 
     def _check_components(self) -> None:
         if self.header.pipeline_class not in PIPELINES:
@@ -141,6 +161,18 @@ class VideoPipeline:
         ]
         if problems:
             raise CheckpointError("\n  ".join([f"{self.path}:", *problems]))
+
+    def _check_image_encoder(self) -> None:
+        if self.description.conditions.image_embeds_width is None:
+            return
+        missing = [
+            f"{name}: expected {self.path / name} for a network that reads CLIP's view "
+            "of pictures"
+            for name in (IMAGE_ENCODER, IMAGE_PROCESSOR)
+            if not (self.path / name).is_dir()
+        ]
+        if missing:
+            raise CheckpointError("\n  ".join([f"{self.path}:", *missing]))
 
     def _configured(self, name: str) -> tuple[Any, Any]:
         """The configuration and the class of a component."""
@@ -169,19 +201,41 @@ class VideoPipeline:
             tiled=tiled,
         )
 
-    def settings(self, **given: Any) -> VideoSettings:
-        """Size, steps and guidance of a run, checked; see `settings.resolve`."""
+    def settings(
+        self,
+        *,
+        pictures: Pictures | None = None,
+        area: int | None = None,
+        **given: Any,
+    ) -> VideoSettings:
+        """Size, steps and guidance of a run, checked; see `settings.resolve`.
+
+        Args:
+          pictures: choose the size where none is given (`pictures.size_of_video`).
+          area: of that size, in pixels.
+          given: arguments of `settings.resolve`.
+        """
+        sides = [given.get("height"), given.get("width")]
+        if pictures is not None and sides == [None, None]:
+            ratio = self.description.compression.spatial
+            given["height"], given["width"] = size_of_video(
+                self.description,
+                pictures.first,
+                multiple=ratio * spatial_patch(self.network_config),
+                area=area,
+            )
         return resolve(self.description, self.network_config, **given)
 
     @contextlib.contextmanager
     def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
         """A component on the device, for the length of a `with`."""
-        if name in self._loaded:
-            yield self._loaded[name]
+        key = (name, None if dtype is None else jnp.dtype(dtype).name)
+        if key in self._loaded:
+            yield self._loaded[key]
             return
         model, _ = load(self.path / name, dtype=dtype)
         if name in self._keep:
-            self._loaded[name] = model
+            self._loaded[key] = model
         yield model
 
     def free(self) -> None:
@@ -220,6 +274,44 @@ class VideoPipeline:
                 each=each,
             )
 
+    def encode_pictures(
+        self,
+        given: Sequence[Pictures],
+        settings: VideoSettings,
+        *,
+        fit: Fit = "stretch",
+        tiled: bool = False,
+        tell: Tell = _nothing,
+    ) -> list[EncodedPictures]:
+        """The pictures of several videos as the network reads them."""
+        rule = self.picture_rule
+        assert rule is not None, "checked before"
+        tell("picture", 0, len(given))
+        embeds: Sequence[np.ndarray | None] = [None] * len(given)
+        if self.description.conditions.image_embeds_width is not None:
+            processor = image_to_video.read_processor(self.path / IMAGE_PROCESSOR)
+            with self.component(IMAGE_ENCODER, dtype=jnp.float32) as encoder:
+                embeds = image_to_video.encode_embeds(
+                    encoder, processor, given, kernels=self.kernels
+                )
+        found = []
+        with self.component(VAE, dtype=jnp.float32) as vae:
+            for pictures, rows in zip(given, embeds, strict=True):
+                found.append(
+                    image_to_video.encode_latents(
+                        vae,
+                        rule,
+                        pictures,
+                        settings,
+                        fit=fit,
+                        tiled=tiled,
+                        embeds=rows,
+                    )
+                )
+                if tell("picture", len(found), len(given)):
+                    raise Stopped("stopped while encoding pictures")
+        return found
+
     @contextlib.contextmanager
     def sampler(
         self,
@@ -234,8 +326,8 @@ class VideoPipeline:
         """The transformer (or both) on the device, as a function for many prompts.
 
         Yields:
-          (prompt embeddings, negative ones or None, *, seed, noise, on_step) ->
-          `SampleResult`.
+          (prompt embeddings, negative ones or None, *, seed, noise, on_step,
+          conditions) -> `SampleResult`.
         """
         size = (settings.height, settings.width)
         chosen = choose_scheduler(
@@ -248,7 +340,7 @@ class VideoPipeline:
         execution = Execution(dtype=self.dtype) if execution is None else execution
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(self.component(TRANSFORMER))
-            conditions = None
+            low = None
             if SECOND in self.headers:
                 boundary = self.header.options.get("boundary_ratio")
                 if boundary is None:
@@ -258,7 +350,6 @@ class VideoPipeline:
                     )
                 second = stack.enter_context(self.component(SECOND))
                 low = LowNoise(second, boundary, guidance_scale_2)
-                conditions = Conditions(low_noise=low)
             if callable(policy) and not isinstance(policy, Policy):
                 policy = policy(model)
 
@@ -269,6 +360,7 @@ class VideoPipeline:
                 seed: int = 0,
                 noise: Noise | Array | None = None,
                 on_step: Callable[[int, int], bool | None] | None = None,
+                conditions: Conditions | None = None,
             ) -> Any:
                 given = None if negative is None else jnp.asarray(negative)[None]
                 return sample(
@@ -278,7 +370,7 @@ class VideoPipeline:
                     latent_shape=settings.latent_shape,
                     num_steps=settings.num_steps,
                     guidance=Guidance(settings.guidance_scale),
-                    conditions=conditions,
+                    conditions=replace(conditions or Conditions(), low_noise=low),
                     policy=policy,
                     execution=execution,
                     seed=seed,
@@ -311,6 +403,8 @@ class VideoPipeline:
         self,
         prompt: str,
         *,
+        image: Picture | None = None,
+        last_image: Picture | None = None,
         negative_prompt: str = "",
         seed: int = 0,
         noise: Noise | Array | None = None,
@@ -333,20 +427,25 @@ class VideoPipeline:
         Args:
           prompt, negative_prompt: text; the negative one is used where there is
             guidance.
+          image, last_image: picture files, or pictures of Pillow, that the video
+            begins and ends with; the family says which it takes.
           seed: of the noise.
           noise: initial latents instead of drawn ones, [1, F, C, H, W].
           tell: called with (part, done, all); a true result ends the run.
           tiled: decode in tiles: less memory, other numbers.
           frames, height, width, num_steps, guidance_scale: None is the published
-            value of the network.
-          sampling: `scheduler`, `shift`, `policy`, `execution`, `guidance_scale_2`;
-            see `sampler`.
+            value of the network; the size then follows the picture where the
+            published pipelines let it.
+          sampling: `scheduler`, `shift`, `policy`, `execution`, `guidance_scale_2`
+            of `sampler`, `fit` and `picture_noise` of `videos`.
 
         Raises:
           ValueError: for sizes and options that the network does not have.
           Stopped: where `tell` ended the run.
         """
+        pictures = self.pictures(image, last_image)
         settings = self.settings(
+            pictures=pictures,
             frames=frames,
             height=height,
             width=width,
@@ -356,6 +455,7 @@ class VideoPipeline:
         (video,) = self.videos(
             [(prompt, seed)],
             settings,
+            pictures=None if pictures is None else [pictures],
             negative_prompt=negative_prompt,
             noise=noise,
             tell=tell,
@@ -364,11 +464,33 @@ class VideoPipeline:
         )
         return video
 
+    def pictures(
+        self, image: Picture | None, last_image: Picture | None = None
+    ) -> Pictures | None:
+        """Reads the pictures of one video, and checks that they are what is taken.
+
+        Raises:
+          PictureError: for files that are no pictures, and pictures that this pipeline
+            does not take or lacks.
+        """
+        if image is None and last_image is not None:
+            raise PictureError("image: expected one beside last_image, found none")
+        found = None
+        if image is not None:
+            last = None if last_image is None else read_picture(last_image)
+            found = Pictures(read_picture(image), last)
+        name = f"{self.header.pipeline_class} ({self.path})"
+        image_to_video.check_pictures(name, self.picture_rule, found)
+        return found
+
     def videos(
         self,
         jobs: Sequence[tuple[str, int]],
         settings: VideoSettings,
         *,
+        pictures: Sequence[Pictures] | None = None,
+        picture_noise: Any = None,
+        fit: Fit = "stretch",
         negative_prompt: str = "",
         noise: Noise | Array | None = None,
         tell: Tell = _nothing,
@@ -380,6 +502,12 @@ class VideoPipeline:
         Args:
           jobs: (prompt, seed) of each.
           settings: of all of them.
+          pictures: of each job (`self.pictures`); None without. The same object is
+            encoded once.
+          picture_noise: what is drawn of the picture's latents, where the family draws
+            (CogVideoX); None draws it from the seed.
+          fit: how pictures of other proportions fill the frame: "stretch", as
+            published, or "crop".
           negative_prompt, noise, tell, tiled, sampling: as in `__call__`.
 
         Yields:
@@ -391,14 +519,22 @@ class VideoPipeline:
         encoded = self.encode(texts, tell=tell)
         text_seconds = time.perf_counter() - began
         negative = encoded.embeds[negative_prompt] if settings.guided else None
+        began = time.perf_counter()
+        given = self._conditions(
+            jobs, settings, pictures, picture_noise, fit=fit, tiled=tiled, tell=tell
+        )
+        seconds = {"text": text_seconds}
+        if pictures is not None:
+            seconds["picture"] = time.perf_counter() - began
         with self.sampler(settings, **sampling) as run:
-            for prompt, seed in jobs:
+            for (prompt, seed), conditions in zip(jobs, given, strict=True):
                 began = time.perf_counter()
                 result = run(
                     encoded.embeds[prompt],
                     negative,
                     seed=seed,
                     noise=noise,
+                    conditions=conditions,
                     on_step=lambda done, count: tell("sampling", done, count),
                 )
                 latents = jax.block_until_ready(result.latents)
@@ -417,13 +553,45 @@ class VideoPipeline:
                     seed=seed,
                     settings=settings,
                     trace=jax.tree.map(np.asarray, result.trace),
-                    seconds={
-                        "text": text_seconds,
+                    seconds=seconds
+                    | {
                         "sampling": sampled - began,
                         "vae": ended - sampled,
                     },
                     cut=encoded.cut.get(prompt, ""),
                 )
+
+    def _conditions(
+        self,
+        jobs: Sequence[tuple[str, int]],
+        settings: VideoSettings,
+        pictures: Sequence[Pictures] | None,
+        noise: Any,
+        **options: Any,
+    ) -> list[Conditions | None]:
+        """What the network is given of the pictures of each job."""
+        if pictures is None:
+            image_to_video.check_pictures(str(self.path), self.picture_rule, None)
+            return [None] * len(jobs)
+        distinct = list({id(p): p for p in pictures}.values())
+        encoded = self.encode_pictures(distinct, settings, **options)
+        found = {id(p): e for p, e in zip(distinct, encoded, strict=True)}
+        rule = self.picture_rule
+        assert rule is not None, "checked by `encode_pictures`"
+        return [
+            image_to_video.conditions(
+                rule,
+                found[id(given)],
+                FAMILIES[self.headers[VAE].model_class],
+                self.vae_config,
+                self.description,
+                settings,
+                last=given.last is not None,
+                seed=seed,
+                noise=noise,
+            )
+            for (_, seed), given in zip(jobs, pictures, strict=True)
+        ]
 
 
 def load_pipeline(

@@ -72,8 +72,8 @@ class Video:
       seed: of the noise.
       settings: size, steps, guidance.
       trace: plans and stats of all steps.
-      seconds: by part: "text", "picture", "sampling", "vae"; loading and compiling included
-        where they happened.
+      seconds: by part: "text", "picture", "sampling", "vae"; loading and compiling
+        included where they happened.
       cut: the end of the prompt that did not fit into the text encoder; empty if all
         of it did.
     """

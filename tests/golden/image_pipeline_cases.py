@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from tests.golden.pipeline_cases import CASES, PipelineCase
+from tests.golden.pipeline_cases import CASES, COGVIDEOX_VAE, PipelineCase
 from tests.golden.weights import random_array
 
 # Neither the aspect ratio of the videos nor a size that needs no filter.
@@ -64,9 +64,8 @@ def _image(of: str, name: str, **changes: object) -> PipelineCase:
         name=name,
         index=case.index | {"_class_name": f"{kind}ImageToVideoPipeline"},
         components=components | more,
-        frames=5,
-        pictures=1,
-        **changes,
+        # CogVideoX decodes an even number of latent frames to more than its video has.
+        **{"frames": 5 if kind == "Wan" else 9, "pictures": 1} | changes,
     )
 
 
@@ -81,5 +80,36 @@ IMAGE_CASES = {
             processor=PROCESSOR,
         ),
         _image("wan_2_2_ti2v", "wan_2_2_ti2v_i2v"),
+        _image(
+            "cogvideox_5b",
+            "cogvideox_5b_i2v",
+            network={"in_channels": 8, "use_learned_positional_embeddings": True},
+        ),
+        _image("wan_2_2_a14b", "wan_2_2_a14b_i2v", network={"in_channels": 12}),
+        _image(
+            "cogvideox_1_5",
+            "cogvideox_1_5_i2v",
+            network={"in_channels": 8, "ofs_embed_dim": 16},
+            more={"vae": COGVIDEOX_VAE | {"invert_scale_latents": True}},
+        ),
+        _image(
+            "wan_2_1",
+            "wan_2_1_flf2v",
+            network={
+                "in_channels": 12,
+                "image_dim": 32,
+                "added_kv_proj_dim": 32,
+                "pos_embed_seq_len": 10,
+            },
+            more={"image_encoder": CLIP},
+            processor=PROCESSOR,
+            pictures=2,
+        ),
+        _image(
+            "wan_2_2_a14b",
+            "wan_2_2_a14b_flf2v",
+            network={"in_channels": 12},
+            pictures=2,
+        ),
     )
 }

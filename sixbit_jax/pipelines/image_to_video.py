@@ -35,8 +35,6 @@ from sixbit_jax.text_encoders.clip_pixels import CLIPPixelsConfig, clip_pixels
 from sixbit_jax.text_encoders.clip_vision import encode_image
 from sixbit_jax.vae.families import VAEFamily, family_of
 
-IMAGE_ENCODER, IMAGE_PROCESSOR = "image_encoder", "image_processor"
-
 Wanted = Literal["none", "optional", "needed"]
 
 
@@ -77,7 +75,7 @@ class PictureRule:
 
     first: Wanted
     last: Wanted
-    frames: Callable[[Array, Array | None, int], np.ndarray]
+    frames: Callable[[np.ndarray, np.ndarray | None, int], np.ndarray]
     conditions: Callable[..., Conditions]
     drawn: bool = False
 
@@ -142,12 +140,16 @@ def check_pictures(
         raise PictureError("\n  ".join(problems))
 
 
-def _picture_alone(first: Any, last: Any, frames: int) -> np.ndarray:
+def _picture_alone(
+    first: np.ndarray, last: np.ndarray | None, frames: int
+) -> np.ndarray:
     del last, frames
     return first[None, None]
 
 
-def _grey_between(first: Any, last: Any, frames: int) -> np.ndarray:
+def _grey_between(
+    first: np.ndarray, last: np.ndarray | None, frames: int
+) -> np.ndarray:
     video = np.zeros((1, frames, *first.shape), np.float32)
     video[:, 0] = first
     if last is not None:
@@ -236,12 +238,11 @@ def encode_latents(
       tiled: encode overlapping tiles: less memory, other numbers.
       embeds: of `encode_embeds`, to be kept beside the latents.
     """
-    size = {"height": settings.height, "width": settings.width}
-    first, last = (
-        None if picture is None else picture_pixels(picture, fit=fit, **size)
-        for picture in (pictures.first, pictures.last)
+    pixels = partial(
+        picture_pixels, height=settings.height, width=settings.width, fit=fit
     )
-    video = rule.frames(first, last, settings.frames)
+    last = None if pictures.last is None else pixels(pictures.last)
+    video = rule.frames(pixels(pictures.first), last, settings.frames)
     family = family_of(vae)
     tiling = family.tiling(vae.config) if tiled else None
     found = family.encode(vae, video, dtype=jnp.float32, tiling=tiling)
@@ -335,8 +336,6 @@ def conditions(
 
 
 __all__ = [
-    "IMAGE_ENCODER",
-    "IMAGE_PROCESSOR",
     "EncodedPictures",
     "PictureRule",
     "Pictures",

@@ -83,7 +83,7 @@ def _decoded(name: str, stream: Any) -> Image.Image:
         except Image.DecompressionBombError as error:
             raise PictureError(f"{name}: {error}") from error
         except Exception as error:
-            raise PictureError(f"{name}: damaged: {error}") from error
+            raise PictureError(f"{name}: damaged or truncated: {error}") from error
         with picture:
             _check_size(name, picture.size)
             # Pictures of some phones hold a second view, which is not a motion.

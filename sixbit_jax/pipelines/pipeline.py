@@ -17,29 +17,15 @@ from sixbit_jax import components
 from sixbit_jax.checkpoint import CheckpointError, load
 from sixbit_jax.checkpoint.header import Header, read_header
 from sixbit_jax.models.network import Description
-from sixbit_jax.pipelines import image_to_video, memory
+from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.families import PIPELINES
 from sixbit_jax.pipelines.header import PipelineHeader, read_pipeline_header
-from sixbit_jax.pipelines.image_to_video import (
-    IMAGE_ENCODER,
-    IMAGE_PROCESSOR,
-    EncodedPictures,
-    Pictures,
-)
-from sixbit_jax.pipelines.pictures import (
-    Fit,
-    Picture,
-    PictureError,
-    read_picture,
-    size_of_video,
-)
+from sixbit_jax.pipelines.image_to_video import Pictures
+from sixbit_jax.pipelines.picture_inputs import PictureInputs
+from sixbit_jax.pipelines.pictures import Fit, Picture
+from sixbit_jax.pipelines.progress import Stopped, Tell, nothing
 from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
-from sixbit_jax.pipelines.settings import (
-    VideoSettings,
-    resolve,
-    spatial_patch,
-    with_vae,
-)
+from sixbit_jax.pipelines.settings import VideoSettings, resolve, with_vae
 from sixbit_jax.policies import Policy
 from sixbit_jax.sampling.api import sample
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
@@ -52,13 +38,6 @@ from sixbit_jax.vae.families import FAMILIES, decode_frames
 TRANSFORMER, SECOND, VAE = "transformer", "transformer_2", "vae"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 _NEEDED = (TRANSFORMER, VAE, TEXT_ENCODER)
-
-Tell = Callable[[str, int, int], bool | None]
-"""(part, done, all) of "text", "picture", "sampling" and "vae"; true ends the run."""
-
-
-def _nothing(part: str, done: int, count: int) -> None:
-    del part, done, count
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +66,6 @@ class Video:
     trace: Trace
     seconds: dict[str, float] = field(default_factory=dict)
     cut: str = ""
-
-
-class Stopped(KeyboardInterrupt):
-    """A callback or Ctrl-C ended a run before its video was complete."""
 
 
 class VideoPipeline:
@@ -139,8 +114,7 @@ class VideoPipeline:
             temporal=family.temporal(self.vae_config),
             channels=family.channels(self.vae_config),
         )
-        self.picture_rule = image_to_video.picture_rule(self.header, self.description)
-        self._check_image_encoder()
+        self._inputs = PictureInputs(self)
 
     def _check_components(self) -> None:
         if self.header.pipeline_class not in PIPELINES:
@@ -162,18 +136,6 @@ class VideoPipeline:
         if problems:
             raise CheckpointError("\n  ".join([f"{self.path}:", *problems]))
 
-    def _check_image_encoder(self) -> None:
-        if self.description.conditions.image_embeds_width is None:
-            return
-        missing = [
-            f"{name}: expected {self.path / name} for a network that reads CLIP's view "
-            "of pictures"
-            for name in (IMAGE_ENCODER, IMAGE_PROCESSOR)
-            if not (self.path / name).is_dir()
-        ]
-        if missing:
-            raise CheckpointError("\n  ".join([f"{self.path}:", *missing]))
-
     def _configured(self, name: str) -> tuple[Any, Any]:
         """The configuration and the class of a component."""
         header = self.headers[name]
@@ -187,6 +149,7 @@ class VideoPipeline:
         cached_blocks: int = 0,
         cache_format: str = "bf16",
         tiled: bool = False,
+        pictures: bool = False,
     ) -> memory.MemoryEstimate:
         """Bytes of device memory that a run needs; see `memory.estimate`."""
         return memory.estimate(
@@ -199,6 +162,7 @@ class VideoPipeline:
             cached_blocks=cached_blocks,
             cache_format=cache_format,
             tiled=tiled,
+            pictures=pictures,
         )
 
     def settings(
@@ -215,15 +179,8 @@ class VideoPipeline:
           area: of that size, in pixels.
           given: arguments of `settings.resolve`.
         """
-        sides = [given.get("height"), given.get("width")]
-        if pictures is not None and sides == [None, None]:
-            ratio = self.description.compression.spatial
-            given["height"], given["width"] = size_of_video(
-                self.description,
-                pictures.first,
-                multiple=ratio * spatial_patch(self.network_config),
-                area=area,
-            )
+        if pictures is not None and given.get("height") is given.get("width") is None:
+            given["height"], given["width"] = self._inputs.size(pictures, area)
         return resolve(self.description, self.network_config, **given)
 
     @contextlib.contextmanager
@@ -242,9 +199,7 @@ class VideoPipeline:
         """Drops the components that were kept."""
         self._loaded.clear()
 
-    def encode(
-        self, prompts: Sequence[str], *, tell: Tell = _nothing
-    ) -> EncodedPrompts:
+    def encode(self, prompts: Sequence[str], *, tell: Tell = nothing) -> EncodedPrompts:
         """Embeddings of prompts; each text is encoded once.
 
         Raises:
@@ -273,44 +228,6 @@ class VideoPipeline:
                 kernels=self.kernels,
                 each=each,
             )
-
-    def encode_pictures(
-        self,
-        given: Sequence[Pictures],
-        settings: VideoSettings,
-        *,
-        fit: Fit = "stretch",
-        tiled: bool = False,
-        tell: Tell = _nothing,
-    ) -> list[EncodedPictures]:
-        """The pictures of several videos as the network reads them."""
-        rule = self.picture_rule
-        assert rule is not None, "checked before"
-        tell("picture", 0, len(given))
-        embeds: Sequence[np.ndarray | None] = [None] * len(given)
-        if self.description.conditions.image_embeds_width is not None:
-            processor = image_to_video.read_processor(self.path / IMAGE_PROCESSOR)
-            with self.component(IMAGE_ENCODER, dtype=jnp.float32) as encoder:
-                embeds = image_to_video.encode_embeds(
-                    encoder, processor, given, kernels=self.kernels
-                )
-        found = []
-        with self.component(VAE, dtype=jnp.float32) as vae:
-            for pictures, rows in zip(given, embeds, strict=True):
-                found.append(
-                    image_to_video.encode_latents(
-                        vae,
-                        rule,
-                        pictures,
-                        settings,
-                        fit=fit,
-                        tiled=tiled,
-                        embeds=rows,
-                    )
-                )
-                if tell("picture", len(found), len(given)):
-                    raise Stopped("stopped while encoding pictures")
-        return found
 
     @contextlib.contextmanager
     def sampler(
@@ -386,7 +303,7 @@ class VideoPipeline:
         settings: VideoSettings,
         *,
         tiled: bool = False,
-        tell: Tell = _nothing,
+        tell: Tell = nothing,
     ) -> UInt8[np.ndarray, "frames height width 3"]:
         """Pixels of one video's latents."""
         parts, count = [], 0
@@ -408,7 +325,7 @@ class VideoPipeline:
         negative_prompt: str = "",
         seed: int = 0,
         noise: Noise | Array | None = None,
-        tell: Tell = _nothing,
+        tell: Tell = nothing,
         tiled: bool = False,
         frames: int | None = None,
         height: int | None = None,
@@ -467,21 +384,8 @@ class VideoPipeline:
     def pictures(
         self, image: Picture | None, last_image: Picture | None = None
     ) -> Pictures | None:
-        """Reads the pictures of one video, and checks that they are what is taken.
-
-        Raises:
-          PictureError: for files that are no pictures, and pictures that this pipeline
-            does not take or lacks.
-        """
-        if image is None and last_image is not None:
-            raise PictureError("image: expected one beside last_image, found none")
-        found = None
-        if image is not None:
-            last = None if last_image is None else read_picture(last_image)
-            found = Pictures(read_picture(image), last)
-        name = f"{self.header.pipeline_class} ({self.path})"
-        image_to_video.check_pictures(name, self.picture_rule, found)
-        return found
+        """Pictures of one video, read and checked; see `PictureInputs.read`."""
+        return self._inputs.read(image, last_image)
 
     def videos(
         self,
@@ -493,7 +397,7 @@ class VideoPipeline:
         fit: Fit = "stretch",
         negative_prompt: str = "",
         noise: Noise | Array | None = None,
-        tell: Tell = _nothing,
+        tell: Tell = nothing,
         tiled: bool = False,
         **sampling: Any,
     ) -> Iterator[Video]:
@@ -520,8 +424,14 @@ class VideoPipeline:
         text_seconds = time.perf_counter() - began
         negative = encoded.embeds[negative_prompt] if settings.guided else None
         began = time.perf_counter()
-        given = self._conditions(
-            jobs, settings, pictures, picture_noise, fit=fit, tiled=tiled, tell=tell
+        given = self._inputs.conditions(
+            [seed for _, seed in jobs],
+            settings,
+            pictures,
+            noise=picture_noise,
+            fit=fit,
+            tiled=tiled,
+            tell=tell,
         )
         seconds = {"text": text_seconds}
         if pictures is not None:
@@ -560,38 +470,6 @@ class VideoPipeline:
                     },
                     cut=encoded.cut.get(prompt, ""),
                 )
-
-    def _conditions(
-        self,
-        jobs: Sequence[tuple[str, int]],
-        settings: VideoSettings,
-        pictures: Sequence[Pictures] | None,
-        noise: Any,
-        **options: Any,
-    ) -> list[Conditions | None]:
-        """What the network is given of the pictures of each job."""
-        if pictures is None:
-            image_to_video.check_pictures(str(self.path), self.picture_rule, None)
-            return [None] * len(jobs)
-        distinct = list({id(p): p for p in pictures}.values())
-        encoded = self.encode_pictures(distinct, settings, **options)
-        found = {id(p): e for p, e in zip(distinct, encoded, strict=True)}
-        rule = self.picture_rule
-        assert rule is not None, "checked by `encode_pictures`"
-        return [
-            image_to_video.conditions(
-                rule,
-                found[id(given)],
-                FAMILIES[self.headers[VAE].model_class],
-                self.vae_config,
-                self.description,
-                settings,
-                last=given.last is not None,
-                seed=seed,
-                noise=noise,
-            )
-            for (_, seed), given in zip(jobs, pictures, strict=True)
-        ]
 
 
 def load_pipeline(

@@ -1,6 +1,7 @@
 """Tiny pipelines that begin with a picture; `pipeline_cases.py` has the others."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -49,23 +50,31 @@ def picture(name: str) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
-def _image(of: str, name: str, **changes: object) -> PipelineCase:
+def _image(
+    of: str,
+    name: str,
+    *,
+    network: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
+    pictures: int = 1,
+    **changes: Any,
+) -> PipelineCase:
     """The case `of` with a picture, other fields and more channels of its network."""
     case = CASES[of]
     kind = "Wan" if of.startswith("wan") else "CogVideoX"
-    network = changes.pop("network", {})
-    more = changes.pop("more", {})
     components = {
-        folder: config | (network if folder.startswith("transformer") else {})
+        folder: config | ((network or {}) if folder.startswith("transformer") else {})
         for folder, config in case.components.items()
     }
     return replace(
         case,
         name=name,
         index=case.index | {"_class_name": f"{kind}ImageToVideoPipeline"},
-        components=components | more,
+        components=components | (more or {}),
         # CogVideoX decodes an even number of latent frames to more than its video has.
-        **{"frames": 5 if kind == "Wan" else 9, "pictures": 1} | changes,
+        frames=5 if kind == "Wan" else 9,
+        pictures=pictures,
+        **changes,
     )
 
 

@@ -306,4 +306,8 @@ def weights_of(folder: str, shapes: dict[str, Any]) -> dict[str, np.ndarray]:
         for key in ("decoder.conv_out.conv.weight",):
             if key in found:
                 found[key] *= np.float32(0.25)
+        # Latents of a picture are as large as noise, or hardly matter for the video.
+        for key in ("encoder.conv_out.weight",):
+            if key in found:
+                found[key] *= np.float32(6)
     return found

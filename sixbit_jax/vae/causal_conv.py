@@ -387,7 +387,11 @@ class CausalConv3d(nnx.Module):
         """
         frames, past = x.shape[1], self.kernel[0] - 1
         plain = past > 0 and self.stride == (1, 1, 1)
-        plain = plain and self.padding is not Padding.REPLICATE and stream.method == "stacked"
+        plain = (
+            plain
+            and self.padding is not Padding.REPLICATE
+            and stream.method == "stacked"
+        )
         if not plain:
             return frames
         one = x.nbytes // frames * self.kernel[0]

@@ -44,9 +44,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         "--rotation",
         type=int,
         choices=ROTATIONS,
-        default=128,
         help="of quantized weights: width of the block Hadamard folded into the "
-        "blocks' linears",
+        "blocks' linears (default: 128; residual weights: 0)",
     )
     parser.add_argument(
         "--refine",
@@ -121,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
                 "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
                 "--weights keep"
             )
-        elif args.refine and args.weights.startswith("residual"):
+        elif args.refine and args.weights in ("residual2", "residual3", "residual4"):
             raise ConversionError(
                 "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
                 f"--weights {args.weights}, which is always fitted"

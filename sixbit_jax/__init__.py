@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         fixed,
         int8_attention,
         pdr,
+        sparse_attention,
         step_cache,
         tdc,
     )
@@ -104,6 +105,7 @@ __all__ = [
     "sample",
     "save",
     "scheduler_from_config",
+    "sparse_attention",
     "step_cache",
     "step_noise",
     "tdc",
@@ -130,6 +132,7 @@ _MODULES = {
         "fixed",
         "int8_attention",
         "pdr",
+        "sparse_attention",
         "step_cache",
         "tdc",
     ),

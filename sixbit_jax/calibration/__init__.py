@@ -16,6 +16,7 @@ from sixbit_jax.calibration.plots import plot_fit
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.calibration.runs import CalibrationRuns, Sampled
 from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
+from sixbit_jax.calibration.sparse import SparseFit, find_sparse_tau
 from sixbit_jax.calibration.threshold import (
     ThresholdFit,
     best_static_routes,
@@ -41,6 +42,7 @@ __all__ = [
     "Recording",
     "Sampled",
     "SearchResult",
+    "SparseFit",
     "ThresholdFit",
     "best_static_routes",
     "calibrate",
@@ -48,6 +50,7 @@ __all__ = [
     "config_hash",
     "find_delta",
     "find_largest",
+    "find_sparse_tau",
     "find_target",
     "find_threshold",
     "fit_predictor",

@@ -13,6 +13,7 @@ from sixbit_jax.policies.base import (
 from sixbit_jax.policies.baselines import alternate, random_routes
 from sixbit_jax.policies.bits import (
     activation_bits,
+    attention_density,
     effective_bits,
     route_shares,
     skip_fraction,
@@ -24,6 +25,7 @@ from sixbit_jax.policies.fixed import fixed, static_routes
 from sixbit_jax.policies.int8_attention import int8_attention
 from sixbit_jax.policies.pdr import pdr
 from sixbit_jax.policies.predictor import ErrorPredictor
+from sixbit_jax.policies.sparse_attention import sparse_attention
 from sixbit_jax.policies.step_cache import step_cache, uniform_skips
 from sixbit_jax.policies.tdc import tdc
 
@@ -37,6 +39,7 @@ __all__ = [
     "StepIndex",
     "activation_bits",
     "alternate",
+    "attention_density",
     "chain",
     "delta_gbs",
     "dmpq",
@@ -49,6 +52,7 @@ __all__ = [
     "random_routes",
     "route_shares",
     "skip_fraction",
+    "sparse_attention",
     "static_routes",
     "step_cache",
     "tdc",

@@ -16,6 +16,7 @@ from sixbit_jax.policies import (
     BlockGrid,
     Policy,
     activation_bits,
+    attention_density,
     effective_bits,
     route_shares,
     skip_fraction,
@@ -101,10 +102,11 @@ class Run:
         return self.configuration.name
 
     def cost(self) -> dict[str, float]:
-        """Bits, skips, shares of routes and of INT8 scores, over all that ran."""
+        """Bits, skips, shares of routes, INT8 scores and keys, over all that ran."""
         route = np.stack([trace.route for trace in self.traces])
         skip = np.stack([trace.skip for trace in self.traces])
         shares = route_shares(route, skip, self.grid)
+        density = np.stack([trace.attention_density for trace in self.traces])
         scores = np.stack([trace.int8_scores for trace in self.traces])[~skip]
         return {
             "activation_bits": activation_bits(route, skip, self.grid),
@@ -112,6 +114,7 @@ class Run:
             "skip_fraction": skip_fraction(skip),
             **{f"share_{r.name.lower()}": share for r, share in shares.items()},
             "share_int8_scores": float(scores.mean()) if scores.size else 0.0,
+            "density": attention_density(density, skip),
         }
 
 

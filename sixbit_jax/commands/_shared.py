@@ -43,8 +43,8 @@ def add_schedule_arguments(group: Any) -> None:
     group.add_argument(
         "--scheduler",
         choices=SCHEDULERS,
-        help="ddim and dpm fit CogVideoX, unipc and euler Wan and HunyuanVideo (the checkpoint's "
-        "own, or the network's published one)",
+        help="ddim and dpm fit CogVideoX, unipc and euler Wan and HunyuanVideo (the "
+        "checkpoint's own, or the network's published one)",
     )
     group.add_argument(
         "--shift",

@@ -25,7 +25,8 @@ Prompt embeddings come from a safetensors file with the tensors
   prompt_embeds           [batch, tokens, E] (or [tokens, E])
   negative_prompt_embeds  the same shape; needed unless --guidance is 1 or less
 and, for networks that ask (HunyuanVideo), prompt_attention_mask and
-pooled_prompt_embeds, as diffusers' `pipe.encode_prompt` returns them. The latents are written as
+pooled_prompt_embeds, as diffusers' `pipe.encode_prompt` returns them. The latents
+are written as
   latents                 float32 [batch, frames, channels, height, width]
 which `pipe.decode_latents` of diffusers turns into pixels (Wan: its VAE's `decode`,
 with channels before frames). Steps, guidance, scheduler and size are the network's

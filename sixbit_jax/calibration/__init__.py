@@ -10,11 +10,8 @@ from sixbit_jax.calibration.plots import plot_fit
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
 from sixbit_jax.calibration.threshold import (
-    ThresholdFit,
     best_static_routes,
-    find_threshold,
     predicted_errors,
-    replay_routes,
 )
 from sixbit_jax.policies.policy_file import (
     PolicyFile,
@@ -30,19 +27,16 @@ __all__ = [
     "PredictorFit",
     "Recording",
     "SearchResult",
-    "ThresholdFit",
     "best_static_routes",
     "config_hash",
     "find_delta",
     "find_largest",
     "find_target",
-    "find_threshold",
     "fit_predictor",
     "load_policy",
     "plot_fit",
     "policy_from_file",
     "predicted_errors",
-    "replay_routes",
     "replay_switching",
     "save_policy",
 ]

@@ -6,13 +6,17 @@ STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 12) else 'Python: expected 3.12 or newer, found %d.%d; set PYTHON=' % v[:2])"
 
-.PHONY: demo test test-newest check format clean fuzz
+.PHONY: demo test test-networks test-newest check format clean fuzz
 
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+# Every command with every network; `make test` holds each with some of them.
+test-networks: $(STAMP)
+	$(BIN)/python -m pytest -m "exhaustive or not exhaustive" tests/sixbit_jax/commands/test_every_network.py
 
 # The newest release of everything, instead of the pinned versions of the tests.
 test-newest:

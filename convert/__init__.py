@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from convert.conversion import ConversionReport, convert
     from convert.errors import ConversionError
     from convert.export import to_diffusers
-    from convert.pair import convert_pair
+    from convert.pair import convert_pair, pair_to_diffusers
 
 __all__ = [
     "DIALECTS",
@@ -21,6 +21,7 @@ __all__ = [
     "cli_arguments",
     "convert",
     "convert_pair",
+    "pair_to_diffusers",
     "run",
     "to_diffusers",
 ]
@@ -33,6 +34,7 @@ _PLACES = {
     "cli_arguments": "command",
     "convert": "conversion",
     "convert_pair": "pair",
+    "pair_to_diffusers": "pair",
     "run": "command",
     "to_diffusers": "export",
 }

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,31 @@ class Job:
       number: of the prompt, from 1.
       prompt: text.
       seed: of the noise.
+      settings: of the video.
+      first, last: files of the pictures that it begins and ends with, or None.
+      facts: what says which pictures they were.
     """
 
     number: int
     prompt: str
     seed: int
+    settings: VideoSettings
+    first: Path | None = None
+    last: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_jobs(prompts: Sequence[str], *, videos: int, seed: int) -> list[Job]:
-    """The videos of a list of prompts, with seeds that follow each other."""
+def plan_jobs(shots: Sequence[Any], *, videos: int, seed: int) -> list[Job]:
+    """The videos of a list of prompts, with seeds that follow each other.
+
+    Args:
+      shots: prompts with their pictures and settings, of the names that `Job` has.
+      videos: of each.
+      seed: of the first of each.
+    """
     return [
-        Job(number, prompt, seed + i)
-        for number, prompt in enumerate(prompts, start=1)
+        Job(number, s.prompt, seed + i, s.settings, s.first, s.last, s.facts)
+        for number, s in enumerate(shots, start=1)
         for i in range(videos)
     ]
 
@@ -49,7 +62,6 @@ class Outputs:
     Args:
       out: a file with one of `SUFFIXES` for one job, or a folder.
       jobs: all videos of the run.
-      settings: of all of them.
       facts: what else decides what a video looks like.
       inputs: what is read, and must not be written into.
 
@@ -62,12 +74,11 @@ class Outputs:
         self,
         out: Path,
         jobs: Sequence[Job],
-        settings: VideoSettings,
         facts: dict[str, Any],
         *,
         inputs: Iterable[Path] = (),
     ):
-        self.out, self.jobs, self.settings, self.facts = out, jobs, settings, facts
+        self.out, self.jobs, self.facts = out, jobs, facts
         self.single = out.suffix in SUFFIXES and kind_of(out) != "a directory"
         self._check(inputs)
         if not self.single:
@@ -142,8 +153,9 @@ class Outputs:
             "made_by": MADE_BY,
             "prompt": job.prompt,
             "seed": job.seed,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": dataclasses.asdict(job.settings),
             **self.facts,
+            **job.facts,
         }
         return json.loads(json.dumps(values))
 
@@ -168,12 +180,12 @@ class Outputs:
         recipe = self._recipe(job)
         path = self.path(job)
         if path.suffix == ".gif":
-            write_gif(path, video.frames, fps=self.settings.fps, scale=1)
+            write_gif(path, video.frames, fps=job.settings.fps, scale=1)
         else:
             write_mp4(
                 path,
                 video.frames,
-                fps=self.settings.fps,
+                fps=job.settings.fps,
                 scale=1,
                 comment=json.dumps(recipe),
             )

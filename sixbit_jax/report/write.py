@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sixbit_jax.calibration import Recording
+from sixbit_jax.calibration.decisions import decisions_of
 from sixbit_jax.report import html, plots, video
 from sixbit_jax.report.comparison import (
     Comparison,
@@ -18,7 +19,6 @@ from sixbit_jax.report.comparison import (
     is_pixels,
     table_rows,
 )
-from sixbit_jax.report.decisions import decisions_of
 from sixbit_jax.report.runs import Run
 
 FPS = 8

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from sixbit_jax.calibration import Recording
+from sixbit_jax.calibration.decisions import decisions
 from sixbit_jax.policies import BlockGrid, ErrorPredictor, dmpq, full_precision_plan
 from sixbit_jax.policies.base import StepIndex, empty_stats
-from sixbit_jax.report.decisions import decisions
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.report.traces import SITES, make_trace
 

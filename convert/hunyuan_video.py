@@ -41,14 +41,8 @@ TABLE = RuleTable(
             _REFINER_BLOCK + "attn.to_out.0.{leaf}",
             _REFINER_BLOCK + "attn.to_out.{leaf}",
         ),
-        Rule(
-            _REFINER_BLOCK + "ff.net.0.proj.{leaf}",
-            _REFINER_BLOCK + "ff.up.{leaf}",
-        ),
-        Rule(
-            _REFINER_BLOCK + "ff.net.2.{leaf}",
-            _REFINER_BLOCK + "ff.down.{leaf}",
-        ),
+        Rule(_REFINER_BLOCK + "ff.net.0.proj.{leaf}", _REFINER_BLOCK + "ff.up.{leaf}"),
+        Rule(_REFINER_BLOCK + "ff.net.2.{leaf}", _REFINER_BLOCK + "ff.down.{leaf}"),
         Rule(
             _REFINER_BLOCK + "norm_out.linear.{leaf}",
             _REFINER_BLOCK + "norm_out.linear.{leaf}",
@@ -68,18 +62,9 @@ TABLE = RuleTable(
             _DUAL + "attn.{norm:norm_q|norm_k|norm_added_q|norm_added_k}.{leaf}",
             _DUAL + "attn.{norm}.{leaf}",
         ),
-        Rule(
-            _DUAL + "{ff:ff|ff_context}.net.0.proj.{leaf}",
-            _DUAL + "{ff}.up.{leaf}",
-        ),
-        Rule(
-            _DUAL + "{ff:ff|ff_context}.net.2.{leaf}",
-            _DUAL + "{ff}.down.{leaf}",
-        ),
-        Rule(
-            _SINGLE + "norm.linear.{leaf}",
-            _SINGLE + "norm.linear.{leaf}",
-        ),
+        Rule(_DUAL + "{ff:ff|ff_context}.net.0.proj.{leaf}", _DUAL + "{ff}.up.{leaf}"),
+        Rule(_DUAL + "{ff:ff|ff_context}.net.2.{leaf}", _DUAL + "{ff}.down.{leaf}"),
+        Rule(_SINGLE + "norm.linear.{leaf}", _SINGLE + "norm.linear.{leaf}"),
         Rule(
             _SINGLE + "attn.{proj:to_q|to_k|to_v}.{leaf}",
             _SINGLE + "attn.{proj}.{leaf}",
@@ -88,10 +73,7 @@ TABLE = RuleTable(
             _SINGLE + "attn.{norm:norm_q|norm_k}.{leaf}",
             _SINGLE + "attn.{norm}.{leaf}",
         ),
-        Rule(
-            _SINGLE + "{proj:proj_mlp|proj_out}.{leaf}",
-            _SINGLE + "{proj}.{leaf}",
-        ),
+        Rule(_SINGLE + "{proj:proj_mlp|proj_out}.{leaf}", _SINGLE + "{proj}.{leaf}"),
         Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}"),
         Rule("proj_out.{leaf}", "proj_out.{leaf}"),
     ),

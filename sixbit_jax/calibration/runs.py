@@ -1,5 +1,6 @@
 """The runs that calibration measures: prompts sampled one by one under a policy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from sixbit_jax.policies import Policy
 from sixbit_jax.sampling.api import prepare, run_jitted
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Prompt
 from sixbit_jax.sampling.pair import switch_step
-from sixbit_jax.sampling.rows import conditions_of
+from sixbit_jax.sampling.rows import conditions_of, prompt_fields_of
 from sixbit_jax.sampling.schedulers.base import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -48,6 +49,7 @@ class CalibrationRuns:
       execution: how the program computes.
       seed: of the first prompt.
       as_given: see `Prompt`.
+      prompt_fields: masks and pooled embeddings, see `prompt_fields_of`.
     """
 
     model: Any
@@ -61,6 +63,7 @@ class CalibrationRuns:
     execution: Execution = field(default_factory=Execution)
     seed: int = 0
     as_given: bool = False
+    prompt_fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -98,7 +101,12 @@ class CalibrationRuns:
             prepared = prepare(
                 self.model,
                 self.scheduler,
-                Prompt(jnp.asarray(embeds)[None], negative, as_given=self.as_given),
+                Prompt(
+                    jnp.asarray(embeds)[None],
+                    negative,
+                    as_given=self.as_given,
+                    **prompt_fields_of(self.prompt_fields, number),
+                ),
                 latent_shape=self.latent_shape,
                 num_steps=self.num_steps,
                 guidance=self.guidance,

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ from sixbit_jax.sampling.api import Prepared, block_grid, prepare, run_jitted
 from sixbit_jax.sampling.options import Conditions, Execution, Prompt
 from sixbit_jax.sampling.pair import LowNoise
 from sixbit_jax.sampling.program import Inputs, Program
-from sixbit_jax.sampling.rows import conditions_of
+from sixbit_jax.sampling.rows import conditions_of, prompt_fields_of
 from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -182,6 +182,7 @@ def run_prompts(
     execution: Execution | None = None,
     conditions: Conditions | None = None,
     as_given: bool = False,
+    prompt_fields: Mapping[str, Any] | None = None,
     on_video: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Run:
@@ -200,6 +201,7 @@ def run_prompts(
       conditions: what the network takes besides, a row per prompt; the configuration
         has the second network of a pair.
       as_given: see `Prompt`.
+      prompt_fields: masks and pooled embeddings, see `prompt_fields_of`.
       on_video: called with the number of each prompt before it runs.
       **options: of `sixbit_jax.prepare`.
 
@@ -218,7 +220,12 @@ def run_prompts(
         prepared = prepare(
             configuration.model,
             scheduler,
-            Prompt(jnp.asarray(prompt[None]), negative, as_given=as_given),
+            Prompt(
+                jnp.asarray(prompt[None]),
+                negative,
+                as_given=as_given,
+                **prompt_fields_of(prompt_fields or {}, number),
+            ),
             latent_shape=latent_shape,
             seed=(seed + number) % 2**64,
             policy=configuration.policy,

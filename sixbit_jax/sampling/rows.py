@@ -1,6 +1,8 @@
-"""One video of a batch at a time: its conditions, as a batch of one."""
+"""One video of a batch at a time: its inputs, as a batch of one."""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from sixbit_jax.sampling.options import Conditions
 
@@ -25,4 +27,17 @@ def conditions_of(conditions: Conditions, number: int) -> Conditions:
     return replace(conditions, **changed)
 
 
-__all__ = ["conditions_of"]
+def prompt_fields_of(given: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Masks and pooled embeddings of one prompt, as fields of `Prompt`.
+
+    Args:
+      given: arrays by field, a row per prompt; the negative prompt has one row.
+      number: of the prompt.
+    """
+    return {
+        name: value[:1] if name.startswith("negative") else value[number : number + 1]
+        for name, value in given.items()
+    }
+
+
+__all__ = ["conditions_of", "prompt_fields_of"]

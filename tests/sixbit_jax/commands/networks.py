@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 from sixbit_jax.checkpoint import save
 from sixbit_jax.checkpoint.pair import NETWORKS, write_description
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.hunyuan_video.network import HunyuanVideoTransformer
 from sixbit_jax.models.network import Description
 from sixbit_jax.models.wan.network import WanTransformer
-from tests.sixbit_jax.models import small, small_wan
+from tests.sixbit_jax.models import small, small_hunyuan_video, small_wan
 
 PROMPTS = 1
 TOKENS = 6
@@ -77,6 +78,12 @@ def wan(**changes: Any) -> Any:
     return cache(partial(_filled, WanTransformer, config))
 
 
+def hunyuan_video(**changes: Any) -> Any:
+    config = small_hunyuan_video.small_config(num_single_layers=1, **changes)
+    return cache(partial(_filled, HunyuanVideoTransformer, config))
+
+
+_MASKED = "needs a mask of the prompt, a pooled prompt"
 _IMAGE = "needs image_latents"
 KINDS = {
     "cogvideox-2b": Kind(cogvideox(use_rotary_positional_embeddings=False)),
@@ -110,6 +117,13 @@ KINDS = {
         steps=4,
         tunable="found a pair",
     ),
+    "hunyuanvideo": Kind(hunyuan_video(), steps=3, tunable=_MASKED),
+    "hunyuanvideo-i2v": Kind(
+        hunyuan_video(image_condition_type="token_replace"),
+        inputs={"first_frames": (1, 4, 4, 4)},
+        steps=3,
+        tunable=_MASKED,
+    ),
 }
 """By the published model that has this form."""
 
@@ -138,6 +152,12 @@ def write_inputs(kind: Kind, folder: Path) -> list[str]:
         "prompt_embeds": drawn(TOKENS, WIDTH),
         "negative_prompt_embeds": drawn(TOKENS, WIDTH),
     }
+    spec = kind.description.conditions.prompt
+    if spec.masked:
+        mask = np.arange(TOKENS) < TOKENS - 2
+        texts["prompt_attention_mask"] = np.tile(mask, (PROMPTS, 1)).astype(np.int32)
+    if spec.pooled_width is not None:
+        texts["pooled_prompt_embeds"] = drawn(spec.pooled_width)
     save_file(texts, file)
     options = [f"--prompt-embeds={file}"]
     for name, shape in kind.inputs.items():

@@ -73,6 +73,7 @@ def run_all(
                     progress=not args.quiet,
                 ),
                 conditions=Conditions(**(conditions or {})),
+                rest=prompts.rest,
                 as_given=chosen.as_given,
                 on_video=tell,
                 num_steps=chosen.num_steps,

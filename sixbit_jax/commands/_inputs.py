@@ -1,8 +1,9 @@
 """Prompts and models that several commands take: the bundled ones, or the user's."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sixbit_jax.commands._names import BUNDLED_CHECKPOINT, RECIPES
@@ -13,7 +14,7 @@ from sixbit_jax.commands._networks import (
     load_network,
     quantized_by,
 )
-from sixbit_jax.commands._tensors import read_tensors
+from sixbit_jax.commands._tensors import PROMPT_REST, read_tensors, rest_of
 
 
 class Prompts(NamedTuple):
@@ -24,12 +25,14 @@ class Prompts(NamedTuple):
       embeds: float32 [prompts, T, E].
       negative: of the negative prompt, [T, E]; None where a file has none.
       captions: whether `names` are captions of the demo.
+      rest: what else prompts have, see `sampling.rows.prompt_of`.
     """
 
     names: tuple[str, ...]
     embeds: Any
     negative: Any
     captions: bool
+    rest: Mapping[str, Any] = MappingProxyType({})
 
 
 class Models(NamedTuple):
@@ -110,8 +113,9 @@ def read_prompts(args: argparse.Namespace, default: Sequence[str]) -> Prompts:
     if args.model is None:
         raise ValueError("--prompt-embeds: expected --model with it, found none")
     names = ("prompt_embeds", "negative_prompt_embeds")
-    tensors = read_tensors(args.prompt_embeds, *names)
+    tensors = read_tensors(args.prompt_embeds, *names, *PROMPT_REST)
     embeds, negative = tensors[names[0]], tensors.get(names[1])
+    rest = rest_of(tensors, batched=embeds.ndim == 3)
     embeds = embeds[None] if embeds.ndim == 2 else embeds
     if embeds.ndim != 3 or not len(embeds):
         raise ValueError(
@@ -120,8 +124,9 @@ def read_prompts(args: argparse.Namespace, default: Sequence[str]) -> Prompts:
         )
     if negative is not None and negative.ndim == 3:
         negative = negative[0]
+    rest = {k: v[0] if k.startswith("negative_") else v for k, v in rest.items()}
     numbers = tuple(f"prompt {i + 1}" for i in range(len(embeds)))
-    return Prompts(numbers, embeds, negative, captions=False)
+    return Prompts(numbers, embeds, negative, captions=False, rest=rest)
 
 
 def caption_prompts(captions: Sequence[str]) -> Prompts:

@@ -1,10 +1,41 @@
 """Tensors of the command line: prompts, conditions and noise in safetensors files."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 CONDITIONS = ("image_latents", "image_embeds", "first_frames")
+
+
+PROMPT_REST = {
+    "prompt_attention_mask": "mask",
+    "negative_prompt_attention_mask": "negative_mask",
+    "pooled_prompt_embeds": "pooled",
+    "negative_pooled_prompt_embeds": "negative_pooled",
+}
+"""Tensors besides the embeddings, by diffusers' names -> fields of `Prompt`."""
+
+
+def rest_of(tensors: Mapping[str, Any], *, batched: bool) -> dict[str, Any]:
+    """What prompts have besides embeddings, by field of `Prompt`.
+
+    Args:
+      tensors: of the file, by diffusers' names.
+      batched: whether the file's embeddings have an axis of prompts; a mask or pooled
+        embedding of one prompt is given one otherwise.
+    """
+    found = {
+        field: tensors[name] for name, field in PROMPT_REST.items() if name in tensors
+    }
+    return {
+        name: (value if batched else value[None]) > 0.5
+        if name.endswith("mask")
+        else value
+        if batched
+        else value[None]
+        for name, value in found.items()
+    }
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, Any]:

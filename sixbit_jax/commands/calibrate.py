@@ -232,6 +232,7 @@ def _runs(
         ),
         seed=args.seed,
         as_given=chosen.as_given,
+        rest=prompts.rest,
     )
 
 

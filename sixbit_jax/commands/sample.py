@@ -10,7 +10,13 @@ from sixbit_jax.commands import _inputs, _shared
 from sixbit_jax.commands._networks import Network, load_network, quantized_by
 from sixbit_jax.commands._settings import asked_size, settings_for
 from sixbit_jax.commands._targets import check_targets
-from sixbit_jax.commands._tensors import condition_files, read_conditions, read_tensors
+from sixbit_jax.commands._tensors import (
+    PROMPT_REST,
+    condition_files,
+    read_conditions,
+    read_tensors,
+    rest_of,
+)
 
 DESCRIPTION = """\
 Denoises a batch of videos with a converted checkpoint, in one compiled program.
@@ -18,7 +24,11 @@ Denoises a batch of videos with a converted checkpoint, in one compiled program.
 Prompt embeddings come from a safetensors file with the tensors
   prompt_embeds           [batch, tokens, E] (or [tokens, E])
   negative_prompt_embeds  the same shape; needed unless --guidance is 1 or less
-as diffusers' `pipe.encode_prompt` returns them. The latents are written as
+as diffusers' `pipe.encode_prompt` returns them. HunyuanVideo reads two more,
+  prompt_attention_mask   [batch, tokens]: 0 where a token is padding
+  pooled_prompt_embeds    [batch, P]
+and with --guidance above 1 the same of the negative prompt (negative_...). The latents
+are written as
   latents                 float32 [batch, frames, channels, height, width]
 which `pipe.decode_latents` of diffusers turns into pixels (Wan: its VAE's `decode`,
 with channels before frames). Steps, guidance, scheduler and size are the network's
@@ -105,7 +115,10 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     _check(args)
-    embeds = read_tensors(args.prompt_embeds, "prompt_embeds", "negative_prompt_embeds")
+    embeds = read_tensors(
+        args.prompt_embeds, "prompt_embeds", "negative_prompt_embeds", *PROMPT_REST
+    )
+    rest = rest_of(embeds, batched=embeds["prompt_embeds"].ndim == 3)
     prompt = _batched(embeds["prompt_embeds"])
     given = read_conditions(args, rows=len(prompt))
     noise = None
@@ -114,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     network = load_network(args.model, second_guidance=args.guidance_2)
     began = time.perf_counter()
     negative = embeds.get("negative_prompt_embeds")
-    result = _sample(args, network, prompt, negative, given, noise)
+    result = _sample(args, network, prompt, negative, rest, given, noise)
     latents = np.asarray(result.latents)
     if not np.isfinite(latents).all():
         raise ValueError(
@@ -150,6 +163,7 @@ def _sample(
     network: Network,
     prompt: Any,
     negative: Any,
+    rest: dict[str, Any],
     given: dict[str, Any],
     noise: Any,
 ) -> Any:
@@ -173,10 +187,12 @@ def _sample(
             options[name] = vars(args)[name]
     if negative is not None:
         negative = _batched(negative) if chosen.guided else None
+    if negative is None:
+        rest = {k: v for k, v in rest.items() if not k.startswith("negative_")}
     return sample(
         network.model,
         chosen.scheduler,
-        Prompt(prompt, negative, as_given=chosen.as_given),
+        Prompt(prompt, negative, as_given=chosen.as_given, **rest),
         latent_shape=chosen.latent_shape,
         num_steps=chosen.num_steps,
         guidance=Guidance(chosen.scale, dynamic=args.dynamic_guidance),

@@ -15,9 +15,10 @@ from safetensors.numpy import save_file
 from sixbit_jax.checkpoint import save
 from sixbit_jax.checkpoint.pair import NETWORKS, write_description
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.hunyuan_video.network import HunyuanVideoTransformer
 from sixbit_jax.models.network import Description
 from sixbit_jax.models.wan.network import WanTransformer
-from tests.sixbit_jax.models import small, small_wan
+from tests.sixbit_jax.models import small, small_hunyuan_video, small_wan
 
 PROMPTS = 1
 TOKENS = 6
@@ -77,7 +78,15 @@ def wan(**changes: Any) -> Any:
     return cache(partial(_filled, WanTransformer, config))
 
 
+def hunyuan_video(**changes: Any) -> Any:
+    config = small_hunyuan_video.small_config(
+        num_layers=1, num_single_layers=2, **changes
+    )
+    return cache(partial(_filled, HunyuanVideoTransformer, config))
+
+
 _IMAGE = "needs image_latents"
+_MASK = "needs a mask of the prompt, a pooled prompt"
 KINDS = {
     "cogvideox-2b": Kind(cogvideox(use_rotary_positional_embeddings=False)),
     "cogvideox-5b": Kind(cogvideox()),
@@ -110,6 +119,19 @@ KINDS = {
         steps=4,
         tunable="found a pair",
     ),
+    "hunyuan-video": Kind(hunyuan_video(), tunable=_MASK),
+    "hunyuan-video-i2v": Kind(
+        hunyuan_video(image_condition_type="token_replace"),
+        inputs={"first_frames": (1, 4, 4, 4)},
+        tunable=_MASK,
+    ),
+    "hunyuan-video-i2v-concat": Kind(
+        hunyuan_video(
+            image_condition_type="latent_concat", in_channels=9, guidance_embeds=False
+        ),
+        inputs={"image_latents": (3, 5, 4, 4)},
+        tunable="needs image_latents, a mask of the prompt",
+    ),
 }
 """By the published model that has this form."""
 
@@ -138,6 +160,12 @@ def write_inputs(kind: Kind, folder: Path) -> list[str]:
         "prompt_embeds": drawn(TOKENS, WIDTH),
         "negative_prompt_embeds": drawn(TOKENS, WIDTH),
     }
+    spec = kind.description.conditions.prompt
+    if spec.masked:
+        mask = (np.arange(TOKENS) < TOKENS - 2)[None].repeat(PROMPTS, 0)
+        texts["prompt_attention_mask"] = mask.astype(np.int64)
+    if spec.pooled_width is not None:
+        texts["pooled_prompt_embeds"] = drawn(spec.pooled_width)
     save_file(texts, file)
     options = [f"--prompt-embeds={file}"]
     for name, shape in kind.inputs.items():

@@ -4,7 +4,7 @@ Linears are `[out, in]` on both sides and the patch convolution stays as stored,
 names are all that changes.
 """
 
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 
 _DUAL, _SINGLE = "transformer_blocks.{layer}.", "single_transformer_blocks.{layer}."
 _REFINER = "context_embedder."
@@ -21,18 +21,14 @@ TABLE = RuleTable(
             + "{part:timestep_embedder|guidance_embedder|text_embedder}."
             + "{linear:linear_1|linear_2}.{leaf}",
             _EMBEDDER + "{part}.{linear}.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _REFINER
             + "time_text_embed.{part:timestep_embedder|text_embedder}."
             + "{linear:linear_1|linear_2}.{leaf}",
             _REFINER + "time_text_embed.{part}.{linear}.{leaf}",
-            Role.SMALL_BATCH,
         ),
-        Rule(
-            _REFINER + "proj_in.{leaf}", _REFINER + "proj_in.{leaf}", Role.SMALL_BATCH
-        ),
+        Rule(_REFINER + "proj_in.{leaf}", _REFINER + "proj_in.{leaf}"),
         Rule(
             _REFINER_BLOCK + "{norm:norm1|norm2}.{leaf}",
             _REFINER_BLOCK + "{norm}.{leaf}",
@@ -40,75 +36,45 @@ TABLE = RuleTable(
         Rule(
             _REFINER_BLOCK + "attn.{proj:to_q|to_k|to_v}.{leaf}",
             _REFINER_BLOCK + "attn.{proj}.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _REFINER_BLOCK + "attn.to_out.0.{leaf}",
             _REFINER_BLOCK + "attn.to_out.{leaf}",
-            Role.SMALL_BATCH,
         ),
-        Rule(
-            _REFINER_BLOCK + "ff.net.0.proj.{leaf}",
-            _REFINER_BLOCK + "ff.up.{leaf}",
-            Role.SMALL_BATCH,
-        ),
-        Rule(
-            _REFINER_BLOCK + "ff.net.2.{leaf}",
-            _REFINER_BLOCK + "ff.down.{leaf}",
-            Role.SMALL_BATCH,
-        ),
+        Rule(_REFINER_BLOCK + "ff.net.0.proj.{leaf}", _REFINER_BLOCK + "ff.up.{leaf}"),
+        Rule(_REFINER_BLOCK + "ff.net.2.{leaf}", _REFINER_BLOCK + "ff.down.{leaf}"),
         Rule(
             _REFINER_BLOCK + "norm_out.linear.{leaf}",
             _REFINER_BLOCK + "norm_out.linear.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _DUAL + "{norm:norm1|norm1_context}.linear.{leaf}",
             _DUAL + "{norm}.linear.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _DUAL
             + "attn.{proj:to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|to_add_out}"
             + ".{leaf}",
             _DUAL + "attn.{proj}.{leaf}",
-            Role.SITE,
         ),
-        Rule(_DUAL + "attn.to_out.0.{leaf}", _DUAL + "attn.to_out.{leaf}", Role.SITE),
+        Rule(_DUAL + "attn.to_out.0.{leaf}", _DUAL + "attn.to_out.{leaf}"),
         Rule(
             _DUAL + "attn.{norm:norm_q|norm_k|norm_added_q|norm_added_k}.{leaf}",
             _DUAL + "attn.{norm}.{leaf}",
         ),
-        Rule(
-            _DUAL + "{ff:ff|ff_context}.net.0.proj.{leaf}",
-            _DUAL + "{ff}.up.{leaf}",
-            Role.SITE,
-        ),
-        Rule(
-            _DUAL + "{ff:ff|ff_context}.net.2.{leaf}",
-            _DUAL + "{ff}.down.{leaf}",
-            Role.SITE,
-        ),
-        Rule(
-            _SINGLE + "norm.linear.{leaf}",
-            _SINGLE + "norm.linear.{leaf}",
-            Role.SMALL_BATCH,
-        ),
+        Rule(_DUAL + "{ff:ff|ff_context}.net.0.proj.{leaf}", _DUAL + "{ff}.up.{leaf}"),
+        Rule(_DUAL + "{ff:ff|ff_context}.net.2.{leaf}", _DUAL + "{ff}.down.{leaf}"),
+        Rule(_SINGLE + "norm.linear.{leaf}", _SINGLE + "norm.linear.{leaf}"),
         Rule(
             _SINGLE + "attn.{proj:to_q|to_k|to_v}.{leaf}",
             _SINGLE + "attn.{proj}.{leaf}",
-            Role.SITE,
         ),
         Rule(
             _SINGLE + "attn.{norm:norm_q|norm_k}.{leaf}",
             _SINGLE + "attn.{norm}.{leaf}",
         ),
-        Rule(
-            _SINGLE + "{proj:proj_mlp|proj_out}.{leaf}",
-            _SINGLE + "{proj}.{leaf}",
-            Role.SITE,
-        ),
-        Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}", Role.SMALL_BATCH),
+        Rule(_SINGLE + "{proj:proj_mlp|proj_out}.{leaf}", _SINGLE + "{proj}.{leaf}"),
+        Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}"),
         Rule("proj_out.{leaf}", "proj_out.{leaf}"),
     ),
 )

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sixbit_jax import recipes
     from sixbit_jax.checkpoint import load, save
     from sixbit_jax.checkpoint.pair import load_pair
-    from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
+    from sixbit_jax.formats import NVFP4Array, UniformArray
     from sixbit_jax.models.cogvideox.config import CogVideoXConfig
     from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
     from sixbit_jax.models.wan.config import WanConfig
@@ -68,7 +68,6 @@ __all__ = [
     "Execution",
     "FlowMatchEuler",
     "Guidance",
-    "Int8Array",
     "Interrupted",
     "LowNoise",
     "NVFP4Array",
@@ -115,7 +114,7 @@ __all__ = [
 _MODULES = {
     "checkpoint": ("load", "save"),
     "checkpoint.pair": ("load_pair",),
-    "formats": ("Int8Array", "NVFP4Array", "UniformArray"),
+    "formats": ("NVFP4Array", "UniformArray"),
     "models.cogvideox.config": ("CogVideoXConfig",),
     "models.cogvideox.network": ("CogVideoXTransformer",),
     "models.wan.config": ("WanConfig",),

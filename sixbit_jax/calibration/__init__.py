@@ -18,11 +18,8 @@ from sixbit_jax.calibration.runs import CalibrationRuns, Sampled
 from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
 from sixbit_jax.calibration.sparse import SparseFit, find_sparse_tau
 from sixbit_jax.calibration.threshold import (
-    ThresholdFit,
     best_static_routes,
-    find_threshold,
     predicted_errors,
-    replay_routes,
 )
 from sixbit_jax.policies.policy_file import (
     PolicyFile,
@@ -43,7 +40,6 @@ __all__ = [
     "Sampled",
     "SearchResult",
     "SparseFit",
-    "ThresholdFit",
     "best_static_routes",
     "calibrate",
     "calibrate_switching",
@@ -52,13 +48,11 @@ __all__ = [
     "find_largest",
     "find_sparse_tau",
     "find_target",
-    "find_threshold",
     "fit_predictor",
     "load_policy",
     "plot_fit",
     "policy_from_file",
     "predicted_errors",
-    "replay_routes",
     "replay_switching",
     "save_policy",
 ]

@@ -303,7 +303,7 @@ def closed_threshold(
 ) -> float:
     """The threshold for the target on runs with skips and refreshes as they were.
 
-    Unlike `find_threshold`, it knows every option of the policy, and counts the sites
+    It knows every option of the policy, and counts the sites
     that the outlier rule put into BF16.
 
     Args:

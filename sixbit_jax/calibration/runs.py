@@ -5,14 +5,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from sixbit_jax.policies import Policy
 from sixbit_jax.sampling.api import prepare, run_jitted
-from sixbit_jax.sampling.options import Conditions, Execution, Guidance
+from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Prompt
 from sixbit_jax.sampling.pair import switch_step
-from sixbit_jax.sampling.rows import conditions_of, prompt_of
+from sixbit_jax.sampling.rows import conditions_of, prompt_fields_of
 from sixbit_jax.sampling.schedulers.base import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -48,7 +49,7 @@ class CalibrationRuns:
       execution: how the program computes.
       seed: of the first prompt.
       as_given: see `Prompt`.
-      rest: what else prompts have, see `sampling.rows.prompt_of`.
+      prompt_fields: masks and pooled embeddings, see `prompt_fields_of`.
     """
 
     model: Any
@@ -62,7 +63,7 @@ class CalibrationRuns:
     execution: Execution = field(default_factory=Execution)
     seed: int = 0
     as_given: bool = False
-    rest: Mapping[str, Any] = field(default_factory=dict)
+    prompt_fields: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -94,19 +95,18 @@ class CalibrationRuns:
         Raises:
           ValueError: for inputs that do not fit; lists all of them.
         """
+        negative = None if self.negative is None else jnp.asarray(self.negative)[None]
         latents, traces = [], []
-        for number in range(len(self.embeds[:count])):
-            prompt = prompt_of(
-                self.embeds,
-                self.negative,
-                number,
-                rest=self.rest,
-                as_given=self.as_given,
-            )
+        for number, embeds in enumerate(self.embeds[:count]):
             prepared = prepare(
                 self.model,
                 self.scheduler,
-                prompt,
+                Prompt(
+                    jnp.asarray(embeds)[None],
+                    negative,
+                    as_given=self.as_given,
+                    **prompt_fields_of(self.prompt_fields, number),
+                ),
                 latent_shape=self.latent_shape,
                 num_steps=self.num_steps,
                 guidance=self.guidance,

@@ -10,6 +10,7 @@ from sixbit_jax import files
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands._inputs import Prompts
 from sixbit_jax.commands._settings import Settings
+from sixbit_jax.commands._tensors import chosen_fields
 
 
 def notes(runs: Sequence[Any]) -> tuple[str, ...]:
@@ -73,8 +74,8 @@ def run_all(
                     progress=not args.quiet,
                 ),
                 conditions=Conditions(**(conditions or {})),
-                rest=prompts.rest,
                 as_given=chosen.as_given,
+                prompt_fields=chosen_fields(prompts.fields, guided=chosen.guided),
                 on_video=tell,
                 num_steps=chosen.num_steps,
                 guidance=Guidance(chosen.scale),

@@ -1,9 +1,8 @@
 """Prompts and models that several commands take: the bundled ones, or the user's."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sixbit_jax.commands._names import BUNDLED_CHECKPOINT, RECIPES
@@ -14,7 +13,7 @@ from sixbit_jax.commands._networks import (
     load_network,
     quantized_by,
 )
-from sixbit_jax.commands._tensors import PROMPT_REST, read_tensors, rest_of
+from sixbit_jax.commands._tensors import read_prompt_file
 
 
 class Prompts(NamedTuple):
@@ -25,14 +24,14 @@ class Prompts(NamedTuple):
       embeds: float32 [prompts, T, E].
       negative: of the negative prompt, [T, E]; None where a file has none.
       captions: whether `names` are captions of the demo.
-      rest: what else prompts have, see `sampling.rows.prompt_of`.
+      fields: masks and pooled embeddings, by field of `sampling.options.Prompt`.
     """
 
     names: tuple[str, ...]
     embeds: Any
     negative: Any
     captions: bool
-    rest: Mapping[str, Any] = MappingProxyType({})
+    fields: dict[str, Any]
 
 
 class Models(NamedTuple):
@@ -112,21 +111,10 @@ def read_prompts(args: argparse.Namespace, default: Sequence[str]) -> Prompts:
         return caption_prompts(args.captions or default)
     if args.model is None:
         raise ValueError("--prompt-embeds: expected --model with it, found none")
-    names = ("prompt_embeds", "negative_prompt_embeds")
-    tensors = read_tensors(args.prompt_embeds, *names, *PROMPT_REST)
-    embeds, negative = tensors[names[0]], tensors.get(names[1])
-    rest = rest_of(tensors, batched=embeds.ndim == 3)
-    embeds = embeds[None] if embeds.ndim == 2 else embeds
-    if embeds.ndim != 3 or not len(embeds):
-        raise ValueError(
-            f"{args.prompt_embeds}: prompt_embeds: expected [batch, tokens, E], found "
-            f"{list(embeds.shape)}"
-        )
-    if negative is not None and negative.ndim == 3:
-        negative = negative[0]
-    rest = {k: v[0] if k.startswith("negative_") else v for k, v in rest.items()}
-    numbers = tuple(f"prompt {i + 1}" for i in range(len(embeds)))
-    return Prompts(numbers, embeds, negative, captions=False, rest=rest)
+    file = read_prompt_file(args.prompt_embeds)
+    negative = None if file.negative is None else file.negative[0]
+    numbers = tuple(f"prompt {i + 1}" for i in range(len(file.embeds)))
+    return Prompts(numbers, file.embeds, negative, False, file.fields)
 
 
 def caption_prompts(captions: Sequence[str]) -> Prompts:
@@ -142,7 +130,7 @@ def caption_prompts(captions: Sequence[str]) -> Prompts:
 
     parse_captions(captions)
     *embeds, negative = encode_captions([*captions, ""])
-    return Prompts(tuple(captions), np.stack(embeds), negative, captions=True)
+    return Prompts(tuple(captions), np.stack(embeds), negative, True, {})
 
 
 def calibration_prompts(count: int) -> tuple[str, ...]:

@@ -38,13 +38,13 @@ def add_schedule_arguments(group: Any) -> None:
         "--guidance",
         type=_numbers.real(0.0, _numbers.MAX_GUIDANCE),
         help="classifier-free guidance scale; 1 or less runs one branch only (the "
-        "network's: CogVideoX 6, Wan 5)",
+        "network's: CogVideoX 6, Wan 5, HunyuanVideo 1)",
     )
     group.add_argument(
         "--scheduler",
         choices=SCHEDULERS,
-        help="ddim and dpm fit CogVideoX, unipc and euler fit Wan (the checkpoint's "
-        "own, or the network's published one)",
+        help="ddim and dpm fit CogVideoX, unipc and euler Wan and HunyuanVideo (the "
+        "checkpoint's own, or the network's published one)",
     )
     group.add_argument(
         "--shift",

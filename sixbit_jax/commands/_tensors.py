@@ -1,41 +1,10 @@
 """Tensors of the command line: prompts, conditions and noise in safetensors files."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 CONDITIONS = ("image_latents", "image_embeds", "first_frames")
-
-
-PROMPT_REST = {
-    "prompt_attention_mask": "mask",
-    "negative_prompt_attention_mask": "negative_mask",
-    "pooled_prompt_embeds": "pooled",
-    "negative_pooled_prompt_embeds": "negative_pooled",
-}
-"""Tensors besides the embeddings, by diffusers' names -> fields of `Prompt`."""
-
-
-def rest_of(tensors: Mapping[str, Any], *, batched: bool) -> dict[str, Any]:
-    """What prompts have besides embeddings, by field of `Prompt`.
-
-    Args:
-      tensors: of the file, by diffusers' names.
-      batched: whether the file's embeddings have an axis of prompts; a mask or pooled
-        embedding of one prompt is given one otherwise.
-    """
-    found = {
-        field: tensors[name] for name, field in PROMPT_REST.items() if name in tensors
-    }
-    return {
-        name: (value if batched else value[None]) > 0.5
-        if name.endswith("mask")
-        else value
-        if batched
-        else value[None]
-        for name, value in found.items()
-    }
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, Any]:
@@ -65,6 +34,67 @@ def read_tensors(path: Path, *names: str) -> dict[str, Any]:
     if broken:
         raise ValueError(f"{path}: NaN or Inf in {', '.join(broken)}")
     return arrays
+
+
+_PROMPT_FIELDS = {
+    "prompt_attention_mask": "mask",
+    "pooled_prompt_embeds": "pooled",
+    "negative_prompt_attention_mask": "negative_mask",
+    "negative_pooled_prompt_embeds": "negative_pooled",
+}
+"""Tensors of a prompt file, by diffusers' name, and the fields of `Prompt`."""
+
+
+class PromptFile(NamedTuple):
+    """What a file of prompts holds.
+
+    Attributes:
+      embeds: [prompts, T, E].
+      negative: [rows, T, E], or None.
+      fields: masks and pooled embeddings, by field of `sampling.options.Prompt`.
+    """
+
+    embeds: Any
+    negative: Any
+    fields: dict[str, Any]
+
+    def chosen(self, *, guided: bool) -> dict[str, Any]:
+        """The fields of a run; without guidance, none of the negative prompt."""
+        return chosen_fields(self.fields, guided=guided)
+
+
+def chosen_fields(fields: dict[str, Any], *, guided: bool) -> dict[str, Any]:
+    """The fields of a run; without guidance, none of the negative prompt."""
+    return {k: v for k, v in fields.items() if guided or not k.startswith("negative")}
+
+
+def read_prompt_file(path: Path) -> PromptFile:
+    """Reads a file of prompt embeddings.
+
+    Raises:
+      ValueError: if it is none, or the embeddings are of another rank.
+    """
+    tensors = read_tensors(
+        path, "prompt_embeds", "negative_prompt_embeds", *_PROMPT_FIELDS
+    )
+    embeds = _batched(tensors["prompt_embeds"])
+    if embeds.ndim != 3 or not len(embeds):
+        raise ValueError(
+            f"{path}: prompt_embeds: expected [batch, tokens, E], found "
+            f"{list(embeds.shape)}"
+        )
+    negative = tensors.get("negative_prompt_embeds")
+    fields = {
+        ours: tensors[name] for name, ours in _PROMPT_FIELDS.items() if name in tensors
+    }
+    for name in ("mask", "negative_mask"):
+        if name in fields:
+            fields[name] = fields[name] > 0
+    return PromptFile(embeds, None if negative is None else _batched(negative), fields)
+
+
+def _batched(embeds: Any) -> Any:
+    return embeds[None] if embeds.ndim == 2 else embeds
 
 
 def condition_files(args: argparse.Namespace) -> tuple[Path | None, ...]:

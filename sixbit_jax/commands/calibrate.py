@@ -10,7 +10,7 @@ from sixbit_jax.commands import _inputs, _numbers, _shared
 from sixbit_jax.commands._networks import Network
 from sixbit_jax.commands._settings import asked_size, settings_for
 from sixbit_jax.commands._targets import check_targets
-from sixbit_jax.commands._tensors import condition_files, read_conditions
+from sixbit_jax.commands._tensors import chosen_fields, condition_files, read_conditions
 
 DESCRIPTION = """\
 Makes a policy for a model: samples prompts with NVFP4 weights and records, for each
@@ -232,7 +232,7 @@ def _runs(
         ),
         seed=args.seed,
         as_given=chosen.as_given,
-        rest=prompts.rest,
+        prompt_fields=chosen_fields(prompts.fields, guided=chosen.guided),
     )
 
 

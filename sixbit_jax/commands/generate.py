@@ -142,7 +142,8 @@ def _add_method(group: Any) -> None:
     group.add_argument(
         "--tiled",
         action="store_true",
-        help="decode in overlapping tiles: less memory, slightly other pixels",
+        help="decode (and encode pictures) in overlapping tiles: less memory, slightly "
+        "other pixels",
     )
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from sixbit_jax import files
-from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax.commands import _inputs, _numbers, _shared
 from sixbit_jax.commands._networks import Network, load_network, quantized_by
 from sixbit_jax.commands._settings import asked_size, settings_for
 from sixbit_jax.commands._targets import check_targets
 from sixbit_jax.commands._tensors import (
-    PROMPT_REST,
+    PromptFile,
     condition_files,
     read_conditions,
+    read_prompt_file,
     read_tensors,
-    rest_of,
 )
 
 DESCRIPTION = """\
@@ -24,10 +24,8 @@ Denoises a batch of videos with a converted checkpoint, in one compiled program.
 Prompt embeddings come from a safetensors file with the tensors
   prompt_embeds           [batch, tokens, E] (or [tokens, E])
   negative_prompt_embeds  the same shape; needed unless --guidance is 1 or less
-as diffusers' `pipe.encode_prompt` returns them. HunyuanVideo reads two more,
-  prompt_attention_mask   [batch, tokens]: 0 where a token is padding
-  pooled_prompt_embeds    [batch, P]
-and with --guidance above 1 the same of the negative prompt (negative_...). The latents
+and, for networks that ask (HunyuanVideo), prompt_attention_mask and
+pooled_prompt_embeds, as diffusers' `pipe.encode_prompt` returns them. The latents
 are written as
   latents                 float32 [batch, frames, channels, height, width]
 which `pipe.decode_latents` of diffusers turns into pixels (Wan: its VAE's `decode`,
@@ -104,6 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _shared.add_attention_argument(method)
     method.add_argument(
+        "--embedded-guidance",
+        type=_numbers.real(0.0, _numbers.MAX_GUIDANCE),
+        metavar="SCALE",
+        help="scale that the network itself reads (HunyuanVideo; as published: 6)",
+    )
+    method.add_argument(
         "--dynamic-guidance",
         action="store_true",
         help="diffusers' cosine schedule of the guidance scale (CogVideoX DPM)",
@@ -115,19 +119,14 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
 
     _check(args)
-    embeds = read_tensors(
-        args.prompt_embeds, "prompt_embeds", "negative_prompt_embeds", *PROMPT_REST
-    )
-    rest = rest_of(embeds, batched=embeds["prompt_embeds"].ndim == 3)
-    prompt = _batched(embeds["prompt_embeds"])
-    given = read_conditions(args, rows=len(prompt))
+    prompts = read_prompt_file(args.prompt_embeds)
+    given = read_conditions(args, rows=len(prompts.embeds))
     noise = None
     if args.noise is not None:
         noise = read_tensors(args.noise, "noise")["noise"]
     network = load_network(args.model, second_guidance=args.guidance_2)
     began = time.perf_counter()
-    negative = embeds.get("negative_prompt_embeds")
-    result = _sample(args, network, prompt, negative, rest, given, noise)
+    result = _sample(args, network, prompts, given, noise)
     latents = np.asarray(result.latents)
     if not np.isfinite(latents).all():
         raise ValueError(
@@ -161,12 +160,12 @@ def _check(args: argparse.Namespace) -> None:
 def _sample(
     args: argparse.Namespace,
     network: Network,
-    prompt: Any,
-    negative: Any,
-    rest: dict[str, Any],
+    prompts: PromptFile,
     given: dict[str, Any],
     noise: Any,
 ) -> Any:
+    import jax.numpy as jnp
+
     from sixbit_jax.recipes import recipe_of
     from sixbit_jax.sampling.api import sample
     from sixbit_jax.sampling.options import Execution, Guidance, Prompt
@@ -185,17 +184,22 @@ def _sample(
     for name in ("cache_format", "attention"):
         if vars(args)[name] is not None:
             options[name] = vars(args)[name]
-    if negative is not None:
-        negative = _batched(negative) if chosen.guided else None
-    if negative is None:
-        rest = {k: v for k, v in rest.items() if not k.startswith("negative_")}
     return sample(
         network.model,
         chosen.scheduler,
-        Prompt(prompt, negative, as_given=chosen.as_given, **rest),
+        Prompt(
+            jnp.asarray(prompts.embeds),
+            prompts.negative if chosen.guided else None,
+            as_given=chosen.as_given,
+            **prompts.chosen(guided=chosen.guided),
+        ),
         latent_shape=chosen.latent_shape,
         num_steps=chosen.num_steps,
-        guidance=Guidance(chosen.scale, dynamic=args.dynamic_guidance),
+        guidance=Guidance(
+            chosen.scale,
+            dynamic=args.dynamic_guidance,
+            embedded=args.embedded_guidance,
+        ),
         conditions=network.conditions(given),
         seed=args.seed,
         noise=noise,
@@ -220,7 +224,3 @@ def _write(args: argparse.Namespace, latents: Any, trace: Any) -> None:
     if args.trace is not None:
         with files.replaced_file(args.trace) as partial, partial.open("wb") as file:
             np.savez(file, **jax.tree.map(np.asarray, trace)._asdict())
-
-
-def _batched(embeds: Any) -> Any:
-    return embeds[None] if embeds.ndim == 2 else embeds

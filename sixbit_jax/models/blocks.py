@@ -147,4 +147,5 @@ class SiteRunner:
                 )
             density = jnp.float32(1.0)
         columns = zip(*(self._measured[name] for name in self._sites), strict=True)
-        return BlockStats(*(jnp.stack(column) for column in columns), density)
+        outlier, route, error = (jnp.stack(column) for column in columns)
+        return BlockStats(outlier, route, error, density)

@@ -178,9 +178,10 @@ def attention_by_plan(
     if isinstance(precision, str):
         return jax.lax.cond(sparsity.sparse, sparse, dense, prepared(precision))
     branches = [
-        lambda run=run, precision=precision: run(prepared(precision))
-        for run in (dense, sparse)
-        for precision in ("bf16", "int8")
+        lambda: dense(prepared("bf16")),
+        lambda: dense(prepared("int8")),
+        lambda: sparse(prepared("bf16")),
+        lambda: sparse(prepared("int8")),
     ]
     index = 2 * sparsity.sparse.astype(jnp.int32) + precision.astype(jnp.int32)
     return jax.lax.switch(index, branches)

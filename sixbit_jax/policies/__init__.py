@@ -7,7 +7,6 @@ from sixbit_jax.policies.base import (
     PolicyState,
     Stats,
     StepIndex,
-    empty_stats,
     full_precision_plan,
 )
 from sixbit_jax.policies.baselines import alternate, random_routes
@@ -21,7 +20,7 @@ from sixbit_jax.policies.bits import (
 from sixbit_jax.policies.chain import chain
 from sixbit_jax.policies.delta_gbs import delta_gbs
 from sixbit_jax.policies.dmpq import dmpq
-from sixbit_jax.policies.fixed import fixed, static_routes
+from sixbit_jax.policies.fixed import fixed
 from sixbit_jax.policies.int8_attention import int8_attention
 from sixbit_jax.policies.pdr import pdr
 from sixbit_jax.policies.predictor import ErrorPredictor
@@ -44,7 +43,6 @@ __all__ = [
     "delta_gbs",
     "dmpq",
     "effective_bits",
-    "empty_stats",
     "fixed",
     "full_precision_plan",
     "int8_attention",
@@ -53,7 +51,6 @@ __all__ = [
     "route_shares",
     "skip_fraction",
     "sparse_attention",
-    "static_routes",
     "step_cache",
     "tdc",
     "uniform_skips",

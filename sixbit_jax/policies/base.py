@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sixbit_jax.measured import NO_CHANGE, NO_LIMIT, NOT_MEASURED
+from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.routes import Route
 from sixbit_jax.sparsity import SparseWay
 
@@ -159,21 +159,6 @@ def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
     )
 
 
-def empty_stats(num_blocks: int, num_sites: int) -> Stats:
-    """Stats of a step that measured nothing."""
-    return Stats(
-        computed=jnp.zeros((num_blocks,), bool),
-        gamma=jnp.zeros((num_blocks,), jnp.float32),
-        delta_change=jnp.zeros((num_blocks,), jnp.float32),
-        outlier=jnp.zeros((num_blocks, num_sites), jnp.float32),
-        route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
-        error=jnp.full((num_blocks, num_sites), NOT_MEASURED, jnp.float32),
-        output_change=jnp.array(NO_CHANGE, jnp.float32),
-        latent_change=jnp.array(0.0, jnp.float32),
-        attention_density=jnp.zeros((num_blocks,), jnp.float32),
-    )
-
-
 __all__ = [
     "BlockGrid",
     "Plan",
@@ -181,6 +166,5 @@ __all__ = [
     "PolicyState",
     "Stats",
     "StepIndex",
-    "empty_stats",
     "full_precision_plan",
 ]

@@ -72,7 +72,7 @@ class Comparison:
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
-        """One flat record per run, with the field names of DESIGN section 13."""
+        """One flat record per run, with the field names of `benchmarks`."""
         rows = []
         for number, run in enumerate(self.runs):
             row: dict[str, Any] = {

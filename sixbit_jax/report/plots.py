@@ -13,7 +13,12 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 
 from sixbit_jax.measured import known
 from sixbit_jax.routes import Route
@@ -151,6 +156,8 @@ def density_map(trace: Trace, *, title: str = "") -> Figure:
             aspect="auto",
             interpolation="nearest",
         )
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_locator(MaxNLocator(integer=True))
         axis.tick_params(length=0)
         axis.set_ylabel("block")
         axis.set_title(name, fontsize=9, loc="left")

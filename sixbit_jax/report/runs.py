@@ -24,10 +24,10 @@ from sixbit_jax.policies import (
 from sixbit_jax.policies.policy_file import PolicyFile
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.api import Prepared, block_grid, prepare, run_jitted
-from sixbit_jax.sampling.options import Conditions, Execution
+from sixbit_jax.sampling.options import Conditions, Execution, Prompt
 from sixbit_jax.sampling.pair import LowNoise
 from sixbit_jax.sampling.program import Inputs, Program
-from sixbit_jax.sampling.rows import conditions_of, prompt_of
+from sixbit_jax.sampling.rows import conditions_of, prompt_fields_of
 from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -181,8 +181,8 @@ def run_prompts(
     seed: int = 0,
     execution: Execution | None = None,
     conditions: Conditions | None = None,
-    rest: Mapping[str, Any] | None = None,
     as_given: bool = False,
+    prompt_fields: Mapping[str, Any] | None = None,
     on_video: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Run:
@@ -200,8 +200,8 @@ def run_prompts(
       execution: how the program computes; the configuration has its cache format.
       conditions: what the network takes besides, a row per prompt; the configuration
         has the second network of a pair.
-      rest: what else prompts have, see `sampling.rows.prompt_of`.
       as_given: see `Prompt`.
+      prompt_fields: masks and pooled embeddings, see `prompt_fields_of`.
       on_video: called with the number of each prompt before it runs.
       **options: of `sixbit_jax.prepare`.
 
@@ -213,15 +213,19 @@ def run_prompts(
     """
     cache_format = configuration.cache_format
     execution = replace(execution or Execution(), cache_format=cache_format)
-    prompts = np.asarray(prompts, np.float32)
     if negative is not None:
-        negative = jnp.asarray(negative, jnp.float32)
+        negative = jnp.asarray(negative, jnp.float32)[None]
     latents, traces, seconds, compiled = [], [], [], None
-    for number in range(len(prompts)):
+    for number, prompt in enumerate(np.asarray(prompts, np.float32)):
         prepared = prepare(
             configuration.model,
             scheduler,
-            prompt_of(prompts, negative, number, rest=rest, as_given=as_given),
+            Prompt(
+                jnp.asarray(prompt[None]),
+                negative,
+                as_given=as_given,
+                **prompt_fields_of(prompt_fields or {}, number),
+            ),
             latent_shape=latent_shape,
             seed=(seed + number) % 2**64,
             policy=configuration.policy,

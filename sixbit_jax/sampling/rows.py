@@ -1,13 +1,10 @@
-"""One video of a batch at a time: its prompt and conditions, as a batch of one."""
+"""One video of a batch at a time: its inputs, as a batch of one."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float
-
-from sixbit_jax.sampling.options import Conditions, Prompt
+from sixbit_jax.sampling.options import Conditions
 
 _BATCHED = ("image_latents", "image_embeds", "first_frames")
 
@@ -30,34 +27,17 @@ def conditions_of(conditions: Conditions, number: int) -> Conditions:
     return replace(conditions, **changed)
 
 
-def prompt_of(
-    embeds: Float[Array | np.ndarray, "prompts T E"],
-    negative: Float[Array | np.ndarray, "T E"] | None,
-    number: int,
-    *,
-    rest: Mapping[str, Array | np.ndarray] | None = None,
-    as_given: bool = False,
-) -> Prompt:
-    """The prompt of one video.
+def prompt_fields_of(given: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Masks and pooled embeddings of one prompt, as fields of `Prompt`.
 
     Args:
-      embeds: of all prompts.
-      negative: of the one negative prompt; None without guidance.
-      number: of the video.
-      rest: other fields of `Prompt` by name: `mask` and `pooled` with a row for every
-        prompt, `negative_mask` and `negative_pooled` with the negative prompt's alone.
-      as_given: see `Prompt`.
+      given: arrays by field, a row per prompt; the negative prompt has one row.
+      number: of the prompt.
     """
-    rows = {
-        name: jnp.asarray(value)[None]
-        if name.startswith("negative_")
-        else jnp.asarray(value)[number : number + 1]
-        for name, value in (rest or {}).items()
-        if negative is not None or not name.startswith("negative_")
+    return {
+        name: value[:1] if name.startswith("negative") else value[number : number + 1]
+        for name, value in given.items()
     }
-    other = None if negative is None else jnp.asarray(negative)[None]
-    first = jnp.asarray(embeds[number])[None]
-    return Prompt(first, other, as_given=as_given, **rows)
 
 
-__all__ = ["conditions_of", "prompt_of"]
+__all__ = ["conditions_of", "prompt_fields_of"]

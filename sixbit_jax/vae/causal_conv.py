@@ -14,7 +14,6 @@ channels).
 """
 
 import math
-from collections.abc import Callable
 from enum import Enum
 from typing import Literal, NamedTuple
 
@@ -50,8 +49,6 @@ class Stream:
       first: whether the chunk is the first of its video.
       method: how causal convolutions are computed.
       kernels: whether GPU kernels may compute what they can.
-      largest: bytes of stacked frames that one convolution may make; longer chunks are
-        normalized and convolved a few frames at a time (`CausalConv3d.after`).
     """
 
     def __init__(
@@ -60,7 +57,6 @@ class Stream:
         *,
         method: Method = "stacked",
         kernels: bool = False,
-        largest: int = 1 << 30,
     ):
         if method not in METHODS:
             raise ValueError(
@@ -69,7 +65,6 @@ class Stream:
         self.first = state is None
         self.method: Method = method
         self.kernels = kernels
-        self.largest = largest
         self._given = state or ()
         self._kept: list[jax.Array] = []
 
@@ -338,67 +333,3 @@ class CausalConv3d(nnx.Module):
             pad=pad,
             method=stream.method,
         )
-
-    def after(
-        self,
-        front: Callable[[Array, Array], Array],
-        x: Float[Array, "batch F H W C"],
-        stream: Stream,
-    ) -> Float[Array, "batch F H W O"]:
-        """What `self(front(x, arange(F)), stream)` gives, in less memory.
-
-        Where the stacked frames of the whole chunk would be too large, neither they nor
-        the result of `front` ever exist: a scan takes a few frames at a time.
-
-        Args:
-          front: (some frames of x, their numbers) -> as many frames; each of its frames
-            depends on one frame of x alone.
-          x: the chunk.
-          stream: as in `__call__`.
-        """
-        frames = x.shape[1]
-        size = self._group(x, stream)
-        if size == frames:
-            return self(front(x, jnp.arange(frames)), stream)
-        past = stream.take()
-        if past is None:
-            first = front(x[:, :1], jnp.arange(1))
-            length = self.kernel[0] - 1
-            past = with_past(first, None, length, self.padding).frames[:, :length]
-        rows, columns = ((side - 1) // 2 for side in self.kernel[1:])
-
-        def group(past: Array, start: Array) -> tuple[Array, Array]:
-            part = jax.lax.dynamic_slice_in_dim(x, start, size, axis=1)
-            part = front(part, start + jnp.arange(size))
-            both, kept = with_past(part, past, self.kernel[0] - 1, self.padding)
-            pad = ((rows, rows), (columns, columns))
-            y = frames_conv(both, self.weight[...], self.bias[...], pad=pad)
-            return kept, y
-
-        kept, y = jax.lax.scan(group, past, jnp.arange(0, frames, size))
-        stream.keep(kept)
-        y = jnp.moveaxis(y, 0, 1)
-        return y.reshape(y.shape[0], frames, *y.shape[3:])
-
-    def _group(self, x: Array, stream: Stream) -> int:
-        """Frames that are convolved together: all, or the most that are not too large.
-
-        At least as many as the next chunk needs of this one.
-        """
-        frames, past = x.shape[1], self.kernel[0] - 1
-        plain = past > 0 and self.stride == (1, 1, 1)
-        plain = (
-            plain
-            and self.padding is not Padding.REPLICATE
-            and stream.method == "stacked"
-        )
-        if not plain:
-            return frames
-        one = x.nbytes // frames * self.kernel[0]
-        fitting = [
-            size
-            for size in range(past, frames + 1)
-            if frames % size == 0 and size * one <= stream.largest
-        ]
-        smallest = next((n for n in range(past, frames + 1) if frames % n == 0), frames)
-        return max(fitting, default=smallest)

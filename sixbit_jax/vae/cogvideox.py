@@ -57,10 +57,8 @@ class ResnetBlock(nnx.Module):
     ) -> Float[Array, "batch F H W O"]:
         """One chunk; z are its latents (decoder) or None (encoder)."""
         context = () if z is None else (z,)
-        front = self.norm1.prepared(x, *context, kernels=stream.kernels)
-        y = self.conv1.after(front, x, stream)
-        front = self.norm2.prepared(y, *context, kernels=stream.kernels)
-        y = self.conv2.after(front, y, stream)
+        y = self.conv1(self.norm1(x, *context, kernels=stream.kernels), stream)
+        y = self.conv2(self.norm2(y, *context, kernels=stream.kernels), stream)
         return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -222,8 +220,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z, stream), z, stream)
         for block in self.up_blocks:
             x = block(x, z, stream)
-        front = self.norm_out.prepared(x, z, kernels=stream.kernels)
-        return self.conv_out.after(front, x, stream)
+        return self.conv_out(self.norm_out(x, z, kernels=stream.kernels), stream)
 
 
 def _lengths(frames: int, size: int) -> tuple[int, ...]:
@@ -248,12 +245,6 @@ class AutoencoderKLCogVideoX(nnx.Module):
         self.config = config
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
-
-    @staticmethod
-    def weight_role(name: str) -> str | None:
-        """How a parameter may be quantized: none of them may."""
-        del name
-        return None
 
     @staticmethod
     def decode_lengths(latent_frames: int) -> tuple[int, ...]:

@@ -7,8 +7,7 @@ latent pixel (CogVideoX's decoder), where they are made at the size of the laten
 only read at the size of the activation.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -99,27 +98,11 @@ class GroupNorm(nnx.Module):
         Returns:
           The result, in the dtype of x.
         """
-        return self.prepared(x, activate=activate, kernels=kernels)(x, None)
-
-    def prepared(
-        self, x: Array, *, activate: bool = True, kernels: bool = False
-    ) -> Callable[[Array, Any], Array]:
-        """The normalization by the statistics of x, for some of its frames at a time.
-
-        Returns:
-          (frames, their numbers) -> normalized frames.
-        """
         statistics = group_statistics(x, self.groups, eps=self.eps, kernels=kernels)
         mean, scale = (part[:, None, None, None] for part in statistics)
         scale = scale * self.weight[...].astype(jnp.float32)
-        bias = self.bias[...].astype(jnp.float32)
-
-        def normalize(x: Array, numbers: Any) -> Array:
-            del numbers
-            y = (x.astype(jnp.float32) - mean) * scale + bias
-            return (jax.nn.silu(y) if activate else y).astype(x.dtype)
-
-        return normalize
+        y = (x.astype(jnp.float32) - mean) * scale + self.bias[...].astype(jnp.float32)
+        return (jax.nn.silu(y) if activate else y).astype(x.dtype)
 
 
 def latent_frames(frames: int, latents: int) -> np.ndarray:
@@ -173,17 +156,7 @@ class SpatialNorm(nnx.Module):
         Returns:
           The result, in the dtype of x.
         """
-        return self.prepared(x, z, kernels=kernels)(x, jnp.arange(x.shape[1]))
-
-    def prepared(
-        self, x: Array, z: Array, *, kernels: bool = False
-    ) -> Callable[[Array, Any], Array]:
-        """The normalization by the statistics of x, for some of its frames at a time.
-
-        Returns:
-          (frames, their numbers) -> normalized frames.
-        """
-        height, width = x.shape[2:4]
+        batch, frames, height, width, channels = x.shape
         latents, rows, columns = z.shape[1:4]
         norm = self.norm_layer
         statistics = group_statistics(x, norm.groups, eps=norm.eps, kernels=kernels)
@@ -192,22 +165,16 @@ class SpatialNorm(nnx.Module):
         factor = modulation * (scale * norm.weight[...].astype(jnp.float32))
         offset = modulation * norm.bias[...].astype(jnp.float32)
         offset = offset + self.conv_b(z).astype(jnp.float32)
-        times = jnp.asarray(latent_frames(x.shape[1], latents))
-
-        def normalize(x: Array, numbers: Any) -> Array:
-            # [batch, F, rows, 1, columns, 1, C] against the enlarged x.
-            here = times[numbers]
-            by, plus = (
-                jnp.take(part, here, axis=1)[:, :, :, None, :, None]
-                for part in (factor, offset)
-            )
-            y = x.reshape(
-                *x.shape[:2], rows, height // rows, columns, width // columns, -1
-            ).astype(jnp.float32)
-            y = (y - mean[:, :, :, None, :, None]) * by + plus
-            return jax.nn.silu(y).astype(x.dtype).reshape(x.shape)
-
-        return normalize
+        times = latent_frames(frames, latents)
+        # [batch, F, rows, 1, columns, 1, C] against the enlarged x.
+        factor, offset = (
+            part[:, times][:, :, :, None, :, None] for part in (factor, offset)
+        )
+        y = x.reshape(
+            batch, frames, rows, height // rows, columns, width // columns, channels
+        ).astype(jnp.float32)
+        y = (y - mean[:, :, :, None, :, None]) * factor + offset
+        return jax.nn.silu(y).astype(x.dtype).reshape(x.shape)
 
 
 class PointwiseConv(nnx.Module):

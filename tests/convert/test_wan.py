@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax.numpy as jnp
 import ml_dtypes

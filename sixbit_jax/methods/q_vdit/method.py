@@ -54,7 +54,8 @@ class QVDiTOptions:
       activation_bits: 6 or 8 (3 to 8 work), per token, dynamic.
       scope: "all" linears of the blocks, or "attention": the feed-forward linears
         stay at `feed_forward_bits`, as in the released configurations.
-      feed_forward_bits: of weights and activations there; [ours] for activations.
+      feed_forward_bits: of weights and activations there; for activations by our
+        choice.
       searched_range: search the range of every channel; otherwise round to nearest.
       inner_rank: rank of the adapter inside the quantizer; 0: none.
       tmd_weight: of the relation loss beside the mean squared error.

@@ -28,7 +28,7 @@ LEARNING_RATES = {
     "factors": 1e-3,
     "inner": 1e-3,
 }
-"""[ours] The paper's are 1e-6 for step sizes and 1e-5 for adapters, over 5,000 to
+"""Ours. The paper's are 1e-6 for step sizes and 1e-5 for adapters, over 5,000 to
 15,000 iterations; these are for hundreds to a few thousand."""
 CALIBRATION_EXAMPLES = 16
 

@@ -79,14 +79,12 @@ def wan(**changes: Any) -> Any:
 
 
 def hunyuan_video(**changes: Any) -> Any:
-    config = small_hunyuan_video.small_config(
-        num_layers=1, num_single_layers=2, **changes
-    )
+    config = small_hunyuan_video.small_config(num_single_layers=1, **changes)
     return cache(partial(_filled, HunyuanVideoTransformer, config))
 
 
+_MASKED = "needs a mask of the prompt, a pooled prompt"
 _IMAGE = "needs image_latents"
-_MASK = "needs a mask of the prompt, a pooled prompt"
 KINDS = {
     "cogvideox-2b": Kind(cogvideox(use_rotary_positional_embeddings=False)),
     "cogvideox-5b": Kind(cogvideox()),
@@ -119,18 +117,19 @@ KINDS = {
         steps=4,
         tunable="found a pair",
     ),
-    "hunyuan-video": Kind(hunyuan_video(), tunable=_MASK),
-    "hunyuan-video-i2v": Kind(
+    "hunyuanvideo": Kind(hunyuan_video(), steps=3, tunable=_MASKED),
+    "hunyuanvideo-i2v": Kind(
         hunyuan_video(image_condition_type="token_replace"),
         inputs={"first_frames": (1, 4, 4, 4)},
-        tunable=_MASK,
+        steps=3,
+        tunable=_MASKED,
     ),
-    "hunyuan-video-i2v-concat": Kind(
+    "hunyuanvideo-i2v-concat": Kind(
         hunyuan_video(
             image_condition_type="latent_concat", in_channels=9, guidance_embeds=False
         ),
         inputs={"image_latents": (3, 5, 4, 4)},
-        tunable="needs image_latents, a mask of the prompt",
+        tunable="needs image_latents, a mask of the prompt, a pooled prompt",
     ),
 }
 """By the published model that has this form."""
@@ -162,8 +161,8 @@ def write_inputs(kind: Kind, folder: Path) -> list[str]:
     }
     spec = kind.description.conditions.prompt
     if spec.masked:
-        mask = (np.arange(TOKENS) < TOKENS - 2)[None].repeat(PROMPTS, 0)
-        texts["prompt_attention_mask"] = mask.astype(np.int64)
+        mask = np.arange(TOKENS) < TOKENS - 2
+        texts["prompt_attention_mask"] = np.tile(mask, (PROMPTS, 1)).astype(np.int32)
     if spec.pooled_width is not None:
         texts["pooled_prompt_embeds"] = drawn(spec.pooled_width)
     save_file(texts, file)

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import zlib
+from random import Random
 
 import numpy as np
 import pytest
@@ -129,6 +130,28 @@ def test_what_is_no_picture_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(PictureError, match=message) as caught:
         read_picture(file)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_files_are_a_picture_or_a_clear_error(tmp_path, kind):
+    whole = _saved(picture("x"), kind, exif=Image.Exif())
+    random = Random(20_260_101)
+    refused = 0
+    for number in range(200):
+        content = bytearray(whole)
+        # Headers are short, and most of what goes wrong is there.
+        end = len(content) if number % 2 else 64
+        for _ in range(random.randint(1, 4)):
+            content[random.randrange(end)] = random.randrange(256)
+        file = tmp_path / "p"
+        file.write_bytes(content[: random.randrange(len(content))] or content)
+        if number % 3:
+            file.write_bytes(content)
+        try:
+            assert read_picture(file).mode == "RGB"
+        except PictureError:
+            refused += 1
+    assert refused > 50
 
 
 def test_places_that_are_no_files_are_refused(tmp_path):

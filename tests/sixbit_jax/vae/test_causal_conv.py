@@ -132,25 +132,3 @@ def test_frames_of_another_size_are_refused():
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="expected one of stacked, framewise"):
         Stream(None, method="conv2d")
-
-
-@pytest.mark.parametrize("padding", [Padding.ZEROS, Padding.FIRST_FRAME])
-@pytest.mark.parametrize("largest", [1, 4000, 1 << 30])
-def test_frames_taken_in_groups_are_the_same_convolution(padding, largest):
-    layer = CausalConv3d(3, 5, 3, padding=padding, rngs=nnx.Rngs(0))
-    x = jax.random.normal(jax.random.key(1), (2, 9, 4, 6, 3))
-    scales = jnp.arange(1.0, 10.0)
-
-    def front(part, numbers):
-        return jnp.tanh(part) * scales[numbers][:, None, None, None]
-
-    whole, parts = Stream(None), Stream(None, largest=largest)
-    expected = layer(front(x, jnp.arange(9)), whole)
-    found = layer.after(front, x, parts)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(parts.state()[0], whole.state()[0], rtol=1e-6)
-    # And of a chunk that has a past.
-    again = Stream(whole.state()), Stream(parts.state(), largest=largest)
-    expected = layer(front(x[:, :6], jnp.arange(6)), again[0])
-    found = layer.after(front, x[:, :6], again[1])
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -20,7 +20,7 @@ FAST := $(addprefix tests/sixbit_jax/,formats nn policies quantizers reading rep
 	calibration metrics test_files.py test_config_schema.py test_checksums.py) \
 	$(addprefix tests/convert/,test_rules.py test_values.py test_encoder_tables.py)
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(FAST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not exhaustive" $(FAST)
 
 # Every command with every network; `make test` holds each with some of them.
 test-networks: $(STAMP)

@@ -30,6 +30,7 @@ from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.header import PIPELINE_NAME, PipelineHeader
 from sixbit_jax.pipelines.pipeline import Stopped, VideoPipeline, load_pipeline
 from sixbit_jax.policies import fixed
+from sixbit_jax.quantizers.storage import rotation_of
 from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.report.video import write_mp4
 from sixbit_jax.routes import Route
@@ -80,7 +81,7 @@ def random_component(model: Any, config: Any, *, quantized: bool) -> nnx.Module:
         shape = shape[1:] if layers else shape
         rotation = None
         if quantized:
-            rotation = recipe.rotation_of(model.weight_role(name), shape[-1])
+            rotation = rotation_of(recipe, model.weight_role(name), shape[-1])
         made = _leaf(
             jax.random.key(number),
             shape=shape,

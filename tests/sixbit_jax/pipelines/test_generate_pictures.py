@@ -55,7 +55,7 @@ def test_videos_of_a_folder_have_the_proportions_of_their_pictures(
     sizes = [(f["settings"]["width"], f["settings"]["height"]) for f in found.values()]
     assert sizes == [(64, 32), (32, 64)]
     assert [f["image"]["name"] for f in found.values()] == ["a.png", "b.jpg"]
-    assert set(found["0001-seed0"]["seconds"]) == {"text", "picture", "sampling", "vae"}
+    assert set(found["0001-seed0"]["seconds"]) >= {"picture", "sampling", "vae"}
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
     capsys.readouterr()
     assert generate(wan_i2v[1], *words) == 0

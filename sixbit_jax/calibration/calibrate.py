@@ -137,7 +137,8 @@ def calibrate(
     say(f"recording {runs.count} runs of {runs.num_steps} steps")
     recorded = runs.sample(chain(), record_errors=True)
     recording = Recording.from_traces(recorded.traces, runs.starts)
-    fit = fit_predictor(recording, runs.model.sites)
+    present = np.asarray(block_grid(runs.model).macs) > 0
+    fit = fit_predictor(recording, runs.model.sites, present=present)
     return Calibrated(_search(runs, options, recorded, fit, say), fit, recording)
 
 

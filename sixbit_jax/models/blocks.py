@@ -89,6 +89,8 @@ class SiteRunner:
         key: Heads,
         value: Float[Array, "batch tokens heads head_dim"],
         layout: TokenLayout,
+        *,
+        key_lengths: Int[Array, "batch"] | None = None,
     ) -> Float[Array, "batch tokens heads head_dim"]:
         """Self-attention by the plan: dense or sparse, with 16-bit or INT8 scores.
 
@@ -96,12 +98,19 @@ class SiteRunner:
           query, key: the projections and what is to be done with them.
           value: as it is.
           layout: where text and frames are among the tokens.
+          key_lengths: tokens of each batch entry that are no padding, which is at the
+            end of the text; None is all.
         """
         options, control = self._options, self._control
         if options.sparse is None or control is None:
             self._density = jnp.float32(1.0)
             return attention_of_heads(
-                query, key, value, kernels=options.kernels, precision=self.scores
+                query,
+                key,
+                value,
+                kernels=options.kernels,
+                precision=self.scores,
+                key_lengths=key_lengths,
             )
         assert control.sparse is not None
         assert control.sparse_tau is not None
@@ -113,6 +122,7 @@ class SiteRunner:
             layout,
             kernels=options.kernels,
             precision=self.scores,
+            key_lengths=key_lengths,
         )
         return mixed
 

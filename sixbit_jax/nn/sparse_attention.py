@@ -5,7 +5,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from pallas_kernels.attention import api, choose
 from pallas_kernels.attention.api import Precision
@@ -52,15 +52,20 @@ class Sparsity:
 def _operands(query: Heads, key: Heads, value: Array, precision, chosen) -> _Operands:
     if precision == "int8":
         return norm_rope_qkv(query, key, value, implementation=chosen)
-    q, k = (norm_rope(part, implementation=chosen) for part in (query, key))
+    q, k = (
+        part.x if part.untouched else norm_rope(part, implementation=chosen)
+        for part in (query, key)
+    )
     return q, k, value
 
 
-def _dense(operands: _Operands, kernels: bool) -> Array:
+def _dense(operands: _Operands, kernels: bool, key_lengths: Array | None) -> Array:
     if isinstance(operands, QuantizedQKV):
         chosen = None if kernels else "reference"
-        return api.quantized_attention(operands, implementation=chosen)
-    return attention(*operands, kernels=kernels)
+        return api.quantized_attention(
+            operands, key_lengths=key_lengths, implementation=chosen
+        )
+    return attention(*operands, kernels=kernels, key_lengths=key_lengths)
 
 
 def _means(operands: _Operands, grid: BlockGrid) -> Centroids:
@@ -97,7 +102,11 @@ def _selection(
 
 
 def _sparse(
-    operands: _Operands, sparsity: Sparsity, layout: TokenLayout, kernels: bool
+    operands: _Operands,
+    sparsity: Sparsity,
+    layout: TokenLayout,
+    kernels: bool,
+    key_lengths: Array | None,
 ) -> tuple[Array, Array]:
     chosen = None if kernels else "reference"
     if isinstance(operands, QuantizedQKV):
@@ -108,12 +117,15 @@ def _sparse(
         shape, precision=precision, text=layout.text, dtype=value.dtype
     )
     selection = _selection(operands, grid, sparsity, layout)
+    options = {
+        "selection": selection,
+        "key_lengths": key_lengths,
+        "implementation": chosen,
+    }
     if isinstance(operands, QuantizedQKV):
-        out = api.quantized_attention(
-            operands, selection=selection, implementation=chosen
-        )
+        out = api.quantized_attention(operands, **options)
     else:
-        out = api.attention(*operands, selection=selection, implementation=chosen)
+        out = api.attention(*operands, **options)
     return out, selection.density()
 
 
@@ -126,6 +138,7 @@ def attention_by_plan(
     *,
     kernels: bool = False,
     precision: Precision | Bool[Array, ""] = "bf16",
+    key_lengths: Int[Array, "batch"] | None = None,
 ) -> tuple[Float[Array, "batch tokens heads head_dim"], Float32[Array, ""]]:
     """Self-attention to all keys, or to chosen blocks of them, by one conditional.
 
@@ -140,6 +153,7 @@ def attention_by_plan(
       layout: where text and frames are.
       kernels: see `nn.attention.attention`; without, the definition runs.
       precision: see `nn.attention.attention_of_heads`.
+      key_lengths: see `nn.attention.attention`; padding must be inside the text.
 
     Returns:
       What attention gives, and the share of the blocks of keys that was computed
@@ -155,10 +169,11 @@ def attention_by_plan(
         return _operands(query, key, value, precision, chosen)
 
     def dense(operands: _Operands) -> tuple[Array, Array]:
-        return vary((_dense(operands, kernels), jnp.float32(1.0)), axes)
+        return vary((_dense(operands, kernels, key_lengths), jnp.float32(1.0)), axes)
 
     def sparse(operands: _Operands) -> tuple[Array, Array]:
-        return vary(_sparse(operands, sparsity, layout, kernels), axes)
+        found = _sparse(operands, sparsity, layout, kernels, key_lengths)
+        return vary(found, axes)
 
     if isinstance(precision, str):
         return jax.lax.cond(sparsity.sparse, sparse, dense, prepared(precision))

@@ -5,18 +5,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary, norm_rope
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
 from sixbit_jax.models.hunyuan_video.description import DUAL_SITES, SINGLE_SITES
-from sixbit_jax.nn.attention import attention_of_heads
 from sixbit_jax.nn.fusion import GatedResidual, Gelu, Modulate
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.rope import RotaryTable
 from sixbit_jax.nn.site import SiteOptions
+from sixbit_jax.nn.sparse_attention import TokenLayout
 
 EPS = 1e-6
 """Of every norm."""
@@ -31,6 +30,7 @@ class Conditioning(NamedTuple):
         frame, or None.
       num_clean: how many tokens those are. Static.
       num_video: video tokens; text tokens come after them. Static.
+      frame_tokens: tokens of one frame. Static.
       key_lengths: tokens that are no padding, [batch].
       rotary: table of all tokens. Constant.
       per_layer: layers read nothing on their own.
@@ -40,9 +40,17 @@ class Conditioning(NamedTuple):
     clean_temb: Float[Array, "batch D"] | None
     num_clean: int
     num_video: int
+    frame_tokens: int
     key_lengths: Int[Array, "batch"]
     rotary: RotaryTable
     per_layer: None = None
+
+    @property
+    def layout(self) -> TokenLayout:
+        """Where text and frames are among the tokens."""
+        return TokenLayout(
+            self.frame_tokens, (self.num_video, self.rotary.cos.shape[0])
+        )
 
 
 class _Part(NamedTuple):
@@ -135,8 +143,8 @@ class JointAttention(nnx.Module):
         video: tuple[Array, Array, Array],
         text: tuple[Array, Array, Array],
         conditioning: Conditioning,
-        options: SiteOptions,
-        scores: Precision | Bool[Array, ""],
+        site: SiteRunner,
+        implementation: str | None,
     ) -> tuple[Float[Array, "batch tokens D"], Float[Array, "batch T D"]]:
         """Norms, rotary embedding and attention of [batch, tokens, D] projections."""
         count = conditioning.num_video
@@ -147,14 +155,13 @@ class JointAttention(nnx.Module):
             (video[1], text[1], self.norm_k, self.norm_added_k),
         ):
             parts = (norm.heads(x, table), text_norm.heads(y, None))
-            made = [norm_rope(h, implementation=options.implementation) for h in parts]
+            made = [norm_rope(h, implementation=implementation) for h in parts]
             joined.append(jnp.concatenate(made, 1))
         value = jnp.concatenate([video[2], text[2]], 1)
-        mixed = attention_of_heads(
+        mixed = site.attend(
             *map(Heads, joined),
             value.reshape(joined[0].shape),
-            kernels=options.kernels,
-            precision=scores,
+            conditioning.layout,
             key_lengths=conditioning.key_lengths,
         )
         mixed = mixed.reshape(value.shape)
@@ -217,7 +224,7 @@ class DualBlock(nnx.Module):
             front=text_before.front(),
         )
         mixed, text_mixed = attn.mix(
-            projected, text_projected, conditioning, options, site.scores
+            projected, text_projected, conditioning, site, options.implementation
         )
         (video,) = site("attn_out", mixed, attn.to_out, residual=before.residual(video))
         (text,) = site(
@@ -259,17 +266,15 @@ class SingleAttention(nnx.Module):
         key: Float[Array, "batch tokens D"],
         value: Float[Array, "batch tokens D"],
         conditioning: Conditioning,
-        options: SiteOptions,
-        scores: Precision | Bool[Array, ""],
+        site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention."""
         queries = self.norm_q.heads(query, conditioning.rotary)
-        mixed = attention_of_heads(
+        mixed = site.attend(
             queries,
             self.norm_k.heads(key, conditioning.rotary),
             value.reshape(queries.x.shape),
-            kernels=options.kernels,
-            precision=scores,
+            conditioning.layout,
             key_lengths=conditioning.key_lengths,
         )
         return mixed.reshape(value.shape)
@@ -312,7 +317,7 @@ class SingleBlock(nnx.Module):
             *(attn.to_q, attn.to_k, attn.to_v, self.proj_mlp),
             front=part.front(),
         )
-        mixed = attn.mix(query, key, value, conditioning, options, site.scores)
+        mixed = attn.mix(query, key, value, conditioning, site)
         joined = jnp.concatenate([mixed, Gelu()(hidden)], -1)
         (x,) = site("fused_out", joined, self.proj_out, residual=part.residual(x))
         return x, site.stats()

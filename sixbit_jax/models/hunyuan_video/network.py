@@ -170,6 +170,7 @@ class HunyuanVideoTransformer(DescribedNetwork):
             clean_temb=clean,
             num_clean=num_clean,
             num_video=video.shape[1],
+            frame_tokens=grid[1] * grid[2],
             key_lengths=valid_tokens(video.shape[1], prompt.mask),
             rotary=rotary_table(config, grid, text.shape[1]),
         )

@@ -124,6 +124,13 @@ KINDS = {
         steps=3,
         tunable=_MASKED,
     ),
+    "hunyuanvideo-i2v-concat": Kind(
+        hunyuan_video(
+            image_condition_type="latent_concat", in_channels=9, guidance_embeds=False
+        ),
+        inputs={"image_latents": (3, 5, 4, 4)},
+        tunable="needs image_latents, a mask of the prompt, a pooled prompt",
+    ),
 }
 """By the published model that has this form."""
 

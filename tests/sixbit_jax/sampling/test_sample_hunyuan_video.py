@@ -195,3 +195,23 @@ def test_the_published_schedule_is_that_of_diffusers(steps):
             expected = file[f"timesteps_{steps}"], file[f"sigmas_{steps}"]
         np.testing.assert_allclose(found.timesteps(steps), expected[0], rtol=1e-6)
         np.testing.assert_allclose(found.sigmas(steps), expected[1], rtol=1e-6)
+
+
+def test_sparse_attention_that_skips_nothing_is_dense(model):
+    """Text queries and blocks of text stay whole, padding stays invisible."""
+    prompt = prompt_of(small_prompt((5, 8)))
+    exact = run(model, prompt)
+    everything = sixbit_jax.sparse_attention(tau=-1e9, dense_steps=0.0, dense_blocks=())
+    found = run(model, prompt, policy=everything)
+    assert relative(found.latents, exact.latents) < 1e-4
+    window = sixbit_jax.sparse_attention(
+        way="window", frames=0, approximate=False, dense_steps=0.0, dense_blocks=()
+    )
+    # 4,000 video tokens in two frames: blocks of the other frame are dropped.
+    wide = (2, 4, 4, 2000)
+    dense, sparse = (
+        run(model, prompt, policy=policy, latent_shape=wide, num_steps=1)
+        for policy in (None, window)
+    )
+    assert (np.asarray(sparse.trace.attention_density) < 0.8).all()
+    assert 1e-4 < relative(sparse.latents, dense.latents) < 0.5

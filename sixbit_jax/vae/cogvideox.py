@@ -247,12 +247,12 @@ class AutoencoderKLCogVideoX(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
 
     @staticmethod
-    @staticmethod
     def weight_role(name: str) -> str | None:
         """How a parameter may be quantized: none of them may."""
         del name
         return None
 
+    @staticmethod
     def decode_lengths(latent_frames: int) -> tuple[int, ...]:
         """Latent frames per chunk, as diffusers decodes a video (13: 3, 2, 2, ...)."""
         return _lengths(latent_frames, _LATENT_FRAMES)

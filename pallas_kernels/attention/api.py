@@ -6,7 +6,7 @@ import functools
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from pallas_kernels.attention import cudnn, mosaic_gpu, reference, sparse_reference
 from pallas_kernels.attention.grid import BlockGrid
@@ -26,7 +26,7 @@ def attention(
     precision: Precision = "bf16",
     scale: float | None = None,
     selection: BlockSelection | None = None,
-    key_lengths: Int[Array, batch] | None = None,
+    key_lengths: Array | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """Softmax attention, of all keys or of chosen blocks of them.
@@ -119,7 +119,7 @@ def _check_selection(
 
 
 def _check_lengths(
-    key_lengths: Int[Array, batch] | None,
+    key_lengths: Array | None,
     selection: BlockSelection | None,
     k_shape: tuple[int, ...],
 ) -> None:
@@ -177,7 +177,7 @@ def quantized_attention(
     operands: QuantizedQKV,
     *,
     selection: BlockSelection | None = None,
-    key_lengths: Int[Array, batch] | None = None,
+    key_lengths: Array | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """`attention` with `precision="int8"`, of operands that are quantized already.

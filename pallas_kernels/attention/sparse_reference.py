@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32
 
 from pallas_kernels.attention.quantize import QuantizedQKV, quantize_qkv
 from pallas_kernels.attention.selection import BlockSelection
@@ -30,7 +30,7 @@ def attention(
     *,
     scale: float,
     precision: str,
-    key_lengths: Int[Array, batch] | None = None,
+    key_lengths: Array | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """Softmax over the keys of each tile's chosen blocks, and over its proxies.
 
@@ -70,7 +70,7 @@ def quantized_attention(
     operands: QuantizedQKV,
     selection: BlockSelection,
     *,
-    key_lengths: Int[Array, batch] | None = None,
+    key_lengths: Array | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """The same of quantized queries and keys, in the dtype of v; proxies in 8 bits."""
     q, k = operands.dequantize()

@@ -171,6 +171,16 @@ def _compile(model: Any, prepared: Prepared) -> _Compiled:
     )
 
 
+def _prompt(
+    embeds: np.ndarray, negative: Any, fields: Any, number: int, as_given: bool
+) -> Prompt:
+    """One prompt, as a batch of one."""
+    if negative is not None:
+        negative = jnp.asarray(negative, jnp.float32)[None]
+    more = prompt_fields_of(fields or {}, number)
+    return Prompt(jnp.asarray(embeds[None]), negative, as_given=as_given, **more)
+
+
 def run_prompts(
     configuration: Configuration,
     scheduler: Scheduler,
@@ -213,19 +223,12 @@ def run_prompts(
     """
     cache_format = configuration.cache_format
     execution = replace(execution or Execution(), cache_format=cache_format)
-    if negative is not None:
-        negative = jnp.asarray(negative, jnp.float32)[None]
     latents, traces, seconds, compiled = [], [], [], None
     for number, prompt in enumerate(np.asarray(prompts, np.float32)):
         prepared = prepare(
             configuration.model,
             scheduler,
-            Prompt(
-                jnp.asarray(prompt[None]),
-                negative,
-                as_given=as_given,
-                **prompt_fields_of(prompt_fields or {}, number),
-            ),
+            _prompt(prompt, negative, prompt_fields, number, as_given),
             latent_shape=latent_shape,
             seed=(seed + number) % 2**64,
             policy=configuration.policy,

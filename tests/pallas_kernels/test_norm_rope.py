@@ -34,6 +34,9 @@ def heads_of(shape, *, kind="layer", seed=0):
         weight = 1 + 0.3 * jax.random.normal(keys[1], (head_dim,))
         bias = 0.3 * jax.random.normal(keys[2], (head_dim,))
         return Heads(x, norm="layer", weight=weight, bias=bias, rotary=table)
+    if kind == "head_rms":
+        weight = 1 + 0.3 * jax.random.normal(keys[1], (head_dim,))
+        return Heads(x, norm="rms", weight=weight, rotary=table)
     factor = jax.random.uniform(keys[3], (batch, tokens)) + 0.1
     weight = 1 + 0.3 * jax.random.normal(keys[1], (heads, head_dim))
     return Heads(x, row_factor=factor, weight=weight, rotary=table)
@@ -42,7 +45,9 @@ def heads_of(shape, *, kind="layer", seed=0):
 def numpy_values(heads):
     """Float64, complex numbers: written down another way."""
     x = np.asarray(heads.x, np.float64)
-    if heads.norm:
+    if heads.norm == "rms":
+        x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + heads.eps)
+    elif heads.norm:
         x = (x - x.mean(-1, keepdims=True)) / np.sqrt(
             x.var(-1, keepdims=True) + heads.eps
         )
@@ -58,7 +63,7 @@ def numpy_values(heads):
     return x
 
 
-@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize("kind", ["layer", "rms", "head_rms"])
 def test_definition_is_norm_affine_and_complex_rotation(kind):
     heads = heads_of(SHAPES[1], kind=kind)
     np.testing.assert_allclose(heads.values(), numpy_values(heads), atol=3e-5)
@@ -82,7 +87,7 @@ def test_every_keeps_tokens_with_their_angles():
     )
 
 
-@pytest.mark.parametrize("kind", ["layer", "rms", "plain"])
+@pytest.mark.parametrize("kind", ["layer", "rms", "head_rms", "plain"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernel_threads_agree_with_the_definition(monkeypatch, shape, kind):
     heads = heads_of(shape, kind="layer" if kind == "plain" else kind)

@@ -99,7 +99,13 @@ class AdaptiveNorm(nnx.Module):
         if conditioning.clean_temb is not None and not text:
             clean, num_clean = values(conditioning.clean_temb), conditioning.num_clean
         return [
-            _Part(*found[i : i + 3], tuple(clean[i : i + 3]), num_clean)
+            _Part(
+                found[i],
+                found[i + 1],
+                found[i + 2],
+                (clean[i], clean[i + 1], clean[i + 2]),
+                num_clean,
+            )
             for i in range(0, 3 * self.pairs, 3)
         ]
 
@@ -140,13 +146,20 @@ class JointAttention(nnx.Module):
 
     def mix(
         self,
-        video: tuple[Array, Array, Array],
-        text: tuple[Array, Array, Array],
+        video: tuple[Array, ...],
+        text: tuple[Array, ...],
         conditioning: Conditioning,
         site: SiteRunner,
         implementation: str | None,
     ) -> tuple[Float[Array, "batch tokens D"], Float[Array, "batch T D"]]:
-        """Norms, rotary embedding and attention of [batch, tokens, D] projections."""
+        """Norms, rotary embedding and attention of projections.
+
+        Args:
+          video, text: queries, keys and values, [batch, tokens, D].
+          conditioning: positions and lengths.
+          site: runs attention by the plan.
+          implementation: what the ops are asked for.
+        """
         count = conditioning.num_video
         table = RotaryTable(*(part[:count] for part in conditioning.rotary))
         joined = []
@@ -159,7 +172,8 @@ class JointAttention(nnx.Module):
             joined.append(jnp.concatenate(made, 1))
         value = jnp.concatenate([video[2], text[2]], 1)
         mixed = site.attend(
-            *map(Heads, joined),
+            Heads(joined[0]),
+            Heads(joined[1]),
             value.reshape(joined[0].shape),
             conditioning.layout,
             key_lengths=conditioning.key_lengths,

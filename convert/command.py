@@ -69,6 +69,14 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same network unquantized, to check packed weights of SRC against",
     )
     parser.add_argument(
+        "--lora",
+        metavar="[high=|low=]FILE[:STRENGTH]",
+        action="append",
+        default=[],
+        help="LoRA to add to the weights before they are quantized; may be repeated. "
+        "high= or low= (Wan2.2-A14B): for one network of the pair",
+    )
+    parser.add_argument(
         "--to-diffusers",
         action="store_true",
         help="the other direction: write SRC as a diffusers directory DST",
@@ -87,9 +95,10 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         if args.to_diffusers:
-            if args.weights != "keep" or args.refine or args.reference:
+            if args.weights != "keep" or args.refine or args.reference or args.lora:
                 raise ConversionError(
-                    "--to-diffusers: expected no --weights, no --refine, no --reference"
+                    "--to-diffusers: expected no --weights, no --refine, no "
+                    "--reference, no --lora"
                 )
             if args.dialect not in ("auto", *WRITTEN):
                 raise ConversionError(
@@ -121,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
                 "refine": args.refine,
                 "dialect": args.dialect,
                 "reference": args.reference,
+                "lora": args.lora,
             }
             if is_pair(args.source):
                 made = convert_pair(args.source, args.destination, **options)

@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from convert.choices import DTYPES, ROTATIONS, WEIGHTS
 from convert.errors import ConversionError
+from convert.lora import LoraChoice, fuse
+from convert.lora_reader import open_lora
 from convert.nvfp4_dialects import PackedInfo, cropped
 from convert.reader import Source, open_source
 from convert.rules import Assignment, Role, RuleTable, collapse
@@ -45,6 +47,7 @@ class ConversionReport:
       seconds: wall time.
       packed: dialect and layout of weights that were packed already, who named it, and
         what the weights confirm of it; None if none were.
+      loras: what was added to the weights, a record per file.
     """
 
     destination: Path
@@ -58,6 +61,7 @@ class ConversionReport:
     written_bytes: int
     seconds: float
     packed: Mapping[str, Any] | None = None
+    loras: Sequence[Mapping[str, Any]] = ()
 
     def __str__(self) -> str:
         dtypes = ", ".join(f"{n} {d}" for d, n in sorted(self.source_dtypes.items()))
@@ -72,6 +76,12 @@ class ConversionReport:
             lines.append("ignored by name: " + ", ".join(collapse(self.keys_ignored)))
         if self.packed is not None:
             lines.append(_said_of_packed(self.packed))
+        lines += [
+            f"LoRA {lora['file']} at strength {lora['strength']:g}: "
+            f"{lora['parameters_changed']} parameters changed, all "
+            f"{lora['keys_read']} keys used"
+            for lora in self.loras
+        ]
         return "\n".join(lines)
 
 
@@ -101,6 +111,7 @@ def convert(
     refine: bool = False,
     dialect: str = "auto",
     reference: str | os.PathLike | None = None,
+    lora: Sequence[str | os.PathLike | LoraChoice] = (),
 ) -> ConversionReport:
     """Converts a diffusers checkpoint; holds one block in memory at a time.
 
@@ -124,6 +135,8 @@ def convert(
         its codes and scales are kept, without rotation; weights that are not packed
         follow `weights`. "auto" is what the files say.
       reference: the same network unquantized, to check packed weights against.
+      lora: LoRA files to add to the weights, in float32, before anything is quantized:
+        FILE or FILE:strength; see `lora_names` for whose files are read.
 
     Returns:
       What was read and written.
@@ -138,6 +151,7 @@ def convert(
     """
     began = time.perf_counter()
     found = open_source(source, dialect=dialect, reference=reference)
+    found = _with_loras(found, lora)
     header, assigned = plan(
         found, dtype=dtype, weights=weights, rotation=rotation, refine=refine
     )
@@ -164,6 +178,28 @@ def convert(
         written_bytes=summarize(destination).disk_bytes,
         seconds=time.perf_counter() - began,
         packed=found.packed.facts,
+        loras=found.loras,
+    )
+
+
+def _with_loras(
+    found: Source, choices: Sequence[str | os.PathLike | LoraChoice]
+) -> Source:
+    """The source with LoRA files added to its tensors when they are read."""
+    if not choices:
+        return found
+    parsed = [LoraChoice.parse(choice) for choice in choices]
+    if any(choice.network for choice in parsed):
+        raise ConversionError(
+            "LoRA: expected high= and low= with a pair of networks, found one network"
+        )
+    shapes = {key: info.shape for key, info in found.tensors.items()}
+    model = str(found.config.get("_class_name", "the network"))
+    loras = [open_lora(choice, shapes, model=model) for choice in parsed]
+    return replace(
+        found,
+        tensors=fuse(found.tensors, loras),
+        loras=tuple(one.record() for one in loras),
     )
 
 
@@ -311,6 +347,7 @@ def plan(
             "dtypes": dtypes,
             "keys_read": len(assigned),
             "keys_ignored": [*ignored, *found.packed.unused],
+            **({"loras": list(found.loras)} if found.loras else {}),
         },
     )
     return header, assigned

@@ -95,6 +95,22 @@ def _rename(key: str) -> str | None:
     return None if name is None else f"blocks.{block[1]}.{name}"
 
 
+def original_of(module: str) -> str | None:
+    """The original name of a module, or of a parameter that is no module's."""
+    for original, name in _ALONE.items():
+        if name == module:
+            return original
+    block = re.match(_BLOCK + r"(.*)$", module)
+    table = _OUTSIDE if block is None else _INSIDE
+    inner = module if block is None else block[2]
+    if block is not None and inner == "scale_shift_table":
+        return f"blocks.{block[1]}.modulation"
+    for original, name in table.items():
+        if name == inner:
+            return original if block is None else f"blocks.{block[1]}.{original}"
+    return None
+
+
 def _stem(key: str, table: Mapping[str, str]) -> str | None:
     stem, _, leaf = key.rpartition(".")
     return f"{table[stem]}.{leaf}" if stem in table else None
@@ -167,4 +183,4 @@ def _columns(weight: TensorInfo) -> int:
     return weight.shape[1] * (2 if weight.dtype.name == "uint8" else 1)
 
 
-__all__ = ["config_of", "renamed"]
+__all__ = ["config_of", "original_of", "renamed"]

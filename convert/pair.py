@@ -1,12 +1,15 @@
 """Checkpoints with two networks (Wan2.2-A14B): `transformer/` and `transformer_2/`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
+from convert.lora import NETWORKS as LORA_NETWORKS
+from convert.lora import LoraChoice
 from convert.reader import SECOND
 from sixbit_jax.checkpoint import new_directory
 from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
@@ -24,7 +27,11 @@ def is_pair(source: str | os.PathLike) -> bool:
 
 
 def convert_pair(
-    source: str | os.PathLike, destination: str | os.PathLike, **options: Any
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    lora: Sequence[str | os.PathLike | LoraChoice] = (),
+    **options: Any,
 ) -> tuple[ConversionReport, ConversionReport]:
     """Converts both networks of a diffusers root, one block in memory at a time.
 
@@ -32,6 +39,7 @@ def convert_pair(
       source: diffusers root with `transformer/` (high noise) and `transformer_2/`.
       destination: directory to make: `high_noise/` and `low_noise/`, each as `convert`
         makes it, and `pair.json` with the boundary of model_index.json.
+      lora: as of `convert`, for both networks; high=FILE or low=FILE for one.
       options: of `convert`, for both.
 
     Returns:
@@ -49,13 +57,27 @@ def convert_pair(
     boundary = _boundary(source / "model_index.json")
     with new_directory(destination) as temporary:
         reports = [
-            convert(source / folder, temporary / name, **options)
-            for folder, name in zip(("transformer", SECOND), NETWORKS, strict=True)
+            convert(source / folder, temporary / name, **options, lora=chosen)
+            for folder, name, chosen in zip(
+                ("transformer", SECOND), NETWORKS, _by_network(lora), strict=True
+            )
         ]
         write_description(temporary, boundary)
     high, low = (
         replace(report, destination=destination / name)
         for report, name in zip(reports, NETWORKS, strict=True)
+    )
+    return high, low
+
+
+def _by_network(
+    choices: Sequence[str | os.PathLike | LoraChoice],
+) -> tuple[list[LoraChoice], list[LoraChoice]]:
+    """What is added to the network for high noise, and to the one for low noise."""
+    parsed = [LoraChoice.parse(choice) for choice in choices]
+    high, low = (
+        [replace(one, network="") for one in parsed if one.network in ("", name)]
+        for name in LORA_NETWORKS
     )
     return high, low
 

@@ -40,6 +40,7 @@ class Source:
       tensors: where each tensor lies.
       packed: how packed NVFP4 weights were read, and which tensors were left aside;
         nothing is packed if it names no dialect.
+      loras: what is added to the tensors when they are read, a record per file.
     """
 
     directory: Path
@@ -48,6 +49,7 @@ class Source:
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
     packed: PackedSource
+    loras: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convert.fuse import fuse_lora
     from sixbit_jax import recipes
     from sixbit_jax.checkpoint import load, save
     from sixbit_jax.checkpoint.pair import load_pair
@@ -88,6 +89,7 @@ __all__ = [
     "delta_gbs",
     "dmpq",
     "fixed",
+    "fuse_lora",
     "initial_noise",
     "int8_attention",
     "load",
@@ -150,6 +152,8 @@ _MODULES = {
 _PLACES = {
     name: (module, name) for module, names in _MODULES.items() for name in names
 } | {"scheduler_from_config": ("sampling.schedulers", "from_config")}
+# Reads PyTorch's files, and so lives with the converter; no module here imports it.
+_OF_CONVERTER = ("fuse_lora",)
 
 
 def __getattr__(name: str) -> Any:
@@ -157,6 +161,8 @@ def __getattr__(name: str) -> Any:
     if name in _PLACES:
         module, attribute = _PLACES[name]
         value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    elif name in _OF_CONVERTER:
+        value = getattr(importlib.import_module("convert"), name)
     elif name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     else:

@@ -143,9 +143,8 @@ class Lora:
 
     def record(self) -> dict[str, Any]:
         """For headers: the file, its checksum, strength, keys and ranks."""
-        ranks = sorted(
-            {u.rank for us in self.updates.values() for u in us if _low_rank(u)}
-        )
+        updates = [one for group in self.updates.values() for one in group]
+        ranks = sorted({one.rank for one in updates if isinstance(one, LowRank)})
         return {
             "file": self.file.name,
             "checksum": checksums.of_file(self.file),
@@ -154,10 +153,6 @@ class Lora:
             "parameters_changed": len(self.updates),
             "ranks": ranks,
         }
-
-
-def _low_rank(update: Update) -> bool:
-    return isinstance(update, LowRank)
 
 
 @dataclass(frozen=True)

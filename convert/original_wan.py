@@ -52,6 +52,13 @@ _HEAD_DIM = 128
 _BLOCK = r"blocks\.([0-9]{1,4})\."
 _PATCH = 4
 _MODEL = "WanTransformer3DModel"
+_NEEDED = (
+    "patch_embedding.weight",
+    "proj_out.weight",
+    _EMBEDDER + "time_embedder.linear_1.weight",
+    _EMBEDDER + "text_embedder.linear_1.weight",
+    "blocks.0.ffn.net.0.proj.weight",
+)
 
 
 def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -116,6 +123,11 @@ def _stem(key: str, table: Mapping[str, str]) -> str | None:
     return f"{table[stem]}.{leaf}" if stem in table else None
 
 
+def is_whole(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether these, under diffusers' names, say what Wan they are."""
+    return all(name in tensors for name in _NEEDED)
+
+
 def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     """The diffusers `config.json` of a network, from its shapes.
 
@@ -125,13 +137,7 @@ def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     Raises:
       ConversionError: lists the tensors that it needs and that are missing.
     """
-    needed = (
-        "patch_embedding.weight",
-        "proj_out.weight",
-        _EMBEDDER + "time_embedder.linear_1.weight",
-        _EMBEDDER + "text_embedder.linear_1.weight",
-        "blocks.0.ffn.net.0.proj.weight",
-    )
+    needed = _NEEDED
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise ConversionError(
@@ -183,4 +189,4 @@ def _columns(weight: TensorInfo) -> int:
     return weight.shape[1] * (2 if weight.dtype.name == "uint8" else 1)
 
 
-__all__ = ["config_of", "original_of", "renamed"]
+__all__ = ["config_of", "is_whole", "original_of", "renamed"]

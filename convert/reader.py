@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from convert import original_wan, safetensors_file, torch_file
+from convert import gguf_file, original_wan, safetensors_file, torch_file
 from convert.errors import ConversionError
 from convert.kinds import refuse_others
 from convert.listed import check_listed
@@ -25,7 +25,7 @@ SECOND = "transformer_2"
 _LARGEST_CONFIG = 4 * 2**20
 _SAFETENSORS = ".safetensors"
 # diffusers prefers safetensors where both are there.
-_SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES)
+_SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES, gguf_file.SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def open_source(
     Args:
       path: a diffusers root (its `transformer/` is taken), the directory of the
         network itself, or one file of weights with `config.json` next to it:
-        `.safetensors`, or what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`).
-        Wan may have the key names of its original repository, and then needs no
+        `.safetensors`, what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`), or
+        `.gguf`. Wan may have the key names of its original repository, and needs no
         config.json.
       dialect: of packed NVFP4 weights (`nvfp4_dialects.CHOICES`); "auto" is what the
         files say.
@@ -132,6 +132,8 @@ def open_source(
         config = original_wan.config_of(tensors) | {
             key: value for key, value in kept.items() if key == "quantization_config"
         }
+    elif config is None and original_wan.is_whole(tensors):
+        config = original_wan.config_of(tensors)
     if config is None:
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
@@ -257,6 +259,14 @@ def _is_file_name(name: str, index: Path) -> bool:
     return plain and name.endswith(suffix)
 
 
+def _read_index(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of one file, by the reader of its kind."""
+    if file.suffix == _SAFETENSORS:
+        return safetensors_file.read_index(file)
+    reader = gguf_file if file.suffix == gguf_file.SUFFIX else torch_file
+    return reader.read_index(file)
+
+
 def _index_all(
     directory: Path, files: Mapping[Path, set[str] | None]
 ) -> dict[str, TensorInfo]:
@@ -264,8 +274,7 @@ def _index_all(
     problems = []
     for file, wanted in files.items():
         try:
-            reader = safetensors_file if file.suffix == _SAFETENSORS else torch_file
-            found = reader.read_index(file)
+            found = _read_index(file)
         except (ConversionError, OSError) as error:
             problems.append(str(error))
             continue
@@ -282,6 +291,6 @@ def _index_all(
         tensors |= found
     if problems:
         raise ConversionError(
-            "\n".join([f"{directory}: damaged checkpoint:", *problems])
+            "\n".join([f"{directory}: files that cannot be read:", *problems])
         )
     return tensors

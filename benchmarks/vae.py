@@ -4,8 +4,9 @@
     python -m benchmarks.vae --model hunyuan-video --only framewise --out F
 
 Every job runs in a process of its own, one after the other: `stacked`, `framewise` and
-`conv3d` are the methods of convolution, each the whole decoder in bf16; of CogVideoX,
-`parts` times its operations alone, and `torch` is the PyTorch peer (diffusers where it
+`conv3d` are the methods of convolution, each the whole decoder in bf16, `kernels` is
+`stacked` with GPU kernels for the sums of group normalization; of CogVideoX, `parts`
+times its operations alone, and `torch` is the PyTorch peer (diffusers where it
 is installed, else the same network in plain PyTorch), eager, channels-last and
 compiled. The results file is rewritten after every record.
 """
@@ -24,8 +25,9 @@ from typing import Any
 from sixbit_jax.benchmark import records
 from sixbit_jax.vae.causal_conv import METHODS
 
-PARTS, TORCH = "parts", "torch"
-JOBS = (*METHODS, PARTS, TORCH)
+KERNELS, PARTS, TORCH = "kernels", "parts", "torch"
+DECODERS = (*METHODS, KERNELS)
+JOBS = (*DECODERS, PARTS, TORCH)
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch", "diffusers")
 # Latent frames, height and width: 49 frames of 480x720, 129 frames of 720x1280.
 SIZES = {"cogvideox": (13, 60, 90), "hunyuan-video": (33, 90, 160)}
@@ -111,8 +113,8 @@ def _seconds(decode: Any) -> tuple[float, float]:
     return first, time.perf_counter() - started
 
 
-def time_decoder(args: argparse.Namespace, method: Any) -> Iterator[dict[str, Any]]:
-    """One record of the whole decoder with one method of convolution."""
+def time_decoder(args: argparse.Namespace, job: str) -> Iterator[dict[str, Any]]:
+    """One record of the whole decoder, computed in one way."""
     import jax
     import jax.numpy as jnp
 
@@ -122,15 +124,17 @@ def time_decoder(args: argparse.Namespace, method: Any) -> Iterator[dict[str, An
     vae = random_vae(network_of(args.model), config, jnp.bfloat16)
     latents = _latents(config, (args.frames, args.height, args.width), jnp.bfloat16)
 
+    how: Any = {"kernels": True} if job == KERNELS else {"method": job}
+
     def decode() -> Iterator[Any]:
-        return decode_stream(vae, latents, method=method, output="uint8")
+        return decode_stream(vae, latents, output="uint8", **how)
 
     _, compiling = _seconds(decode)
     runs = [_seconds(decode) for _ in range(args.repeats)]
     stats = jax.devices()[0].memory_stats() or {}
     seconds = statistics.median(run[1] for run in runs)
     record = {
-        "program": method,
+        "program": job,
         "first_frames_s": statistics.median(run[0] for run in runs),
         "decode_s": seconds,
         "compile_s": compiling - seconds,
@@ -143,7 +147,7 @@ def time_decoder(args: argparse.Namespace, method: Any) -> Iterator[dict[str, An
     small = _latents(config, _CHECKED, jnp.float32)
     with jax.default_matmul_precision("highest"):
         exact = _joined(decode_stream(vae, small, dtype=jnp.float32))
-    found = _joined(decode_stream(vae, small, method=method))
+    found = _joined(decode_stream(vae, small, **how))
     error = jnp.linalg.norm(found - exact) / jnp.linalg.norm(exact)
     yield record | {"relative_error": float(error)}
 
@@ -244,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     only = [word for name in args.only for word in ("--only", name)]
     command = ["python", "-m", "benchmarks.vae", *_words(args), *only]
-    jobs = JOBS if args.model == "cogvideox" else METHODS
+    jobs = JOBS if args.model == "cogvideox" else DECODERS
     for job in [job for job in jobs if not args.only or job in args.only]:
         for record in _spawn(args, job):
             machine = record.pop("machine", machine)

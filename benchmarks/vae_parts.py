@@ -89,14 +89,15 @@ def all_parts(config: CogVideoXVAEConfig, height: int, width: int) -> Iterator[P
         )
         plain = nnx.split(GroupNorm(channels, groups, eps=1e-6))
         activation = _normal((1, *shape))
-        yield Part(
-            "group_statistics",
-            "one pass",
-            shape,
-            lambda x: group_statistics(x, groups, eps=1e-6),
-            activation,
-            bytes=nbytes,
-        )
+        for name, kernels in (("one pass", False), ("kernels", True)):
+            yield Part(
+                "group_statistics",
+                name,
+                shape,
+                partial(group_statistics, groups=groups, eps=1e-6, kernels=kernels),
+                activation,
+                bytes=nbytes,
+            )
         yield Part(
             "group_norm_silu",
             "one pass",

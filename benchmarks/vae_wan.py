@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks import records
+from sixbit_jax.benchmark import records
 
 # Name -> options of `decode_stream`.
 DECODERS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks.harness import REPEATS, device_ms
+from sixbit_jax.benchmark.harness import REPEATS, device_ms
 from sixbit_jax.vae.causal_conv import (
     METHODS,
     Method,

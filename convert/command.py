@@ -17,8 +17,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="diffusers directory (root, with both networks of Wan2.2-A14B, or "
-        "transformer/) or one file of weights "
+        help="diffusers root (everything in it: transformers, text encoders, VAE, "
+        "tokenizers), one component's directory, or one file of weights "
         "(.safetensors, or .bin, .pt, .pth of torch.save; nothing in it is run) with "
         "config.json next to it; with --to-diffusers, a converted directory",
     )
@@ -77,6 +77,19 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         "high= or low= (Wan2.2-A14B): for one network of the pair",
     )
     parser.add_argument(
+        "--only",
+        metavar="FOLDER",
+        nargs="+",
+        help="of a whole root: convert these components alone",
+    )
+    parser.add_argument(
+        "--encoder-weights",
+        choices=WEIGHTS,
+        metavar="{keep,nvfp4,uniform2..uniform8}",
+        help="of text and image encoders (default: keep with --weights keep, else "
+        "uniform8, which is INT8)",
+    )
+    parser.add_argument(
         "--to-diffusers",
         action="store_true",
         help="the other direction: write SRC as a diffusers directory DST",
@@ -92,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from convert.conversion import convert
     from convert.export import to_diffusers
     from convert.pair import convert_pair, is_pair
+    from convert.root import convert_root, is_root
 
     try:
         if args.to_diffusers:
@@ -132,7 +146,22 @@ def run(args: argparse.Namespace) -> int:
                 "reference": args.reference,
                 "lora": args.lora,
             }
-            if is_pair(args.source):
+            if is_root(args.source):
+                made = [
+                    convert_root(
+                        args.source,
+                        args.destination,
+                        encoder_weights=args.encoder_weights,
+                        only=args.only or (),
+                        **options,
+                    )
+                ]
+            elif args.only or args.encoder_weights:
+                raise ConversionError(
+                    f"--only and --encoder-weights: expected a diffusers root with "
+                    f"text encoder or VAE, found {args.source}"
+                )
+            elif is_pair(args.source):
                 made = convert_pair(args.source, args.destination, **options)
             else:
                 made = [convert(args.source, args.destination, **options)]

@@ -287,7 +287,7 @@ def plan(
       ValueError: for unknown values of the options.
     """
     _check_options(dtype, weights, rotation, refine)
-    table = table_for(found.config)
+    table = table_for(found.config, found.tensors.keys())
     # Packed weights are described by the header of ours.
     config = {k: v for k, v in found.config.items() if k != "quantization_config"}
     try:

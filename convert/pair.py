@@ -59,7 +59,7 @@ def convert_pair(
         reports = [
             convert(source / folder, temporary / name, **options, lora=chosen)
             for folder, name, chosen in zip(
-                ("transformer", SECOND), NETWORKS, _by_network(lora), strict=True
+                ("transformer", SECOND), NETWORKS, by_network(lora), strict=True
             )
         ]
         write_description(temporary, boundary)
@@ -70,7 +70,7 @@ def convert_pair(
     return high, low
 
 
-def _by_network(
+def by_network(
     choices: Sequence[str | os.PathLike | LoraChoice],
 ) -> tuple[list[LoraChoice], list[LoraChoice]]:
     """What is added to the network for high noise, and to the one for low noise."""
@@ -100,4 +100,4 @@ def _boundary(index: Path) -> float:
         ) from error
 
 
-__all__ = ["convert_pair", "is_pair"]
+__all__ = ["by_network", "convert_pair", "is_pair"]

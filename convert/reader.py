@@ -122,7 +122,7 @@ def open_source(
             f"{layout}; use the model's diffusers repository (with model_index.json)"
         )
     stored = directory / "config.json"
-    config = _read_json(stored) if is_there(stored) else None
+    config = read_config(stored) if is_there(stored) else None
     refuse_others(tensors, config or {})
     tensors, left = read_scaled(tensors)
     if layout == "Wan":
@@ -177,7 +177,12 @@ def _check_weights(files: Iterable[Path]) -> None:
         raise ConversionError("\n".join(several(problems)))
 
 
-def _read_json(file: Path, largest: int = _LARGEST_CONFIG) -> dict[str, Any]:
+def read_config(file: Path, largest: int = _LARGEST_CONFIG) -> dict[str, Any]:
+    """A configuration or an index.
+
+    Raises:
+      ConversionError: if it is no JSON object, no regular file, or too large.
+    """
     try:
         return read_json_object(file, largest=largest)
     except (ValueError, OSError) as error:
@@ -191,7 +196,7 @@ def _scheduler(directory: Path) -> dict[str, Any] | None:
     for candidate in candidates:
         file = candidate / "scheduler" / "scheduler_config.json"
         if is_there(file):
-            return _read_json(file)
+            return read_config(file)
     return None
 
 
@@ -230,7 +235,7 @@ def _indexed_files(directory: Path, suffix: str) -> dict[Path, set[str] | None]:
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
-    weight_map = _read_json(index, LARGEST_BYTES).get("weight_map")
+    weight_map = read_config(index, LARGEST_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(
             f"{index}: expected a weight_map, found {brief(weight_map)}"

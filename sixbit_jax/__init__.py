@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
     from sixbit_jax.models.wan.config import WanConfig
     from sixbit_jax.models.wan.network import WanTransformer
+    from sixbit_jax.pipelines.pipeline import VideoPipeline, load_pipeline
     from sixbit_jax.policies import (
         BlockGrid,
         ErrorPredictor,
@@ -83,6 +84,7 @@ __all__ = [
     "UniPC",
     "UniformArray",
     "UniformRecipe",
+    "VideoPipeline",
     "WanConfig",
     "WanTransformer",
     "chain",
@@ -94,6 +96,7 @@ __all__ = [
     "int8_attention",
     "load",
     "load_pair",
+    "load_pipeline",
     "pdr",
     "policy_from_file",
     "prepare",
@@ -132,6 +135,7 @@ _MODULES = {
         "step_cache",
         "tdc",
     ),
+    "pipelines.pipeline": ("VideoPipeline", "load_pipeline"),
     "policies.policy_file": ("policy_from_file",),
     "quantizers.nvfp4": ("NVFP4Recipe", "quantize"),
     "quantizers.uniform": ("UniformRecipe",),

@@ -12,6 +12,7 @@ COMMANDS = {
     "demo": "sample the bundled model: videos, trace and report",
     "convert": "convert a PyTorch (diffusers) checkpoint, or back",
     "inspect": "say what a checkpoint directory holds",
+    "generate": "prompts in, video files out",
     "sample": "prompt embeddings in, latents out",
     "compare": "the same captions and seeds under two configurations",
     "calibrate": "fit a policy to a model and write it as JSON",

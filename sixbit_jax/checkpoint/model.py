@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sixbit_jax import components
 from sixbit_jax.checkpoint.directory import CheckpointError
 from sixbit_jax.checkpoint.header import Header, ParameterSpec, Stack
 from sixbit_jax.checkpoint.items import (
@@ -19,7 +20,6 @@ from sixbit_jax.checkpoint.items import (
     spec_of,
     value_of,
 )
-from sixbit_jax.models import registry
 
 
 def parameter_shapes(
@@ -42,7 +42,7 @@ def parameter_shapes(
 
 
 def _abstract(model_class: str, config: Mapping[str, Any]) -> tuple[Any, nnx.State]:
-    config_type, model_type = registry.get(model_class)
+    config_type, model_type = components.get(model_class)
     parsed = config_type.from_dict(config)
     abstract = nnx.eval_shape(lambda: model_type(parsed, rngs=nnx.Rngs(0)))
     return nnx.split(abstract)

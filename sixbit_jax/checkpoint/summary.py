@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sixbit_jax import components
 from sixbit_jax.checkpoint.header import Header, read_header
 from sixbit_jax.checkpoint.items import check_sizes, directory_bytes
-from sixbit_jax.models import registry
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Summary:
       disk_bytes: bytes of all files of the directory.
       bf16_bytes: bytes of the same parameters in bf16.
       num_blocks: layers of all stacks together.
-      sites: names of the sites of a block.
+      sites: names of the sites of a block; none but a transformer has them.
     """
 
     header: Header
@@ -57,7 +57,8 @@ class Summary:
         lines = [
             f"model        {self.header.model_class}",
             f"parameters   {self.num_parameters:,}",
-            f"blocks       {self.num_blocks}, sites {', '.join(self.sites)}",
+            f"blocks       {self.num_blocks}"
+            + (f", sites {', '.join(self.sites)}" if self.sites else ""),
             f"scheduler    {scheduler}",
             "recipe       " + ", ".join(f"{k} {v}" for k, v in recipe.items()),
         ]
@@ -97,8 +98,10 @@ def summarize(path: str | os.PathLike) -> Summary:
     for spec, count in header.specs():
         values[spec.dtype] = values.get(spec.dtype, 0) + spec.size * count
         stored[spec.dtype] = stored.get(spec.dtype, 0) + spec.nbytes * count
-    config_type, model_type = registry.get(header.model_class)
-    description = model_type.describe(config_type.from_dict(header.config))
+    config_type, model_type = components.get(header.model_class)
+    sites: tuple[str, ...] = ()
+    if components.kind_of(header.model_class) == "transformer":
+        sites = model_type.describe(config_type.from_dict(header.config)).sites
     return Summary(
         header=header,
         num_parameters=header.num_parameters,
@@ -108,5 +111,5 @@ def summarize(path: str | os.PathLike) -> Summary:
         disk_bytes=directory_bytes(path),
         bf16_bytes=2 * header.num_parameters,
         num_blocks=sum(stack.length for stack in header.stacks.values()),
-        sites=description.sites,
+        sites=sites,
     )

@@ -45,6 +45,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts, indent=1))
         return 0
+    if facts["kind"] == "pipeline":
+        _print_pipeline(facts)
+        return 0
     if facts["kind"] == "pair":
         for name, network in facts["networks"].items():
             print(f"{name} ({_part_of(name, facts['boundary'])})")
@@ -72,9 +75,53 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
     """
     if (path / "sixbit.json").is_file():
         return _converted(path, verify)
+    if (path / "sixbit_pipeline.json").is_file():
+        return _pipeline(path, verify)
     if (path / "pair.json").is_file():
         return _pair(path, verify)
     return _diffusers(path)
+
+
+def _pipeline(path: Path, verify: bool) -> dict[str, Any]:
+    from sixbit_jax.pipelines.header import read_pipeline_header
+
+    header = read_pipeline_header(path)
+    return {
+        "kind": "pipeline",
+        "pipeline": header.pipeline_class,
+        "components": {
+            name: _converted(path / name, verify) for name in header.components
+        },
+        "copied": list(header.tokenizers),
+        "left_out": dict(header.missing),
+        "options": dict(header.options),
+        "scheduler": (header.scheduler or {}).get("_class_name"),
+    }
+
+
+def _print_pipeline(facts: dict[str, Any]) -> None:
+    from sixbit_jax.report.tables import print_table, table
+
+    rows = [
+        [
+            name,
+            found["model"],
+            f"{found['parameters']:,}",
+            f"{found['weight_bits']:.2f}",
+            f"{found['memory_bytes']:,}",
+            found["checksums"].split(",")[0],
+        ]
+        for name, found in facts["components"].items()
+    ]
+    columns = ["component", "class", "parameters", "bits each", "bytes", "checksums"]
+    title = f"{facts['pipeline']}, scheduler {facts['scheduler'] or 'none'}"
+    print_table(table(columns, rows, title=title))
+    if facts["copied"]:
+        print(f"copied: {', '.join(facts['copied'])}")
+    for name, why in facts["left_out"].items():
+        print(f"left out: {name} ({why})")
+    for name, value in facts["options"].items():
+        print(f"{name}: {value}")
 
 
 def _pair(path: Path, verify: bool) -> dict[str, Any]:
@@ -133,16 +180,20 @@ def _converted(path: Path, verify: bool) -> dict[str, Any]:
 def _diffusers(path: Path) -> dict[str, Any]:
     from convert.listed import check_listed
     from convert.reader import open_source
-    from sixbit_jax.models import registry
+    from sixbit_jax import components
 
     # Opening it holds the files against a list of checksums, if it has one.
     source = open_source(path)
     began = time.perf_counter()
     size = check_listed(source.directory)
     said = "none" if size is None else _verified(began, size)
-    model_class = str(source.config.get("_class_name"))
-    config_class, model = registry.get(model_class)
-    described = model.describe(config_class.from_dict(source.config))
+    model_class = components.class_name_of(source.config)
+    config_class, model = components.get(model_class)
+    config = config_class.from_dict(source.config)
+    blocks, sites = None, []
+    if components.kind_of(model_class) == "transformer":
+        described = model.describe(config)
+        blocks, sites = described.num_blocks, list(described.sites)
     dtypes: dict[str, dict[str, int]] = {}
     for tensor in source.tensors.values():
         row = dtypes.setdefault(tensor.dtype.name, {"values": 0, "bytes": 0})
@@ -154,8 +205,8 @@ def _diffusers(path: Path) -> dict[str, Any]:
         "kind": "diffusers",
         "model": model_class,
         "scheduler": (source.scheduler or {}).get("_class_name"),
-        "blocks": described.num_blocks,
-        "sites": list(described.sites),
+        "blocks": blocks,
+        "sites": sites,
         "parameters": count,
         "quantization": {},
         "rotation": 0,

@@ -71,7 +71,15 @@ def mp4_available() -> bool:
     return importlib.util.find_spec("imageio_ffmpeg") is not None
 
 
-def write_mp4(path: Path, frames: Frames, *, fps: int = 8, scale: int = 8) -> bool:
+def write_mp4(
+    path: Path,
+    frames: Frames,
+    *,
+    fps: int = 8,
+    scale: int = 8,
+    crf: int = 16,
+    comment: str | None = None,
+) -> bool:
     """Writes H.264, where the extra `video` is installed.
 
     Args:
@@ -79,6 +87,8 @@ def write_mp4(path: Path, frames: Frames, *, fps: int = 8, scale: int = 8) -> bo
       frames: RGB bytes.
       fps: frames per second.
       scale: nearest-neighbour magnification.
+      crf: quality, 0 (lossless) to 51.
+      comment: metadata of the file.
 
     Returns:
       Whether it was written.
@@ -93,7 +103,11 @@ def write_mp4(path: Path, frames: Frames, *, fps: int = 8, scale: int = 8) -> bo
     large = np.pad(large, odd, mode="edge")
     size = f"{large.shape[2]}x{large.shape[1]}"
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps)]
-    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "16"]
+    target = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", str(crf)]
+    # Players on the web can begin before they have all of it.
+    target += ["-movflags", "+faststart"]
+    if comment is not None:
+        target += ["-metadata", f"comment={comment}"]
     # Not imageio's writer: it forks with a hook, which JAX's threads do not survive.
     with replaced_file(path) as partial:
         done = subprocess.run(

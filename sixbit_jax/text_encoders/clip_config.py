@@ -4,28 +4,76 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sixbit_jax.text_encoders.config_fields import check_numbers, read_fields
+from sixbit_jax.config_schema import Check, Schema, choice, integer, number
+from sixbit_jax.text_encoders.config_fields import BOOKKEEPING, COUNT, SIZE, anything
 
-ACTIVATIONS = ("quick_gelu", "gelu")
-_SIZES = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
+_FIELDS: dict[str, Check] = {
+    "hidden_size": SIZE,
+    "intermediate_size": SIZE,
+    "num_hidden_layers": COUNT,
+    "num_attention_heads": COUNT,
+    "hidden_act": choice("quick_gelu", "gelu"),
+    "layer_norm_eps": number(0, 1),
+}
+_OTHERS = BOOKKEEPING | anything("projection_dim")
+_HEADS = ("hidden_size", "num_attention_heads")
+
+
+def _heads(config: "CLIPTextConfig | CLIPVisionConfig") -> str | None:
+    if config.hidden_size % config.num_attention_heads == 0:
+        return None
+    return (
+        f"hidden_size: expected a multiple of {config.num_attention_heads} heads, "
+        f"found {config.hidden_size}"
+    )
+
+
+def _patches(config: "CLIPVisionConfig") -> str | None:
+    if config.image_size % config.patch_size == 0:
+        return None
+    return (
+        f"image_size: expected a multiple of patch_size {config.patch_size}, found "
+        f"{config.image_size}"
+    )
+
+
+def _skipped(config: "CLIPVisionConfig") -> str | None:
+    last = config.num_hidden_layers - 1
+    if config.num_hidden_layers_to_skip <= last:
+        return None
+    return (
+        f"num_hidden_layers_to_skip: expected 0 to {last}, found "
+        f"{config.num_hidden_layers_to_skip}"
+    )
+
+
+_TEXT = Schema(
+    "CLIP text config",
+    {
+        **_FIELDS,
+        "vocab_size": integer(1, 2**24),
+        "max_position_embeddings": SIZE,
+        "eos_token_id": integer(0, 2**24),
+    },
+    _OTHERS,
+    relations={_HEADS: _heads},
 )
-
-
-def _problems(config: "CLIPTextConfig | CLIPVisionConfig") -> list[str]:
-    problems = []
-    if config.hidden_size % config.num_attention_heads:
-        problems.append(
-            f"hidden_size: expected a multiple of {config.num_attention_heads} heads, "
-            f"found {config.hidden_size}"
-        )
-    if config.hidden_act not in ACTIVATIONS:
-        wanted = " or ".join(map(repr, ACTIVATIONS))
-        problems.append(f"hidden_act: expected {wanted}, found {config.hidden_act!r}")
-    return problems
+_VISION = Schema(
+    "CLIP vision config",
+    {
+        **_FIELDS,
+        "num_channels": COUNT,
+        "image_size": integer(1, 16384),
+        "patch_size": integer(1, 1024),
+        "num_hidden_layers_to_skip": integer(0, 1023),
+    },
+    _OTHERS,
+    relations={
+        _HEADS: _heads,
+        ("image_size", "patch_size"): _patches,
+        ("num_hidden_layers", "num_hidden_layers_to_skip"): _skipped,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -50,8 +98,7 @@ class CLIPTextConfig:
     eos_token_id: int = 49407
 
     def __post_init__(self):
-        sizes = (*_SIZES, "vocab_size", "max_position_embeddings")
-        check_numbers(self, "CLIP text", positive=sizes, more=lambda: _problems(self))
+        _TEXT.check(self)
 
     @property
     def embed_dim(self) -> int:
@@ -70,8 +117,7 @@ class CLIPTextConfig:
         Raises:
           ValueError: for unsupported values and unknown keys; lists all of them.
         """
-        ignored = {"projection_dim"}
-        return cls(**read_fields(cls, values, title="CLIP text", ignored=ignored))
+        return _TEXT.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that `from_dict` reads."""
@@ -102,24 +148,7 @@ class CLIPVisionConfig:
     num_hidden_layers_to_skip: int = 1
 
     def __post_init__(self):
-        sizes = (*_SIZES, "num_channels", "image_size", "patch_size")
-
-        def more() -> list[str]:
-            problems = _problems(self)
-            if self.image_size % self.patch_size:
-                problems.append(
-                    f"image_size: expected a multiple of patch_size "
-                    f"{self.patch_size}, found {self.image_size}"
-                )
-            if not 0 <= self.num_hidden_layers_to_skip < self.num_hidden_layers:
-                problems.append(
-                    "num_hidden_layers_to_skip: expected 0 to "
-                    f"{self.num_hidden_layers - 1}, found "
-                    f"{self.num_hidden_layers_to_skip}"
-                )
-            return problems
-
-        check_numbers(self, "CLIP vision", positive=sizes, more=more)
+        _VISION.check(self)
 
     @property
     def num_run_layers(self) -> int:
@@ -143,8 +172,7 @@ class CLIPVisionConfig:
         Raises:
           ValueError: for unsupported values and unknown keys; lists all of them.
         """
-        ignored = {"projection_dim", "dropout"}
-        return cls(**read_fields(cls, values, title="CLIP vision", ignored=ignored))
+        return _VISION.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that `from_dict` reads."""

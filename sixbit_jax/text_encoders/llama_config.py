@@ -4,22 +4,70 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sixbit_jax.text_encoders.config_fields import check_numbers, read_fields
-
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
+from sixbit_jax.config_schema import Schema, integer, number, optional
+from sixbit_jax.text_encoders.config_fields import (
+    BOOKKEEPING,
+    COUNT,
+    SIZE,
+    anything,
+    only,
 )
-_FIXED = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
-    "rope_scaling": (None, {"rope_type": "default"}, {"type": "default"}),
-}
-_IGNORED = {"max_position_embeddings", "pretraining_tp", "eos_token_id"}
+
+
+def _key_heads(config: "LlamaConfig") -> str | None:
+    heads, key_heads = config.num_attention_heads, config.key_value_heads
+    if heads % key_heads == 0:
+        return None
+    return f"num_key_value_heads: expected a divisor of {heads}, found {key_heads}"
+
+
+def _width_of_head(config: "LlamaConfig") -> str | None:
+    heads, width = config.num_attention_heads, config.hidden_size
+    if config.head_dim is None and width % heads:
+        return f"hidden_size: expected a multiple of {heads} heads, found {width}"
+    if config.width_of_head % 2:
+        return f"head_dim: expected an even number, found {config.width_of_head}"
+    return None
+
+
+def _skipped(config: "LlamaConfig") -> str | None:
+    last = config.num_hidden_layers - 1
+    if config.num_hidden_layers_to_skip <= last:
+        return None
+    return (
+        f"num_hidden_layers_to_skip: expected 0 to {last}, found "
+        f"{config.num_hidden_layers_to_skip}"
+    )
+
+
+_SCHEMA = Schema(
+    "Llama config",
+    {
+        "vocab_size": integer(1, 2**24),
+        "hidden_size": SIZE,
+        "intermediate_size": SIZE,
+        "num_hidden_layers": COUNT,
+        "num_attention_heads": COUNT,
+        "num_key_value_heads": optional(COUNT),
+        "head_dim": optional(SIZE),
+        "rms_norm_eps": number(0, 1),
+        "rope_theta": number(1, 1e12),
+        "num_hidden_layers_to_skip": integer(0, 1023),
+    },
+    {
+        **BOOKKEEPING,
+        **anything("max_position_embeddings", "pretraining_tp", "eos_token_id"),
+        "hidden_act": only("silu"),
+        "attention_bias": only(False),
+        "mlp_bias": only(False),
+        "rope_scaling": only(None, {"rope_type": "default"}, {"type": "default"}),
+    },
+    relations={
+        ("num_attention_heads", "num_key_value_heads"): _key_heads,
+        ("hidden_size", "num_attention_heads", "head_dim"): _width_of_head,
+        ("num_hidden_layers", "num_hidden_layers_to_skip"): _skipped,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -48,30 +96,7 @@ class LlamaConfig:
     num_hidden_layers_to_skip: int = 2
 
     def __post_init__(self):
-        check_numbers(self, "Llama", positive=_SIZES, more=self._problems)
-
-    def _problems(self) -> list[str]:
-        problems = []
-        heads, key_heads = self.num_attention_heads, self.key_value_heads
-        if key_heads < 1 or heads % key_heads:
-            problems.append(
-                f"num_key_value_heads: expected a divisor of {heads}, found {key_heads}"
-            )
-        if self.head_dim is None and self.hidden_size % heads:
-            problems.append(
-                f"hidden_size: expected a multiple of {heads} heads, found "
-                f"{self.hidden_size}"
-            )
-        elif self.width_of_head % 2:
-            problems.append(
-                f"head_dim: expected an even number, found {self.width_of_head}"
-            )
-        if not 0 <= self.num_hidden_layers_to_skip < self.num_hidden_layers:
-            problems.append(
-                "num_hidden_layers_to_skip: expected 0 to "
-                f"{self.num_hidden_layers - 1}, found {self.num_hidden_layers_to_skip}"
-            )
-        return problems
+        _SCHEMA.check(self)
 
     @property
     def key_value_heads(self) -> int:
@@ -105,16 +130,24 @@ class LlamaConfig:
           ValueError: for values that the port does not support and for unknown keys;
             lists all of them.
         """
-        values = dict(values.get("text_config", values))
-        rope = values.pop("rope_parameters", None) or {}
-        if rope.get("rope_type", "default") != "default":
-            values["rope_scaling"] = rope
-        if "rope_theta" in rope:
-            values["rope_theta"] = rope["rope_theta"]
-        return cls(
-            **read_fields(cls, values, title="Llama", ignored=_IGNORED, fixed=_FIXED)
-        )
+        if isinstance(values, Mapping):
+            inner = values.get("text_config", values)
+            values = _with_old_names(inner) if isinstance(inner, Mapping) else inner
+        return _SCHEMA.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that `from_dict` reads."""
         return asdict(self)
+
+
+def _with_old_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers 5 has one mapping for what were two keys."""
+    found = dict(values)
+    rope = found.pop("rope_parameters", None)
+    if not isinstance(rope, Mapping):
+        return found if rope is None else found | {"rope_parameters": rope}
+    if rope.get("rope_type", "default") != "default":
+        found["rope_scaling"] = dict(rope)
+    if "rope_theta" in rope:
+        found["rope_theta"] = rope["rope_theta"]
+    return found

@@ -4,23 +4,53 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sixbit_jax.text_encoders.config_fields import check_numbers, read_fields
+from sixbit_jax.config_schema import Schema, integer, number
+from sixbit_jax.text_encoders.config_fields import (
+    BOOKKEEPING,
+    COUNT,
+    SIZE,
+    anything,
+    only,
+)
 
-_SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-_FIXED = {
-    # The original T5's "relu" has one matrix less; no video model uses it.
-    "feed_forward_proj": ("gated-gelu",),
-    "dense_act_fn": ("gelu_new",),
-    "is_gated_act": (True,),
-}
-_IGNORED = {
-    "num_decoder_layers",
-    "scale_decoder_outputs",
-    "output_past",
-    "n_positions",
-    "scalable_attention",
-    "eos_token_id",
-}
+_BUCKETS, _DISTANCE = (
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)
+
+
+def _distance(config: "T5Config") -> str | None:
+    exact = config.relative_attention_num_buckets // 4
+    found = config.relative_attention_max_distance
+    if found > exact:
+        return None
+    return f"{_DISTANCE}: expected more than {exact}, found {found}"
+
+
+_SCHEMA = Schema(
+    "T5 config",
+    {
+        "vocab_size": integer(1, 2**24),
+        "d_model": SIZE,
+        "d_kv": SIZE,
+        "d_ff": SIZE,
+        "num_layers": COUNT,
+        "num_heads": COUNT,
+        _BUCKETS: integer(4, 4096, multiple_of=4),
+        _DISTANCE: SIZE,
+        "layer_norm_epsilon": number(0, 1),
+    },
+    {
+        **BOOKKEEPING,
+        **anything("num_decoder_layers", "scale_decoder_outputs", "output_past"),
+        **anything("n_positions", "scalable_attention", "eos_token_id"),
+        # The original T5's "relu" has one matrix less; no video model uses it.
+        "feed_forward_proj": only("gated-gelu"),
+        "dense_act_fn": only("gelu_new"),
+        "is_gated_act": only(True),
+    },
+    relations={(_BUCKETS, _DISTANCE): _distance},
+)
 
 
 @dataclass(frozen=True)
@@ -47,22 +77,7 @@ class T5Config:
     layer_norm_epsilon: float = 1e-6
 
     def __post_init__(self):
-        buckets = "relative_attention_num_buckets"
-        distance = "relative_attention_max_distance"
-
-        def more() -> list[str]:
-            problems = []
-            count = self.relative_attention_num_buckets
-            if count < 4 or count % 4:
-                problems.append(f"{buckets}: expected a multiple of 4, found {count}")
-            elif self.relative_attention_max_distance <= count // 4:
-                problems.append(
-                    f"{distance}: expected more than {count // 4}, found "
-                    f"{self.relative_attention_max_distance}"
-                )
-            return problems
-
-        check_numbers(self, "T5", positive=(*_SIZES, buckets, distance), more=more)
+        _SCHEMA.check(self)
 
     @property
     def embed_dim(self) -> int:
@@ -77,11 +92,9 @@ class T5Config:
           ValueError: for values that the port does not support and for unknown keys;
             lists all of them.
         """
-        # Without the key transformers builds the original T5's feed-forward; T5 files
-        # always have it.
-        return cls(
-            **read_fields(cls, values, title="T5", ignored=_IGNORED, fixed=_FIXED)
-        )
+        # Without feed_forward_proj transformers builds the original T5; the published
+        # files have it.
+        return _SCHEMA.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that `from_dict` reads."""

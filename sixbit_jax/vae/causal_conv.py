@@ -48,15 +48,23 @@ class Stream:
     Attributes:
       first: whether the chunk is the first of its video.
       method: how causal convolutions are computed.
+      kernels: whether GPU kernels may compute what they can.
     """
 
-    def __init__(self, state: State | None, *, method: Method = "stacked"):
+    def __init__(
+        self,
+        state: State | None,
+        *,
+        method: Method = "stacked",
+        kernels: bool = False,
+    ):
         if method not in METHODS:
             raise ValueError(
                 f"method: expected one of {', '.join(METHODS)}; found {method!r}"
             )
         self.first = state is None
         self.method: Method = method
+        self.kernels = kernels
         self._given = state or ()
         self._kept: list[jax.Array] = []
 

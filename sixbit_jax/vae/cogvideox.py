@@ -57,8 +57,8 @@ class ResnetBlock(nnx.Module):
     ) -> Float[Array, "batch F H W O"]:
         """One chunk; z are its latents (decoder) or None (encoder)."""
         context = () if z is None else (z,)
-        y = self.conv1(self.norm1(x, *context), stream)
-        y = self.conv2(self.norm2(y, *context), stream)
+        y = self.conv1(self.norm1(x, *context, kernels=stream.kernels), stream)
+        y = self.conv2(self.norm2(y, *context, kernels=stream.kernels), stream)
         return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -168,7 +168,7 @@ class Encoder(nnx.Module):
         for block in self.down_blocks:
             x = block(x, None, stream)
         x = self.mid_block(x, None, stream)
-        return self.conv_out(self.norm_out(x), stream)
+        return self.conv_out(self.norm_out(x, kernels=stream.kernels), stream)
 
 
 def _middle(
@@ -220,7 +220,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z, stream), z, stream)
         for block in self.up_blocks:
             x = block(x, z, stream)
-        return self.conv_out(self.norm_out(x, z), stream)
+        return self.conv_out(self.norm_out(x, z, kernels=stream.kernels), stream)
 
 
 def _lengths(frames: int, size: int) -> tuple[int, ...]:

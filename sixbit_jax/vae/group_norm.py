@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from pallas_kernels.group_norm import channel_moments
+
 
 class Statistics(NamedTuple):
     """Of every group, spread over its channels.
@@ -29,7 +31,11 @@ class Statistics(NamedTuple):
 
 
 def group_statistics(
-    x: Float[Array, "batch F H W C"], groups: int, *, eps: float
+    x: Float[Array, "batch F H W C"],
+    groups: int,
+    *,
+    eps: float,
+    kernels: bool = False,
 ) -> Statistics:
     """Mean and 1 / standard deviation per sample and group of channels, in float32.
 
@@ -41,6 +47,7 @@ def group_statistics(
       x: activations of any float dtype.
       groups: of neighbouring channels.
       eps: added to the variance.
+      kernels: whether a GPU kernel may take the sums.
 
     Returns:
       The statistics, repeated over the channels of each group.
@@ -53,11 +60,14 @@ def group_statistics(
         return jnp.repeat(mean, size, axis=-1)
 
     pivot = over_group(x[:, 0, 0, 0].astype(jnp.float32))
-    distance = x.astype(jnp.float32) - pivot[:, None, None, None]
     # Per channel first: the channels are the minor axis and stay where they are.
+    total, squares = channel_moments(
+        x.reshape(batch, -1, channels),
+        pivot,
+        implementation=None if kernels else "reference",
+    )
     pixels = x.shape[1] * x.shape[2] * x.shape[3]
-    mean = over_group(distance.sum((1, 2, 3)) / pixels)
-    square = over_group(jnp.square(distance).sum((1, 2, 3)) / pixels)
+    mean, square = over_group(total / pixels), over_group(squares / pixels)
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     return Statistics(pivot + mean, jax.lax.rsqrt(variance + eps))
 
@@ -72,18 +82,23 @@ class GroupNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), dtype))
 
     def __call__(
-        self, x: Float[Array, "batch F H W C"], *, activate: bool = True
+        self,
+        x: Float[Array, "batch F H W C"],
+        *,
+        activate: bool = True,
+        kernels: bool = False,
     ) -> Float[Array, "batch F H W C"]:
         """Normalizes one chunk.
 
         Args:
           x: activations of any float dtype; all arithmetic is float32.
           activate: whether SiLU follows.
+          kernels: whether a GPU kernel may take the sums.
 
         Returns:
           The result, in the dtype of x.
         """
-        statistics = group_statistics(x, self.groups, eps=self.eps)
+        statistics = group_statistics(x, self.groups, eps=self.eps, kernels=kernels)
         mean, scale = (part[:, None, None, None] for part in statistics)
         scale = scale * self.weight[...].astype(jnp.float32)
         y = (x.astype(jnp.float32) - mean) * scale + self.bias[...].astype(jnp.float32)
@@ -125,13 +140,18 @@ class SpatialNorm(nnx.Module):
         self.conv_b = PointwiseConv(latent_channels, channels, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self, x: Float[Array, "batch F H W C"], z: Float[Array, "batch f h w Z"]
+        self,
+        x: Float[Array, "batch F H W C"],
+        z: Float[Array, "batch f h w Z"],
+        *,
+        kernels: bool = False,
     ) -> Float[Array, "batch F H W C"]:
         """Normalizes one chunk.
 
         Args:
           x: activations; height and width are multiples of those of the latents.
           z: latents of the same chunk.
+          kernels: whether a GPU kernel may take the sums.
 
         Returns:
           The result, in the dtype of x.
@@ -139,7 +159,7 @@ class SpatialNorm(nnx.Module):
         batch, frames, height, width, channels = x.shape
         latents, rows, columns = z.shape[1:4]
         norm = self.norm_layer
-        statistics = group_statistics(x, norm.groups, eps=norm.eps)
+        statistics = group_statistics(x, norm.groups, eps=norm.eps, kernels=kernels)
         mean, scale = (part[:, None, None, None] for part in statistics)
         modulation = self.conv_y(z).astype(jnp.float32)
         factor = modulation * (scale * norm.weight[...].astype(jnp.float32))

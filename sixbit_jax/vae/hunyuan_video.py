@@ -45,8 +45,8 @@ class ResnetBlock(nnx.Module):
         self, x: Float[Array, "batch F H W C"], stream: Stream
     ) -> Float[Array, "batch F H W O"]:
         """One window."""
-        y = self.conv1(self.norm1(x), stream)
-        y = self.conv2(self.norm2(y), stream)
+        y = self.conv1(self.norm1(x, kernels=stream.kernels), stream)
+        y = self.conv2(self.norm2(y, kernels=stream.kernels), stream)
         return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -217,7 +217,7 @@ class Encoder(nnx.Module):
         for block in self.down_blocks:
             x = block(x, stream)
         x = self.mid_block(x, stream)
-        return self.conv_out(self.conv_norm_out(x), stream)
+        return self.conv_out(self.conv_norm_out(x, kernels=stream.kernels), stream)
 
 
 class Decoder(nnx.Module):
@@ -254,7 +254,7 @@ class Decoder(nnx.Module):
         x = self.mid_block(self.conv_in(z, stream), stream)
         for block in self.up_blocks:
             x = block(x, stream)
-        return self.conv_out(self.conv_norm_out(x), stream)
+        return self.conv_out(self.conv_norm_out(x, kernels=stream.kernels), stream)
 
 
 class AutoencoderKLHunyuanVideo(nnx.Module):

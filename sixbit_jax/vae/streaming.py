@@ -79,7 +79,7 @@ _to_uint8 = jax.jit(to_uint8)
 
 @partial(
     jax.jit,
-    static_argnames=("graph", "decode", "method", "output", "dtype"),
+    static_argnames=("graph", "decode", "method", "kernels", "output", "dtype"),
     donate_argnames="state",
 )
 def _step(
@@ -91,14 +91,17 @@ def _step(
     decode: bool,
     method: Method,
     dtype: Any,
+    kernels: bool = False,
     output: Output = "float",
 ) -> tuple[Array, State]:
     vae = nnx.merge(graph, parameters)
-    stream = Stream(state, method=method)
+    stream = Stream(state, method=method, kernels=kernels)
     x = _channels_last(x).astype(dtype)
     y = vae.decode_chunk(x, stream) if decode else vae.encode_chunk(x, stream)
     y = jnp.moveaxis(y, -1, 2)
-    return (to_uint8(y) if output == "uint8" else y), stream.state()
+    # Windows do not continue each other: what the layers kept is nobody's.
+    kept = stream.state() if vae.windows is None else ()
+    return (to_uint8(y) if output == "uint8" else y), kept
 
 
 def _check_video(name: str, x: Array, channels: int) -> None:
@@ -117,6 +120,7 @@ def decode_stream(
     tiling: Tiling | None = None,
     output: Output = "float",
     method: Method = "stacked",
+    kernels: bool = False,
 ) -> Iterator[Array]:
     """Decodes a video, handing out frames as they are ready.
 
@@ -128,6 +132,7 @@ def decode_stream(
         numbers, less memory. None decodes whole frames.
       output: "float" hands out pixels in about [-1, 1] in `dtype`, "uint8" 0..255.
       method: of the causal convolutions.
+      kernels: whether GPU kernels may compute what they can.
 
     Yields:
       The next frames, [batch, F, 3, H, W], on the device.
@@ -138,7 +143,7 @@ def decode_stream(
     _check_video("latents", latents, vae.config.latent_channels)
     if output not in get_args(Output):
         raise ValueError(f"output: expected 'float' or 'uint8', found {output!r}")
-    step = partial(_stepper(vae, dtype, method), decode=True)
+    step = partial(_stepper(vae, dtype, method, kernels), decode=True)
     ratio = vae.config.spatial_compression_ratio
     height, width = (ratio * size for size in latents.shape[3:])
     tiled = tiling is not None and tiling.checked(ratio).splits(height, width)
@@ -163,10 +168,15 @@ def _only(run: Any) -> Any:
     return lambda x: next(iter(run(x)))
 
 
-def _stepper(vae: StreamingVAE, dtype: Any, method: Method) -> Any:
+def _stepper(vae: StreamingVAE, dtype: Any, method: Method, kernels: bool) -> Any:
     graph, parameters = nnx.split(vae)
     return partial(
-        _step, parameters, graph=graph, method=method, dtype=jnp.dtype(dtype)
+        _step,
+        parameters,
+        graph=graph,
+        method=method,
+        kernels=kernels,
+        dtype=jnp.dtype(dtype),
     )
 
 
@@ -186,6 +196,7 @@ def encode(
     dtype: Any = jnp.float32,
     tiling: Tiling | None = None,
     method: Method = "stacked",
+    kernels: bool = False,
 ) -> Moments:
     """Encodes a video.
 
@@ -195,6 +206,7 @@ def encode(
       dtype: of activations and arithmetic. 16 bits are visibly worse here.
       tiling: encodes overlapping tiles and blends them, by diffusers' rule.
       method: of the causal convolutions.
+      kernels: whether GPU kernels may compute what they can.
 
     Returns:
       Mean and log variance of the latents (`latents_for_model` of the autoencoder's
@@ -210,7 +222,7 @@ def encode(
             f"video: expected at least {ratio}x{ratio} pixels, found "
             f"{video.shape[3]}x{video.shape[4]}"
         )
-    step = partial(_stepper(vae, dtype, method), decode=False)
+    step = partial(_stepper(vae, dtype, method, kernels), decode=False)
     tiled = tiling is not None and tiling.checked(ratio).splits(*video.shape[3:])
     if tiling is not None and tiled:
         tiling.check_last(ratio, *video.shape[3:])

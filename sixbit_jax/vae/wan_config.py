@@ -137,6 +137,21 @@ class WanVAEConfig:
         """Pixels of a row and column that become channels, 1 for none."""
         return 1 if self.patch_size is None else self.patch_size
 
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents, by the name that the other autoencoders have."""
+        return self.z_dim
+
+    @property
+    def spatial_compression_ratio(self) -> int:
+        """Pixels to a row or column of the latents."""
+        return self.scale_factor_spatial
+
+    @property
+    def temporal_compression_ratio(self) -> int:
+        """Frames of the video to a frame of the latents."""
+        return self.scale_factor_temporal
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "WanVAEConfig":
         """Reads the mapping of a diffusers `config.json`.

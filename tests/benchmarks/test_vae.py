@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks import records, vae
+from benchmarks import vae
+from sixbit_jax.benchmark import records
 from sixbit_jax.vae.causal_conv import METHODS
 from sixbit_jax.vae.cogvideox_config import CogVideoXVAEConfig
 

@@ -5,7 +5,8 @@ import json
 import jax
 import pytest
 
-from benchmarks import records, vae_wan, vae_wan_parts
+from benchmarks import vae_wan, vae_wan_parts
+from sixbit_jax.benchmark import records
 from sixbit_jax.vae.wan_config import WanVAEConfig
 
 TINY = {

@@ -98,7 +98,6 @@ def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--bits=9"], "--bits: expected 4 to 8, found 9.0"),
         (["--skips=1"], "--skips: expected 0 to 1"),
         (["--max-drift=0"], "--max-drift: expected more than 0"),
         (["--steps=1"], "--steps: expected at least 2"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +26,7 @@ _SUPPORTED = {
     "use_beta_sigmas": False,
     "stochastic_sampling": False,
 }
-_SCHEMA = Schema(
+SCHEMA = Schema(
     "FlowMatchEuler config",
     {"num_train_timesteps": integer(1, MOST_STEPS), "shift": SHIFT},
     {name: fixed(value) for name, value in _SUPPORTED.items()}
@@ -58,12 +58,14 @@ class FlowMatchEuler(FlowSchedule):
     shift: float = 1.0
 
     class_name: ClassVar[str] = "FlowMatchEulerDiscreteScheduler"
+    schema: ClassVar[Schema] = SCHEMA
 
     def __post_init__(self) -> None:
-        _SCHEMA.check(self)
+        self.schema.check(self)
+        self._check_given()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "FlowMatchEuler":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read a diffusers `scheduler_config.json`.
 
         Args:
@@ -77,7 +79,7 @@ class FlowMatchEuler(FlowSchedule):
             config,
             cls,
             class_name=cls.class_name,
-            schema=_SCHEMA,
+            schema=cls.schema,
             defaults={"num_train_timesteps": 1000, "shift": 1.0} | _SUPPORTED,
         )
 
@@ -88,6 +90,9 @@ class FlowMatchEuler(FlowSchedule):
         timesteps, whose end it takes, and once in the schedule made from it.
         """
         self._check_steps(num_steps)
+        given = self._given_levels(self.shift)
+        if given is not None:
+            return np.append(given, np.float32(0))
         total = self.num_train_timesteps
         lowest = shifted(np.array([1 / total], np.float32), self.shift)
         times = np.linspace(float(total), float(lowest[0]) * total, num_steps)
@@ -140,4 +145,4 @@ class FlowMatchEuler(FlowSchedule):
         return after.astype(sample.dtype), state
 
 
-__all__ = ["FlowMatchEuler", "FlowMatchEulerState"]
+__all__ = ["SCHEMA", "FlowMatchEuler", "FlowMatchEulerState"]

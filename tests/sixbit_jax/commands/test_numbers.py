@@ -18,6 +18,7 @@ WRONG = [
     ("sample", "--steps=1.5"),
     ("compare", "--steps=0"),
     ("calibrate", "--bits=3"),
+    ("calibrate", "--bits=9"),
     ("calibrate", "--bits=inf"),
     ("calibrate", "--prompts=0"),
     ("calibrate", "--max-drift=nan"),

@@ -12,6 +12,7 @@ from sixbit_jax.text_encoders.clip import CLIPTextEncoder
 from sixbit_jax.text_encoders.clip_vision import CLIPVisionEncoder
 from sixbit_jax.text_encoders.llama import LlamaEncoder
 from sixbit_jax.text_encoders.t5 import T5Encoder, UMT5Encoder
+from tests.golden.prompt_cases import PromptCase
 from tests.golden.text_cases import EncoderCase
 
 MODELS = {
@@ -41,7 +42,7 @@ def table_of(config: Any, model: Any, keys: Any) -> RuleTable:
     return t5.UMT5_TABLE if model is UMT5Encoder else t5.T5_TABLE
 
 
-def golden_model(case: EncoderCase, **changes: Any) -> Any:
+def golden_model(case: EncoderCase | PromptCase, **changes: Any) -> Any:
     """The encoder of a case.
 
     Args:

@@ -37,8 +37,8 @@ def test_config_lists_everything_that_does_not_fit():
     with pytest.raises(ValueError) as error:
         CLIPTextConfig(hidden_size=10, hidden_act="relu")
     assert "hidden_size: expected a multiple of 12 heads" in str(error.value)
-    assert "hidden_act: expected 'quick_gelu' or 'gelu'" in str(error.value)
-    with pytest.raises(ValueError, match="layers: not a key of a CLIP text config"):
+    assert "hidden_act: expected one of 'quick_gelu', 'gelu'" in str(error.value)
+    with pytest.raises(ValueError, match="layers: not a field of a CLIP text config"):
         CLIPTextConfig.from_dict({"layers": 3})
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
-from sixbit_jax.quantizers.rtn import quantize
 
 from pallas_kernels import dispatch
 from pallas_kernels.nvfp4_expand import reference as nvfp4_expand_reference
+from sixbit_jax.quantizers.nvfp4 import quantize
 from sixbit_jax.text_encoders.encode import encode
 from sixbit_jax.text_encoders.t5 import T5Encoder, UMT5Encoder
 from sixbit_jax.text_encoders.t5_config import T5Config

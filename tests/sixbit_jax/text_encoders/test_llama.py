@@ -82,7 +82,7 @@ def test_config_lists_everything_that_does_not_fit():
     message = str(error.value)
     assert "hidden_act: expected 'silu', found 'gelu'" in message
     assert "rope_scaling: expected None" in message
-    assert "sliding_window: not a key of a Llama config" in message
+    assert "sliding_window: not a field of a Llama config" in message
     with pytest.raises(ValueError) as error:
         LlamaConfig(num_key_value_heads=3, num_hidden_layers_to_skip=32)
     assert "num_key_value_heads: expected a divisor of 32, found 3" in str(error.value)

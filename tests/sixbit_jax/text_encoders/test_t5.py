@@ -162,11 +162,13 @@ def test_config_lists_everything_that_does_not_fit():
         T5Config.from_dict({"feed_forward_proj": "relu", "depth": 3, "d_model": 8})
     message = str(error.value)
     assert "feed_forward_proj: expected 'gated-gelu', found 'relu'" in message
-    assert "depth: not a key of a T5 config" in message
+    assert "depth: not a field of a T5 config" in message
     with pytest.raises(ValueError) as error:
-        T5Config(d_model=0, num_layers=2.5)
-    assert "d_model: expected a whole number from 1, found 0" in str(error.value)
-    assert "num_layers: expected a whole number from 1, found 2.5" in str(error.value)
+        T5Config(d_model=0, num_layers=2.5, layer_norm_epsilon=True)
+    message = str(error.value)
+    assert "d_model: expected a whole number from 1 to 1048576, found 0" in message
+    assert "num_layers: expected a whole number from 1 to 1024, found 2.5" in message
+    assert "layer_norm_epsilon: expected a number from 0 to 1, found True" in message
     with pytest.raises(ValueError, match=r"num_buckets: expected a multiple of 4"):
         T5Config(relative_attention_num_buckets=30)
 

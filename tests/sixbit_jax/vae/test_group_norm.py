@@ -74,3 +74,11 @@ def test_bfloat16_is_normalized_in_float32():
     y = GroupNorm(4, 2, eps=1e-6)(x)
     assert y.dtype == jnp.bfloat16
     assert relative_l2(y.astype(jnp.float32), silu(definition(x, 2, 1e-6))) < 3e-3
+
+
+def test_kernels_that_cannot_run_here_are_replaced_by_the_definition():
+    x = jax.random.normal(jax.random.key(4), (1, 2, 4, 4, 4))
+    plain = group_statistics(x, 2, eps=1e-6)
+    asked = group_statistics(x, 2, eps=1e-6, kernels=True)
+    np.testing.assert_array_equal(asked.mean, plain.mean)
+    np.testing.assert_array_equal(asked.scale, plain.scale)

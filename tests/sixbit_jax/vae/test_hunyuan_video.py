@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from convert.vae_hunyuan_video import TABLE
-from sixbit_jax.vae import hunyuan_video
+from sixbit_jax.vae import hunyuan_video, streaming
 from sixbit_jax.vae.hunyuan_video import (
     AutoencoderKLHunyuanVideo,
     frame_causal_attention,
@@ -50,6 +50,29 @@ def test_frames_come_window_by_window():
     chunks = decode_stream(vae, case.latents(), output="uint8")
     shapes = [(chunk.shape[1], chunk.dtype) for chunk in chunks]
     assert shapes == [(13, np.uint8), (12, np.uint8)]
+
+
+def test_windows_keep_nothing():
+    graph, parameters = nnx.split(
+        nnx.eval_shape(
+            lambda: AutoencoderKLHunyuanVideo(HunyuanVideoVAEConfig(), rngs=nnx.Rngs(0))
+        )
+    )
+    frames, state = jax.eval_shape(
+        lambda parameters, z: streaming._step(
+            parameters,
+            None,
+            z,
+            graph=graph,
+            decode=True,
+            method="stacked",
+            dtype=jnp.dtype("bfloat16"),
+        ),
+        parameters,
+        jax.ShapeDtypeStruct((1, 5, 16, 4, 4), jnp.bfloat16),
+    )
+    assert frames.shape == (1, 17, 3, 32, 32)
+    assert state == ()
 
 
 @pytest.mark.parametrize("rows", [4, 7, 1024])

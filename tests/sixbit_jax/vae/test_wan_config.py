@@ -38,7 +38,10 @@ def test_the_published_configurations_are_read():
     )
     assert first.latents_mean[0] == -0.7571
     assert first.latents_std[-1] == 1.916
+    assert (first.latent_channels, first.spatial_compression_ratio) == (16, 8)
     second = WanVAEConfig.from_dict(WAN_22)
+    assert (second.latent_channels, second.spatial_compression_ratio) == (48, 16)
+    assert second.temporal_compression_ratio == 4
     assert (second.base_dim, second.decoder_dim, second.z_dim, second.patch) == (
         160,
         256,

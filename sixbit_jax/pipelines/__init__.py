@@ -1,0 +1,1 @@
+"""Prompt to video, with the components of a converted diffusers root."""

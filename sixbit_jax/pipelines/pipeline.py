@@ -1,0 +1,473 @@
+"""`load_pipeline`: a converted diffusers root as a function from prompt to video."""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+
+from sixbit_jax import components
+from sixbit_jax.checkpoint import CheckpointError, load
+from sixbit_jax.checkpoint.header import Header, read_header
+from sixbit_jax.models.network import Description
+from sixbit_jax.pipelines import memory
+from sixbit_jax.pipelines.families import PIPELINES
+from sixbit_jax.pipelines.header import PipelineHeader, read_pipeline_header
+from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
+from sixbit_jax.pipelines.settings import VideoSettings, resolve, with_vae
+from sixbit_jax.policies import Policy
+from sixbit_jax.sampling.api import sample
+from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
+from sixbit_jax.sampling.pair import LowNoise
+from sixbit_jax.sampling.schedulers.choice import choose_scheduler
+from sixbit_jax.sampling.trace import Trace
+from sixbit_jax.text_encoders.tokenizers import load_tokenizer
+from sixbit_jax.vae.families import FAMILIES, decode_frames
+
+TRANSFORMER, SECOND, VAE = "transformer", "transformer_2", "vae"
+TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+_NEEDED = (TRANSFORMER, VAE, TEXT_ENCODER)
+
+Tell = Callable[[str, int, int], bool | None]
+"""(part, done, all) of "text", "sampling" and "vae"; true ends the run."""
+
+
+def _nothing(part: str, done: int, count: int) -> None:
+    del part, done, count
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """What a pipeline makes.
+
+    Attributes:
+      frames: RGB, uint8 [frames, height, width, 3].
+      fps: frames per second that the network was trained on.
+      prompt, negative_prompt: what it was made from.
+      seed: of the noise.
+      settings: size, steps, guidance.
+      trace: plans and stats of all steps.
+      seconds: by part: "text", "sampling", "vae", compiling included where it
+        happened; and "load", from disk, of everything that this video needed.
+      cut: the end of the prompt that did not fit into the text encoder; empty if all
+        of it did.
+    """
+
+    frames: UInt8[np.ndarray, "frames height width 3"]
+    fps: int
+    prompt: str
+    negative_prompt: str
+    seed: int
+    settings: VideoSettings
+    trace: Trace
+    seconds: dict[str, float] = field(default_factory=dict)
+    cut: str = ""
+
+
+class Stopped(KeyboardInterrupt):
+    """A callback or Ctrl-C ended a run before its video was complete."""
+
+
+class VideoPipeline:
+    """Prompt to video with a converted pipeline; see `load_pipeline`.
+
+    Components are loaded when they are needed and freed after their part, so that the
+    peak of memory is that of the largest; `keep` names those that stay.
+
+    Args:
+      path: the directory.
+      keep: folders of components that stay on the device once loaded.
+      dtype: of parameters and arithmetic; None: bfloat16, and float32 on CPUs, where
+        it is faster.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        keep: Sequence[str] = (),
+        dtype: Any = None,
+    ):
+        self.path = Path(path)
+        self.header: PipelineHeader = read_pipeline_header(self.path)
+        self.headers: dict[str, Header] = {
+            name: read_header(self.path / name) for name in self.header.components
+        }
+        self._check_components()
+        if unknown := sorted(set(keep) - set(self.headers)):
+            raise ValueError(
+                f"keep: expected some of {', '.join(self.headers)}; found "
+                f"{', '.join(unknown)}"
+            )
+        if dtype is None:
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        self.dtype = jnp.dtype(dtype)
+        self.kernels = jax.default_backend() == "gpu"
+        self._keep, self._loaded = set(keep), {}
+        self._load_seconds = 0.0
+        self.rule = PIPELINES[self.header.pipeline_class]
+        self.network_config, network = self._configured(TRANSFORMER)
+        self.vae_config, vae = self._configured(VAE)
+        family = FAMILIES[vae.class_name]
+        self.description: Description = with_vae(
+            network.describe(self.network_config),
+            spatial=family.spatial(self.vae_config),
+            temporal=family.temporal(self.vae_config),
+            channels=family.channels(self.vae_config),
+        )
+
+    def _check_components(self) -> None:
+        if self.header.pipeline_class not in PIPELINES:
+            raise CheckpointError(
+                f"{self.path}: expected one of {', '.join(sorted(PIPELINES))}; found "
+                f"{self.header.pipeline_class!r}"
+            )
+        problems = [
+            f"{name}: expected this component"
+            + (f", left out: {why}" if (why := self.header.missing.get(name)) else "")
+            for name in _NEEDED
+            if name not in self.header.components
+        ]
+        problems += [
+            f"{name}: expected {self.path / name}"
+            for name in (TOKENIZER,)
+            if not (self.path / name).is_dir()
+        ]
+        if problems:
+            raise CheckpointError("\n  ".join([f"{self.path}:", *problems]))
+
+    def _configured(self, name: str) -> tuple[Any, Any]:
+        """The configuration and the class of a component."""
+        header = self.headers[name]
+        config_type, model = components.get(header.model_class)
+        return config_type.from_dict(header.config), model
+
+    def memory(
+        self,
+        settings: VideoSettings,
+        *,
+        cached_blocks: int = 0,
+        cache_format: str = "bf16",
+        tiled: bool = False,
+    ) -> memory.MemoryEstimate:
+        """Bytes of device memory that a run needs; see `memory.estimate`."""
+        return memory.estimate(
+            self.headers,
+            self.description,
+            self.network_config,
+            self.vae_config,
+            settings,
+            itemsize=self.dtype.itemsize,
+            cached_blocks=cached_blocks,
+            cache_format=cache_format,
+            tiled=tiled,
+        )
+
+    def settings(self, **given: Any) -> VideoSettings:
+        """Size, steps and guidance of a run, checked; see `settings.resolve`."""
+        return resolve(self.description, self.network_config, **given)
+
+    @contextlib.contextmanager
+    def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
+        """A component on the device, for the length of a `with`."""
+        if name in self._loaded:
+            yield self._loaded[name]
+            return
+        began = time.perf_counter()
+        model = jax.block_until_ready(load(self.path / name, dtype=dtype)[0])
+        self._load_seconds += time.perf_counter() - began
+        if name in self._keep:
+            self._loaded[name] = model
+        yield model
+
+    def free(self) -> None:
+        """Drops the components that were kept."""
+        self._loaded.clear()
+
+    def encode(
+        self, prompts: Sequence[str], *, tell: Tell = _nothing
+    ) -> EncodedPrompts:
+        """Embeddings of prompts; each text is encoded once.
+
+        Raises:
+          sixbit_jax.text_encoders.tokenizers.TokenizerError: if the tokenizer's files
+            are missing, damaged, or another model's.
+        """
+        tokenizer = load_tokenizer(self.path / TOKENIZER)
+        texts = list(dict.fromkeys(prompts))
+        count = 0
+
+        def each(prompt: str) -> None:
+            nonlocal count
+            count += 1
+            if tell("text", count, len(texts)):
+                raise Stopped("stopped while encoding prompts")
+
+        tell("text", 0, len(texts))
+        with self.component(TEXT_ENCODER, dtype=self.dtype) as encoder:
+            return encode_prompts(
+                encoder,
+                tokenizer,
+                texts,
+                rule=self.rule,
+                length=self.description.conditions.prompt.length,
+                dtype=self.dtype,
+                kernels=self.kernels,
+                each=each,
+            )
+
+    @contextlib.contextmanager
+    def sampler(
+        self,
+        settings: VideoSettings,
+        *,
+        scheduler: str | None = None,
+        shift: float | None = None,
+        policy: Policy | Callable[[Any], Policy] | None = None,
+        execution: Execution | None = None,
+        guidance_scale_2: float | None = None,
+    ) -> Iterator[Callable[..., Any]]:
+        """The transformer (or both) on the device, as a function for many prompts.
+
+        Yields:
+          (prompt embeddings, negative ones or None, *, seed, noise, on_step) ->
+          `SampleResult`.
+        """
+        size = (settings.height, settings.width)
+        chosen = choose_scheduler(
+            self.description,
+            self.header.scheduler,
+            name=scheduler,
+            shift=shift,
+            size=size,
+        )
+        execution = Execution(dtype=self.dtype) if execution is None else execution
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(self.component(TRANSFORMER))
+            conditions = None
+            if SECOND in self.headers:
+                boundary = self.header.options.get("boundary_ratio")
+                if boundary is None:
+                    raise CheckpointError(
+                        f"{self.path}: expected boundary_ratio beside {SECOND}, found "
+                        "none"
+                    )
+                second = stack.enter_context(self.component(SECOND))
+                low = LowNoise(second, boundary, guidance_scale_2)
+                conditions = Conditions(low_noise=low)
+            if callable(policy) and not isinstance(policy, Policy):
+                policy = policy(model)
+
+            def run(
+                embeds: np.ndarray,
+                negative: np.ndarray | None,
+                *,
+                seed: int = 0,
+                noise: Noise | Array | None = None,
+                on_step: Callable[[int, int], bool | None] | None = None,
+            ) -> Any:
+                given = None if negative is None else jnp.asarray(negative)[None]
+                return sample(
+                    model,
+                    chosen,
+                    Prompt(jnp.asarray(embeds)[None], given),
+                    latent_shape=settings.latent_shape,
+                    num_steps=settings.num_steps,
+                    guidance=Guidance(settings.guidance_scale),
+                    conditions=conditions,
+                    policy=policy,
+                    execution=execution,
+                    seed=seed,
+                    noise=noise,
+                    on_step=on_step,
+                )
+
+            yield run
+
+    def decode(
+        self,
+        latents: Float[Array, "1 F C H W"],
+        settings: VideoSettings,
+        *,
+        tiled: bool = False,
+        tell: Tell = _nothing,
+    ) -> UInt8[np.ndarray, "frames height width 3"]:
+        """Pixels of one video's latents."""
+        parts, count = [], 0
+        tell("vae", 0, settings.frames)
+        with self.component(VAE, dtype=self.dtype) as vae:
+            for frames in decode_frames(vae, latents, dtype=self.dtype, tiled=tiled):
+                parts.append(frames[0])
+                count += len(frames[0])
+                if tell("vae", count, settings.frames):
+                    raise Stopped("stopped while decoding")
+        return np.concatenate(parts)[: settings.frames]
+
+    def __call__(
+        self,
+        prompt: str,
+        *,
+        negative_prompt: str = "",
+        seed: int = 0,
+        noise: Noise | Array | None = None,
+        tell: Tell = _nothing,
+        tiled: bool = False,
+        frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+        **sampling: Any,
+    ) -> Video:
+        """Makes one video.
+
+        ```python
+        pipe = sixbit_jax.load_pipeline("cogvideox-5b")
+        video = pipe("a red fox runs through snow", seed=3)
+        ```
+
+        Args:
+          prompt, negative_prompt: text; the negative one is used where there is
+            guidance.
+          seed: of the noise.
+          noise: initial latents instead of drawn ones, [1, F, C, H, W].
+          tell: called with (part, done, all); a true result ends the run.
+          tiled: decode in tiles: less memory, other numbers.
+          frames, height, width, num_steps, guidance_scale: None is the published
+            value of the network.
+          sampling: `scheduler`, `shift`, `policy`, `execution`, `guidance_scale_2`;
+            see `sampler`.
+
+        Raises:
+          ValueError: for sizes and options that the network does not have.
+          Stopped: where `tell` ended the run.
+        """
+        settings = self.settings(
+            frames=frames,
+            height=height,
+            width=width,
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+        )
+        (video,) = self.videos(
+            [(prompt, seed)],
+            settings,
+            negative_prompt=negative_prompt,
+            noise=noise,
+            tell=tell,
+            tiled=tiled,
+            **sampling,
+        )
+        return video
+
+    def videos(
+        self,
+        jobs: Sequence[tuple[str, int]],
+        settings: VideoSettings,
+        *,
+        negative_prompt: str = "",
+        noise: Noise | Array | None = None,
+        tell: Tell = _nothing,
+        tiled: bool = False,
+        **sampling: Any,
+    ) -> Iterator[Video]:
+        """Makes several videos, one after the other; the encoder is loaded once.
+
+        Args:
+          jobs: (prompt, seed) of each.
+          settings: of all of them.
+          negative_prompt, noise, tell, tiled, sampling: as in `__call__`.
+
+        Yields:
+          Every video as soon as it is decoded.
+        """
+        clock = _Clock(lambda: self._load_seconds)
+        texts = [prompt for prompt, _ in jobs]
+        texts += [negative_prompt] if settings.guided else []
+        encoded = self.encode(texts, tell=tell)
+        clock.ends("text")
+        negative = encoded.embeds[negative_prompt] if settings.guided else None
+        with self.sampler(settings, **sampling) as run:
+            clock.ends("sampling")
+            for prompt, seed in jobs:
+                result = run(
+                    encoded.embeds[prompt],
+                    negative,
+                    seed=seed,
+                    noise=noise,
+                    on_step=lambda done, count: tell("sampling", done, count),
+                )
+                latents = jax.block_until_ready(result.latents)
+                if result.steps_done < settings.num_steps:
+                    raise Stopped(f"stopped after {int(result.steps_done)} steps")
+                if not bool(jnp.isfinite(latents).all()):
+                    raise FloatingPointError(f"{self.path}: the latents are not finite")
+                clock.ends("sampling")
+                pixels = self.decode(latents, settings, tiled=tiled, tell=tell)
+                clock.ends("vae")
+                yield Video(
+                    frames=pixels,
+                    fps=settings.fps,
+                    prompt=prompt,
+                    negative_prompt=negative_prompt if settings.guided else "",
+                    seed=seed,
+                    settings=settings,
+                    trace=jax.tree.map(np.asarray, result.trace),
+                    seconds=clock.read(),
+                    cut=encoded.cut.get(prompt, ""),
+                )
+                clock.restart("sampling", "vae", "load")
+
+
+class _Clock:
+    """Seconds by part, those of loading apart."""
+
+    def __init__(self, loaded: Callable[[], float]):
+        self._loaded, self._before = loaded, loaded()
+        self._began = time.perf_counter()
+        self._seconds = dict.fromkeys(("text", "sampling", "vae", "load"), 0.0)
+
+    def ends(self, part: str) -> None:
+        """What has passed since the last end was this part, but for the loading."""
+        now, loaded = time.perf_counter(), self._loaded()
+        loading = loaded - self._before
+        self._seconds[part] += now - self._began - loading
+        self._seconds["load"] += loading
+        self._began, self._before = now, loaded
+
+    def read(self) -> dict[str, float]:
+        return dict(self._seconds)
+
+    def restart(self, *parts: str) -> None:
+        self._began = time.perf_counter()
+        self._seconds |= dict.fromkeys(parts, 0.0)
+
+
+def load_pipeline(
+    path: str | os.PathLike, *, keep: Sequence[str] = (), dtype: Any = None
+) -> VideoPipeline:
+    """A converted diffusers root as a function from prompt to video.
+
+    Nothing but headers is read until a part is needed.
+
+    Args:
+      path: a directory that `sixbit convert` made of a diffusers root.
+      keep: components that stay on the device once loaded ("transformer",
+        "text_encoder", "vae"); others are freed after their part.
+      dtype: of parameters and arithmetic; None: bfloat16, float32 on CPUs.
+
+    Raises:
+      sixbit_jax.checkpoint.CheckpointError: if components are missing or damaged.
+      ValueError: for an unknown component in `keep`.
+    """
+    return VideoPipeline(path, keep=keep, dtype=dtype)
+
+
+__all__ = ["Stopped", "Video", "VideoPipeline", "load_pipeline"]

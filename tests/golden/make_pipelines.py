@@ -1,0 +1,130 @@
+"""Makes `pipelines/*.npz`: videos of diffusers' own pipelines, float32 on CPUs.
+
+python -m tests.golden.make_pipelines
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers.schedulers import scheduling_dpm_cogvideox
+
+from tests.golden.pipeline_cases import (
+    CASES,
+    NEGATIVE,
+    PROMPT,
+    PipelineCase,
+    weights_of,
+)
+from tests.golden.tokenizer_cases import unpack
+
+
+def _load(model: torch.nn.Module, folder: str) -> dict[str, list[int]]:
+    state = model.state_dict()
+    shapes = {
+        key: list(value.shape)
+        for key, value in state.items()
+        # The embedding table has a second name, which would be loaded over the first.
+        if value.is_floating_point() and key != "encoder.embed_tokens.weight"
+    }
+    weights = weights_of(folder, shapes)
+    missing = model.load_state_dict(
+        {key: torch.from_numpy(value) for key, value in weights.items()}, strict=False
+    )
+    assert not missing.unexpected_keys
+    model.eval()
+    return shapes
+
+
+def _component(folder: str, config: dict[str, Any]) -> torch.nn.Module:
+    values = {k: v for k, v in config.items() if not k.startswith("_")}
+    if folder.startswith("text_encoder"):
+        name = config["architectures"][0]
+        config_type = getattr(transformers, name.replace("EncoderModel", "Config"))
+        return getattr(transformers, name)(config_type(**values))
+    return getattr(diffusers, config["_class_name"]).from_config(values)
+
+
+def pipeline(case: PipelineCase) -> tuple[Any, dict[str, Any]]:
+    """diffusers' pipeline of a case, and the shapes of its weights."""
+    parts, shapes = {}, {}
+    for folder, config in case.components.items():
+        parts[folder] = _component(folder, config)
+        shapes[folder] = _load(parts[folder], folder)
+    scheduler = getattr(diffusers, case.scheduler["_class_name"]).from_config(
+        case.scheduler
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = unpack(case.tokenizer, Path(scratch))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    made = getattr(diffusers, case.index["_class_name"])(
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        **parts,
+        **{k: v for k, v in case.index.items() if not k.startswith("_")},
+    )
+    made.set_progress_bar_config(disable=True)
+    return made, shapes
+
+
+def _draw_from(case: PipelineCase) -> None:
+    """Step noise of the DPM scheduler that the tests can make too; two draws a step."""
+    count = 0
+
+    def draw(shape: tuple[int, ...], **_: Any) -> torch.Tensor:
+        nonlocal count
+        count += 1
+        # The first and the last step draw once, all others twice, and use the second.
+        step = 0 if count == 1 else count // 2
+        return torch.from_numpy(case.step_noise(step, tuple(shape)))
+
+    scheduling_dpm_cogvideox.randn_tensor = draw
+
+
+def main() -> None:
+    """Runs all cases."""
+    for case in CASES.values():
+        _draw_from(case)
+        pipe, shapes = pipeline(case)
+        ratio = pipe.vae_scale_factor_spatial
+        frames = (case.frames - 1) // 4 + 1
+        if case.components["transformer"].get("patch_size_t"):
+            frames += -frames % case.components["transformer"]["patch_size_t"]
+        channels = case.components["vae"].get("z_dim") or 4
+        size = (case.height // ratio, case.width // ratio)
+        shape = (1, channels, frames, *size)
+        if case.index["_class_name"].startswith("CogVideoX"):
+            shape = (1, frames, channels, *size)
+        length = case.components["transformer"].get("max_text_seq_length", 512)
+        with torch.no_grad():
+            video = pipe(
+                PROMPT,
+                NEGATIVE,
+                height=case.height,
+                width=case.width,
+                num_frames=case.frames,
+                num_inference_steps=case.steps,
+                guidance_scale=case.guidance,
+                latents=torch.from_numpy(case.noise(shape)),
+                max_sequence_length=length,
+                generator=torch.Generator().manual_seed(0),
+                output_type="np",
+                **case.call,
+            ).frames[0]
+        video = np.asarray(video)
+        print(case.name, video.shape, video.min(), video.max(), video.std())
+        case.file.parent.mkdir(exist_ok=True)
+        np.savez_compressed(
+            case.file,
+            video=np.round(video * 65535).astype(np.uint16),
+            meta=json.dumps({"noise_shape": shape, "shapes": shapes}),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -52,7 +52,9 @@ if TYPE_CHECKING:
         CogVideoXDDIM,
         CogVideoXDPM,
         FlowMatchEuler,
+        FlowMatchLCM,
         UniPC,
+        few_step,
     )
     from sixbit_jax.sampling.schedulers import from_config as scheduler_from_config
     from sixbit_jax.sampling.trace import SampleResult, Trace
@@ -67,6 +69,7 @@ __all__ = [
     "ErrorPredictor",
     "Execution",
     "FlowMatchEuler",
+    "FlowMatchLCM",
     "Guidance",
     "Int8Array",
     "Interrupted",
@@ -90,6 +93,7 @@ __all__ = [
     "chain",
     "delta_gbs",
     "dmpq",
+    "few_step",
     "fixed",
     "fuse_lora",
     "initial_noise",
@@ -149,7 +153,9 @@ _MODULES = {
         "CogVideoXDDIM",
         "CogVideoXDPM",
         "FlowMatchEuler",
+        "FlowMatchLCM",
         "UniPC",
+        "few_step",
     ),
     "sampling.trace": ("SampleResult", "Trace"),
 }

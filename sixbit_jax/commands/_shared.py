@@ -13,8 +13,18 @@ REPORT = "report"
 """The kind of the directories that `demo` and `compare` write."""
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that every sampling command has."""
+def add_sampling_arguments(
+    parser: argparse.ArgumentParser, schedulers: tuple[str, ...] = tuple(SCHEDULERS)
+) -> argparse._ArgumentGroup:
+    """Options that every sampling command has.
+
+    Args:
+      parser: the command's.
+      schedulers: names that `--scheduler` takes.
+
+    Returns:
+      The group, for options of the command's own.
+    """
     group = parser.add_argument_group("sampling")
     add_steps_argument(group)
     group.add_argument(
@@ -31,7 +41,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--scheduler",
-        choices=tuple(SCHEDULERS),
+        choices=schedulers,
         help="default: the checkpoint's own",
     )
     group.add_argument(
@@ -41,6 +51,25 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute dtype; auto: float32 on CPUs, where it is faster, else bfloat16",
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar")
+    return group
+
+
+def add_schedule_arguments(group: Any) -> None:
+    """`--sigmas` and `--timesteps`."""
+    kinds = group.add_mutually_exclusive_group()
+    for name, text in (
+        ("sigmas", "noise levels before each step, before the shift, as 1,0.75,0.5"),
+        ("timesteps", "of the network at each step, not shifted, as 1000,750,500"),
+    ):
+        kinds.add_argument(
+            f"--{name}", metavar="N,N,...", type=_numbers.reals, help=text
+        )
+
+
+def steps_of(args: argparse.Namespace) -> int | None:
+    """`--steps`; without it, as many as `--sigmas` or `--timesteps` name."""
+    given = args.sigmas or args.timesteps
+    return len(given) if args.steps is None and given else args.steps
 
 
 def add_steps_argument(group: Any) -> None:

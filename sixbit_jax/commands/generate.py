@@ -98,15 +98,17 @@ def _add_sampling(group: Any) -> None:
     _shared.add_seed_argument(group, "of the first video's noise (0)")
     group.add_argument(
         "--scheduler",
-        choices=("ddim", "dpm", "unipc", "euler"),
-        help="what fits the network: ddim, dpm (CogVideoX), unipc, euler (Wan); "
-        "default: the pipeline's own",
+        choices=("ddim", "dpm", "unipc", "euler", "lcm"),
+        help="what fits the network: ddim, dpm (CogVideoX), unipc, euler, lcm (Wan; "
+        "lcm adds new noise after each step, for models of few steps); default: the "
+        "pipeline's own",
     )
     group.add_argument(
         "--shift",
         type=_numbers.real(0.01, 1000.0),
         help="of the flow sigmas (the pipeline's own)",
     )
+    _shared.add_schedule_arguments(group)
     group.add_argument(
         "--dtype",
         choices=_shared.DTYPES,
@@ -166,7 +168,7 @@ def run(args: argparse.Namespace) -> int:
         frames=args.frames,
         height=height,
         width=width,
-        num_steps=args.steps,
+        num_steps=_shared.steps_of(args),
         guidance_scale=args.guidance,
         fps=args.fps,
     )
@@ -177,6 +179,8 @@ def run(args: argparse.Namespace) -> int:
         "policy": args.policy,
         "scheduler": args.scheduler,
         "shift": args.shift,
+        "sigmas": args.sigmas,
+        "timesteps": args.timesteps,
         "attention": args.attention,
         "cache_format": args.cache_format,
         "tiled": args.tiled,
@@ -200,6 +204,8 @@ def run(args: argparse.Namespace) -> int:
             guidance_scale_2=args.guidance_2,
             scheduler=args.scheduler,
             shift=args.shift,
+            sigmas=args.sigmas,
+            timesteps=args.timesteps,
             **options,
         )
         for job, video in zip(todo, made, strict=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sixbit_jax import files
-from sixbit_jax.commands import _inputs, _shared
+from sixbit_jax.commands import _inputs, _numbers, _shared
 from sixbit_jax.commands._targets import check_targets
 
 DESCRIPTION = """\
@@ -19,11 +19,18 @@ as diffusers' `pipe.encode_prompt` returns them. The latents are written as
   latents                 float32 [batch, frames, channels, height, width]
 which `pipe.decode_latents` of diffusers turns into pixels.
 """
+_SCHEDULERS = ("ddim", "dpm", "unipc", "euler", "lcm")
+_STEPS = 50
 EPILOG = """\
 example, CogVideoX-5b at its own size (13 latent frames of 60 x 90):
   sixbit convert CogVideoX-5b cogvideox-5b --weights nvfp4
   sixbit sample cogvideox-5b --prompt-embeds prompt.safetensors \\
       --out latents.safetensors --trace trace.npz
+
+a Wan of four steps (with its LoRA in the weights):
+  sixbit convert Wan2.1-T2V-14B wan-4 --weights nvfp4 --lora four-steps.safetensors
+  sixbit sample wan-4 --prompt-embeds prompt.safetensors --out latents.safetensors \\
+      --scheduler euler --shift 5 --sigmas 1,0.75,0.5,0.25 --guidance 1
 """
 
 
@@ -55,7 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for I2V models: safetensors with image_latents "
         "[batch, frames, channels, height, width]",
     )
-    _shared.add_sampling_arguments(parser)
+    sampling = _shared.add_sampling_arguments(parser, _SCHEDULERS)
+    sampling.add_argument(
+        "--shift",
+        type=_numbers.real(0.01, 1000.0),
+        help="of the flow sigmas (the checkpoint's own)",
+    )
+    _shared.add_schedule_arguments(sampling)
+    # With a given schedule, its own number.
+    parser.set_defaults(steps=None)
     size = parser.add_argument_group(
         "size, in latents (CogVideoX: pixels / 8; frames (n - 1) / 4 + 1)"
     )
@@ -135,7 +150,7 @@ def run(args: argparse.Namespace) -> int:
     began = time.perf_counter()
     result = sample(
         model,
-        _shared.scheduler_for(header, args.scheduler),
+        _scheduler(args, model, header),
         Prompt(
             _batched(embeds["prompt_embeds"]),
             _batched(embeds["negative_prompt_embeds"])
@@ -143,7 +158,7 @@ def run(args: argparse.Namespace) -> int:
             else None,
         ),
         latent_shape=latent_shape(model, args.frames, args.height, args.width),
-        num_steps=args.steps,
+        num_steps=_shared.steps_of(args) or _STEPS,
         guidance=Guidance(args.guidance, dynamic=args.dynamic_guidance),
         conditions=Conditions(image_latents=image.get("image_latents")),
         seed=args.seed,
@@ -169,6 +184,22 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.perf_counter() - began
     print(f"{files.shown(args.out)}: latents {list(latents.shape)} in {seconds:.1f} s")
     return 0
+
+
+def _scheduler(args: argparse.Namespace, model: Any, header: Any) -> Any:
+    """The checkpoint's scheduler, or the one that the options make of it."""
+    from sixbit_jax.sampling.schedulers.choice import choose_scheduler
+
+    if header.scheduler is None and args.scheduler is None:
+        return _shared.scheduler_for(header, None)
+    return choose_scheduler(
+        model.description,
+        header.scheduler,
+        name=args.scheduler,
+        shift=args.shift,
+        sigmas=args.sigmas,
+        timesteps=args.timesteps,
+    )
 
 
 def read_tensors(path: Path, *names: str) -> dict[str, Any]:

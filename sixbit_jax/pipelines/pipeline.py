@@ -230,6 +230,8 @@ class VideoPipeline:
         *,
         scheduler: str | None = None,
         shift: float | None = None,
+        sigmas: Sequence[float] | None = None,
+        timesteps: Sequence[float] | None = None,
         policy: Policy | Callable[[Any], Policy] | None = None,
         execution: Execution | None = None,
         guidance_scale_2: float | None = None,
@@ -247,6 +249,8 @@ class VideoPipeline:
             name=scheduler,
             shift=shift,
             size=size,
+            sigmas=sigmas,
+            timesteps=timesteps,
         )
         execution = Execution(dtype=self.dtype) if execution is None else execution
         with contextlib.ExitStack() as stack:
@@ -342,13 +346,17 @@ class VideoPipeline:
           tiled: decode in tiles: less memory, other numbers.
           frames, height, width, num_steps, guidance_scale: None is the published
             value of the network.
-          sampling: `scheduler`, `shift`, `policy`, `execution`, `guidance_scale_2`;
-            see `sampler`.
+          sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
+            that of the steps), `policy`, `execution`, `guidance_scale_2`; see
+            `sampler`.
 
         Raises:
           ValueError: for sizes and options that the network does not have.
           Stopped: where `tell` ended the run.
         """
+        given = sampling.get("sigmas") or sampling.get("timesteps")
+        if num_steps is None and given is not None:
+            num_steps = len(given)
         settings = self.settings(
             frames=frames,
             height=height,

@@ -51,13 +51,12 @@ def choose_scheduler(
       shift: of the flow sigmas; None is that of `config`, or the published one.
       size: (height, width) of the video in pixels, which the published shift depends
         on; None is the network's default.
-      sigmas: noise levels before each step, before the shift (`with_sigmas`); for flows.
+      sigmas: of a flow: noise levels before each step, not shifted (`with_sigmas`).
       timesteps: of each step (`with_timesteps`).
 
     Raises:
-      ValueError: for a schedule that is none, for sigmas where there is no flow,
-        for a scheduler that predicts something else than the network, and
-        for a shift where there is none.
+      ValueError: for a scheduler that predicts something else than the network, for a
+        shift or sigmas where there are none, and for a given schedule that is none.
     """
     default = description.defaults
     height, width = (default.height, default.width) if size is None else size

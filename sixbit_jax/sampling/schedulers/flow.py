@@ -97,14 +97,14 @@ class FlowSchedule:
             values = check_given(name, getattr(self, name), top)
             object.__setattr__(self, name, values)
 
-    def _given_levels(self, shift: float) -> np.ndarray | None:
-        """The noise levels that are given, shifted; float32 [steps]."""
+    def _given_levels(self, shift: float, dtype: type) -> np.ndarray | None:
+        """The noise levels that are given, shifted in a dtype; [steps]."""
         if self.given_timesteps is not None:
             times = np.array(self.given_timesteps)
-            return (times / self.num_train_timesteps).astype(np.float32)
+            return (times / self.num_train_timesteps).astype(dtype)
         if self.given_sigmas is None:
             return None
-        return shifted(np.array(self.given_sigmas, np.float32), shift)
+        return shifted(np.array(self.given_sigmas, dtype), shift)
 
     def _check_steps(self, num_steps: int) -> None:
         check_count(num_steps, self.given_steps)

@@ -90,7 +90,7 @@ class FlowMatchEuler(FlowSchedule):
         timesteps, whose end it takes, and once in the schedule made from it.
         """
         self._check_steps(num_steps)
-        given = self._given_levels(self.shift)
+        given = self._given_levels(self.shift, np.float32)
         if given is not None:
             return np.append(given, np.float32(0))
         total = self.num_train_timesteps

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.config_schema import Schema, fixed
+from sixbit_jax.config_schema import Schema, boolean, fixed
 from sixbit_jax.sampling.schedulers.flow_match_euler import SCHEMA, FlowMatchEuler
 
 
@@ -35,7 +35,9 @@ class FlowMatchLCM(FlowMatchEuler):
         SCHEMA,
         title="FlowMatchLCM config",
         others={
-            **{k: v for k, v in SCHEMA.others.items() if k != "stochastic_sampling"},
+            **SCHEMA.others,
+            # Read by nothing in diffusers' class.
+            "stochastic_sampling": boolean(),
             "scale_factors": fixed(None),
             "upscale_mode": fixed("bicubic"),
         },

@@ -1,5 +1,6 @@
 """Schedules that are given step by step instead of spaced by a rule."""
 
+import itertools
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ def check_given(
         found = tuple(float(value) for value in values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{expected}; found {brief(values)}") from error
-    falling = all(b < a for a, b in zip(found, found[1:], strict=False))
+    falling = all(b < a for a, b in itertools.pairwise(found))
     inside = all(
         math.isfinite(v) and v <= top and (v >= 0 if above is None else v > above)
         for v in found

@@ -148,10 +148,8 @@ class UniPC(FlowSchedule):
         The first is 1 - 1e-6: at 1 the log-SNR would be infinite.
         """
         self._check_steps(num_steps)
-        given = self._given_levels(self.flow_shift)
-        if given is not None:
-            levels = given.astype(np.float64)
-        else:
+        levels = self._given_levels(self.flow_shift, np.float64)
+        if levels is None:
             levels = np.linspace(1, 1 / self.num_train_timesteps, num_steps + 1)[:-1]
             levels = shifted(levels, self.flow_shift)
         if abs(levels[0] - 1) < 1e-6:

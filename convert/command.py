@@ -19,8 +19,9 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         help="diffusers root (everything in it: transformers, text encoders, VAE, "
         "tokenizers), one component's directory, or one file of weights "
-        "(.safetensors, or .bin, .pt, .pth of torch.save; nothing in it is run) with "
-        "config.json next to it; with --to-diffusers, a converted directory",
+        "(.safetensors, .gguf, or .bin, .pt, .pth of torch.save; nothing in it is "
+        "run), with config.json next to it unless it is a Wan; with --to-diffusers, a "
+        "converted directory",
     )
     parser.add_argument(
         "destination", metavar="DST", help="directory to make; must not exist"
@@ -90,6 +91,12 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         "uniform8, which is INT8)",
     )
     parser.add_argument(
+        "--state-dict",
+        metavar="NAME",
+        help="of a file of torch.save with several state dicts (raw and EMA weights): "
+        "the one to take, as ema or generator_ema",
+    )
+    parser.add_argument(
         "--to-diffusers",
         action="store_true",
         help="the other direction: write SRC as a diffusers directory DST",
@@ -145,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
                 "dialect": args.dialect,
                 "reference": args.reference,
                 "lora": args.lora,
+                "state_dict": args.state_dict,
             }
             if is_root(args.source):
                 made = [

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +48,7 @@ class ConversionReport:
       packed: dialect and layout of weights that were packed already, who named it, and
         what the weights confirm of it; None if none were.
       loras: what was added to the weights, a record per file.
+      left: what else the files hold (`Source.left`).
     """
 
     destination: Path
@@ -62,6 +63,7 @@ class ConversionReport:
     seconds: float
     packed: Mapping[str, Any] | None = None
     loras: Sequence[Mapping[str, Any]] = ()
+    left: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         dtypes = ", ".join(f"{n} {d}" for d, n in sorted(self.source_dtypes.items()))
@@ -82,6 +84,15 @@ class ConversionReport:
             f"{lora['keys_read']} keys used"
             for lora in self.loras
         ]
+        if others := self.left.get("others"):
+            said = ", ".join(f"{kind} ({n} tensors)" for kind, n in others.items())
+            lines.append(f"not taken, of other components: {said}")
+        for name, record in self.left.get("state_dicts", {}).items():
+            rest = ", ".join(f"{n} ({count})" for n, count in record["left"].items())
+            lines.append(
+                f"{name}: took {record['taken'] or 'the top level'}, left "
+                f"{rest or 'nothing'}"
+            )
         return "\n".join(lines)
 
 
@@ -112,6 +123,7 @@ def convert(
     dialect: str = "auto",
     reference: str | os.PathLike | None = None,
     lora: Sequence[str | os.PathLike | LoraChoice] = (),
+    state_dict: str | None = None,
 ) -> ConversionReport:
     """Converts a diffusers checkpoint; holds one block in memory at a time.
 
@@ -137,6 +149,8 @@ def convert(
       reference: the same network unquantized, to check packed weights against.
       lora: LoRA files to add to the weights, in float32, before anything is quantized:
         FILE or FILE:strength; see `lora_names` for whose files are read.
+      state_dict: of a file of `torch.save` with several (raw and EMA weights), the one
+        to take.
 
     Returns:
       What was read and written.
@@ -150,7 +164,9 @@ def convert(
         refine without quantized weights.
     """
     began = time.perf_counter()
-    found = open_source(source, dialect=dialect, reference=reference)
+    found = open_source(
+        source, dialect=dialect, reference=reference, state_dict=state_dict
+    )
     found = _with_loras(found, lora)
     header, assigned = plan(
         found, dtype=dtype, weights=weights, rotation=rotation, refine=refine
@@ -179,6 +195,7 @@ def convert(
         seconds=time.perf_counter() - began,
         packed=found.packed.facts,
         loras=found.loras,
+        left=found.left,
     )
 
 
@@ -348,6 +365,7 @@ def plan(
             "keys_read": len(assigned),
             "keys_ignored": [*ignored, *found.packed.unused],
             **({"loras": list(found.loras)} if found.loras else {}),
+            **({"left": dict(found.left)} if found.left else {}),
         },
     )
     return header, assigned

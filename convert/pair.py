@@ -10,20 +10,27 @@ from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
 from convert.lora import NETWORKS as LORA_NETWORKS
 from convert.lora import LoraChoice
-from convert.reader import SECOND
-from sixbit_jax.checkpoint import new_directory
-from sixbit_jax.checkpoint.pair import BOUNDARY, NETWORKS, write_description
+from convert.reader import PAIRS
+from sixbit_jax.checkpoint import new_directory, read_header
+from sixbit_jax.checkpoint.pair import (
+    BOUNDARY,
+    NETWORKS,
+    published_boundary,
+    write_description,
+)
 from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.reading.messages import brief
 from sixbit_jax.reading.regular_file import is_there
 
-# Of text to video; pipelines write theirs into model_index.json.
-_DEFAULT_BOUNDARY = 0.875
-
 
 def is_pair(source: str | os.PathLike) -> bool:
-    """Whether a diffusers root holds two networks."""
-    return (Path(source) / SECOND).is_dir()
+    """Whether a root, of diffusers or of Wan's authors, holds two networks."""
+    return _folders(Path(source)) is not None
+
+
+def _folders(source: Path) -> tuple[str, str] | None:
+    """The folders of the network for high noise and of the one for low noise."""
+    return next((pair for pair in PAIRS if (source / pair[1]).is_dir()), None)
 
 
 def convert_pair(
@@ -36,9 +43,11 @@ def convert_pair(
     """Converts both networks of a diffusers root, one block in memory at a time.
 
     Args:
-      source: diffusers root with `transformer/` (high noise) and `transformer_2/`.
+      source: diffusers root with `transformer/` (high noise) and `transformer_2/`, or
+        one of Wan's authors with `high_noise_model/` and `low_noise_model/`.
       destination: directory to make: `high_noise/` and `low_noise/`, each as `convert`
-        makes it, and `pair.json` with the boundary of model_index.json.
+        makes it, and `pair.json` with the boundary of model_index.json, or the
+        published one.
       lora: as of `convert`, for both networks; high=FILE or low=FILE for one.
       options: of `convert`, for both.
 
@@ -52,16 +61,20 @@ def convert_pair(
         behind in either case.
     """
     source, destination = Path(source), Path(destination)
-    if not is_pair(source):
-        raise ConversionError(f"{source}: expected transformer/ and {SECOND}/")
+    folders = _folders(source)
+    if folders is None:
+        said = " or ".join(f"{first}/ and {second}/" for first, second in PAIRS)
+        raise ConversionError(f"{source}: expected {said}")
     boundary = _boundary(source / "model_index.json")
     with new_directory(destination) as temporary:
         reports = [
             convert(source / folder, temporary / name, **options, lora=chosen)
             for folder, name, chosen in zip(
-                ("transformer", SECOND), NETWORKS, by_network(lora), strict=True
+                folders, NETWORKS, by_network(lora), strict=True
             )
         ]
+        if boundary is None:
+            boundary = published_boundary(read_header(temporary / NETWORKS[0]))
         write_description(temporary, boundary)
     high, low = (
         replace(report, destination=destination / name)
@@ -82,15 +95,16 @@ def by_network(
     return high, low
 
 
-def _boundary(index: Path) -> float:
+def _boundary(index: Path) -> float | None:
+    """What model_index.json says; None: nothing."""
     if not is_there(index):
-        return _DEFAULT_BOUNDARY
+        return None
     try:
         found = read_json_object(index).get("boundary_ratio")
     except (ValueError, OSError) as error:
         raise ConversionError(str(error)) from error
     if found is None:
-        return _DEFAULT_BOUNDARY
+        return None
     try:
         return BOUNDARY.read(found)
     except (ValueError, TypeError) as error:

@@ -2,25 +2,29 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from convert import gguf_file, original_wan, safetensors_file, torch_file
+from convert.all_in_one import network_alone
 from convert.errors import ConversionError
-from convert.kinds import refuse_others
+from convert.kinds import component_of, refuse_others, refuse_stand_in
 from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
 from convert.scaled_fp8 import read_scaled
+from convert.state_dicts import Chosen
 from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
 from sixbit_jax.reading.messages import brief, named, several
 from sixbit_jax.reading.regular_file import check_regular, is_there
 
 # Where pipelines with two networks (Wan2.2-A14B) have the one for low noise.
 SECOND = "transformer_2"
+# Folders of the two networks: in diffusers' roots, and in those of Wan's authors.
+PAIRS = (("transformer", SECOND), ("high_noise_model", "low_noise_model"))
 # Those of diffusers have 1 KiB, with a description of quantized layers some 100.
 _LARGEST_CONFIG = 4 * 2**20
 _SAFETENSORS = ".safetensors"
@@ -41,6 +45,8 @@ class Source:
       packed: how packed NVFP4 weights were read, and which tensors were left aside;
         nothing is packed if it names no dialect.
       loras: what is added to the tensors when they are read, a record per file.
+      left: what else the files hold: "others", numbers of tensors by component, and
+        "state_dicts", what was taken and left of each file of several.
     """
 
     directory: Path
@@ -50,6 +56,7 @@ class Source:
     tensors: Mapping[str, TensorInfo]
     packed: PackedSource
     loras: tuple[Mapping[str, Any], ...] = ()
+    left: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -62,6 +69,7 @@ def open_source(
     *,
     dialect: str = "auto",
     reference: str | os.PathLike | None = None,
+    state_dict: str | None = None,
 ) -> Source:
     """Finds the network's checkpoint at `path`.
 
@@ -74,6 +82,7 @@ def open_source(
       dialect: of packed NVFP4 weights (`nvfp4_dialects.CHOICES`); "auto" is what the
         files say.
       reference: the same network unquantized, to check packed weights against.
+      state_dict: of a file of `torch.save` with several, the one to take.
 
     Returns:
       The indexed checkpoint.
@@ -95,11 +104,12 @@ def open_source(
             )
         directory, files = path.parent, {path: None}
     else:
-        if (path / SECOND).is_dir():
-            raise ConversionError(
-                f"{path}: expected one network, found transformer/ and {SECOND}/; name "
-                "one of them, or convert both (convert_pair)"
-            )
+        for first, second in PAIRS:
+            if (path / second).is_dir():
+                raise ConversionError(
+                    f"{path}: expected one network, found {first}/ and {second}/; name "
+                    "one of them, or convert both (convert_pair)"
+                )
         inside = path / "transformer"
         use_inside = inside.is_dir() and not is_there(path / "config.json")
         directory = inside if use_inside else path
@@ -114,7 +124,9 @@ def open_source(
         )
     _check_weights(files)
     check_listed(directory)
-    tensors = strip_prefixes(_index_all(directory, files))
+    found, chosen = _index_all(directory, files, state_dict)
+    alone, others = network_alone(found)
+    tensors = strip_prefixes(alone)
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):
         raise ConversionError(
@@ -137,6 +149,7 @@ def open_source(
     if config is None:
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
+            + (f" (and {component})" if (component := component_of(tensors)) else "")
         )
     packed = open_packed(
         tensors,
@@ -152,6 +165,7 @@ def open_source(
         files=tuple(files),
         tensors=packed.tensors,
         packed=packed._replace(unused=tuple(sorted({*packed.unused, *left}))),
+        left={**({"others": others} if others else {}), **chosen},
     )
 
 
@@ -171,6 +185,7 @@ def _check_weights(files: Iterable[Path]) -> None:
     for file in files:
         try:
             check_regular(file)
+            refuse_stand_in(file)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if problems:
@@ -264,25 +279,36 @@ def _is_file_name(name: str, index: Path) -> bool:
     return plain and name.endswith(suffix)
 
 
-def _read_index(file: Path) -> dict[str, TensorInfo]:
+def _read_chosen(file: Path, state_dict: str | None) -> Chosen:
     """The tensors of one file, by the reader of its kind."""
-    if file.suffix == _SAFETENSORS:
-        return safetensors_file.read_index(file)
-    reader = gguf_file if file.suffix == gguf_file.SUFFIX else torch_file
-    return reader.read_index(file)
+    if file.suffix in torch_file.SUFFIXES:
+        return torch_file.read_chosen(file, state_dict)
+    if state_dict is not None:
+        raise ConversionError(
+            f"{file}: --state-dict {named(state_dict)}: expected a file of torch.save"
+        )
+    reader = gguf_file if file.suffix == gguf_file.SUFFIX else safetensors_file
+    return Chosen(reader.read_index(file))
 
 
 def _index_all(
-    directory: Path, files: Mapping[Path, set[str] | None]
-) -> dict[str, TensorInfo]:
+    directory: Path,
+    files: Mapping[Path, set[str] | None],
+    state_dict: str | None,
+) -> tuple[dict[str, TensorInfo], dict[str, Any]]:
+    """All tensors, and what was taken and left of files with several state dicts."""
     tensors: dict[str, TensorInfo] = {}
+    records: dict[str, Any] = {}
     problems = []
     for file, wanted in files.items():
         try:
-            found = _read_index(file)
+            chosen = _read_chosen(file, state_dict)
         except (ConversionError, OSError) as error:
             problems.append(str(error))
             continue
+        found = chosen.tensors
+        if record := chosen.record():
+            records[file.name] = record
         if wanted is not None:
             missing, more = wanted - found.keys(), found.keys() - wanted
             differences = [
@@ -298,4 +324,4 @@ def _index_all(
         raise ConversionError(
             "\n".join([f"{directory}: files that cannot be read:", *problems])
         )
-    return tensors
+    return tensors, ({"state_dicts": records} if records else {})

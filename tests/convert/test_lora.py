@@ -4,16 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from convert import ConversionError, LoraChoice, convert, convert_pair
 from convert.command import main
 from convert.conversion import plan
 from convert.lora_names import Names, Part, part_of
 from convert.reader import open_source
-from convert.tables import table_for
 from sixbit_jax.checkpoint import load, read_header
-from tests.convert.checkpoints import golden, write_checkpoint
+from tests.convert.checkpoints import converted, golden, write_checkpoint
 from tests.convert.lora_files import NAMINGS, low_rank, original, write
 from tests.golden import wan_cases
 
@@ -37,22 +35,6 @@ COG_KEYS = [
     "transformer_blocks.1.norm1.linear.weight",
     "proj_out.weight",
 ]
-
-
-def converted(directory):
-    """The values of a converted network by the checkpoint's keys."""
-    model, header = load(directory)
-    table = table_for(header.config)
-    found = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model)):
-        name, value = ".".join(map(str, path)), np.asarray(variable.get_value())
-        stack, _, leaf = name.partition(".")
-        if stack in table.stacks:
-            for layer, part in enumerate(value):
-                found[table.source_of(f"{stack}.{layer}.{leaf}")[0]] = part
-        else:
-            found[table.source_of(name)[0]] = value
-    return found
 
 
 def check(directory, weights, gains, strength=1.0):

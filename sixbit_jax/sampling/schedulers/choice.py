@@ -88,7 +88,7 @@ def choose_scheduler(
 
 
 def _at(
-    scheduler: Scheduler,
+    scheduler: Any,
     sigmas: Sequence[float] | None,
     timesteps: Sequence[float] | None,
 ) -> Scheduler:
@@ -101,7 +101,7 @@ def _at(
             )
         scheduler = scheduler.with_sigmas(sigmas)
     if timesteps is not None:
-        scheduler = scheduler.with_timesteps(timesteps)  # pyrefly: ignore
+        scheduler = scheduler.with_timesteps(timesteps)
     return scheduler
 
 

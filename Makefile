@@ -6,13 +6,25 @@ STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 12) else 'Python: expected 3.12 or newer, found %d.%d; set PYTHON=' % v[:2])"
 
-.PHONY: demo test test-newest check format clean fuzz
+.PHONY: demo test test-fast test-networks test-newest check format clean fuzz
 
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 --durations-min 10 tests
+
+# For the inner loop, in under two minutes: formats, layers, policies, quantizers, rule
+# tables and files, without the tests marked slow and without whole networks.
+FAST := $(addprefix tests/sixbit_jax/,formats nn policies quantizers reading report \
+	calibration metrics test_files.py test_config_schema.py test_checksums.py) \
+	$(addprefix tests/convert/,test_rules.py test_values.py test_encoder_tables.py)
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(FAST)
+
+# Every command with every network; `make test` holds each with some of them.
+test-networks: $(STAMP)
+	$(BIN)/python -m pytest -m "exhaustive or not exhaustive" tests/sixbit_jax/commands/test_every_network.py
 
 # The newest release of everything, instead of the pinned versions of the tests.
 test-newest:

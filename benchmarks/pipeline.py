@@ -134,11 +134,14 @@ def warm_up(pipe: VideoPipeline, **options: Any) -> float:
 
     with contextlib.suppress(Stopped):
         list(pipe.videos([(PROMPT, 0)], tell=stop, **options))
-    pipe.decode(jnp.zeros((1, *settings.latent_shape), jnp.float32), settings)
+    zeros = jnp.zeros((1, *settings.latent_shape), jnp.float32)
+    pipe.decode(zeros, settings, tiled=options["tiled"])
     return time.perf_counter() - began
 
 
-def measure(pipe: VideoPipeline, skips: float, out: Path) -> dict[str, Any]:
+def measure(
+    pipe: VideoPipeline, skips: float, out: Path, *, tiled: bool = False
+) -> dict[str, Any]:
     """Makes a video; what each part took."""
     settings = pipe.settings()
     blocks = pipe.description.num_blocks
@@ -150,6 +153,7 @@ def measure(pipe: VideoPipeline, skips: float, out: Path) -> dict[str, Any]:
         "settings": settings,
         "policy": policy,
         "execution": Execution(dtype=pipe.dtype, attention="int8"),
+        "tiled": tiled,
     }
     compile_s = warm_up(pipe, **options)
     (video,) = pipe.videos([(PROMPT, 1)], **options)
@@ -163,6 +167,7 @@ def measure(pipe: VideoPipeline, skips: float, out: Path) -> dict[str, Any]:
         "skip_fraction": float(plan.mean()),
         "steps": settings.num_steps,
         "frames": settings.frames,
+        "tiled": tiled,
         "height": settings.height,
         "width": settings.width,
         "part_s": parts,
@@ -181,9 +186,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="results file (JSON)")
     parser.add_argument("--dir", type=Path, help="keep the pipeline directory here")
     parser.add_argument("--skips", type=float, nargs="+", default=[0.0, SKIPS])
+    parser.add_argument("--tiled", action="store_true", help="decode in tiles")
     parser.add_argument("--commit", help="for machines without the repository")
     args = parser.parse_args()
     command = ["python", "-m", "benchmarks.pipeline", "--model", args.model]
+    command += ["--skips", *map(str, args.skips), *(["--tiled"] if args.tiled else [])]
     head = records.header(
         [*command, "--out", args.out.name], packages=PACKAGES, commit_id=args.commit
     )
@@ -200,7 +207,7 @@ def main() -> None:
         for skips in args.skips:
             program = "int8, 8-bit attention" + (", whole steps" if skips else "")
             clip = args.out.with_suffix(".mp4")
-            record = measure(pipe, skips, clip)
+            record = measure(pipe, skips, clip, tiled=args.tiled)
             found.append({"model": args.model, "program": program, **record})
             print(json.dumps(found[-1]), flush=True)
             records.write(args.out, head, found)

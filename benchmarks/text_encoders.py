@@ -26,7 +26,8 @@ from flax import nnx
 
 from sixbit_jax.benchmark import records
 from sixbit_jax.formats import StoredWeight
-from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, WeightRecipe, quantize
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, quantize
+from sixbit_jax.quantizers.storage import WeightRecipe
 from sixbit_jax.quantizers.uniform import UniformRecipe
 from sixbit_jax.text_encoders.encode import encode
 from sixbit_jax.text_encoders.t5 import T5Encoder, UMT5Encoder

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from convert.export import to_diffusers
     from convert.fuse import fuse_lora
     from convert.lora import LoraChoice
-    from convert.pair import convert_pair
+    from convert.pair import convert_pair, pair_to_diffusers
 
 __all__ = [
     "DIALECTS",
@@ -25,6 +25,7 @@ __all__ = [
     "convert",
     "convert_pair",
     "fuse_lora",
+    "pair_to_diffusers",
     "run",
     "to_diffusers",
 ]
@@ -39,6 +40,7 @@ _PLACES = {
     "convert": "conversion",
     "convert_pair": "pair",
     "fuse_lora": "fuse",
+    "pair_to_diffusers": "pair",
     "run": "command",
     "to_diffusers": "export",
 }

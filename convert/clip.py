@@ -6,7 +6,7 @@ Files of transformers before release 5 have a prefix before every name.
 from collections.abc import Collection
 
 from convert.llama import skipped_layers
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 from sixbit_jax.text_encoders.clip_config import CLIPVisionConfig
 
 _LAYER = "encoder.layers.{layer}."
@@ -18,12 +18,10 @@ def _layer_rules(prefix: str) -> tuple[Rule, ...]:
         Rule(
             theirs + "self_attn.{proj:q_proj|k_proj|v_proj|out_proj}.{leaf}",
             "layers.{layer}.self_attn.{proj}.{leaf}",
-            Role.SITE,
         ),
         Rule(
             theirs + "mlp.{proj:fc1|fc2}.{leaf}",
             "layers.{layer}.mlp.{proj}.{leaf}",
-            Role.SITE,
         ),
         Rule(
             theirs + "{norm:layer_norm1|layer_norm2}.{leaf}",

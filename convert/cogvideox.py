@@ -4,7 +4,7 @@ Linears are `[out, in]` on both sides and the patch embedding stays as stored, s
 names are all that changes.
 """
 
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 
 _BLOCK = "transformer_blocks.{layer}."
 
@@ -16,18 +16,15 @@ TABLE = RuleTable(
         Rule(
             "patch_embed.text_proj.{leaf}",
             "patch_embed.text_proj.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule("patch_embed.pos_embedding", "patch_embed.pos_embedding"),
         Rule(
             "{module:time_embedding|ofs_embedding}.{linear:linear_1|linear_2}.{leaf}",
             "{module}.{linear}.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _BLOCK + "{norm:norm1|norm2}.linear.{leaf}",
             _BLOCK + "{norm}.linear.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _BLOCK + "{norm:norm1|norm2}.norm.{leaf}",
@@ -36,21 +33,19 @@ TABLE = RuleTable(
         Rule(
             _BLOCK + "attn1.{proj:to_q|to_k|to_v}.{leaf}",
             _BLOCK + "attn1.{proj}.{leaf}",
-            Role.SITE,
         ),
         Rule(
             _BLOCK + "attn1.to_out.0.{leaf}",
             _BLOCK + "attn1.to_out.{leaf}",
-            Role.SITE,
         ),
         Rule(
             _BLOCK + "attn1.{norm:norm_q|norm_k}.{leaf}",
             _BLOCK + "attn1.{norm}.{leaf}",
         ),
-        Rule(_BLOCK + "ff.net.0.proj.{leaf}", _BLOCK + "ff.up.{leaf}", Role.SITE),
-        Rule(_BLOCK + "ff.net.2.{leaf}", _BLOCK + "ff.down.{leaf}", Role.SITE),
+        Rule(_BLOCK + "ff.net.0.proj.{leaf}", _BLOCK + "ff.up.{leaf}"),
+        Rule(_BLOCK + "ff.net.2.{leaf}", _BLOCK + "ff.down.{leaf}"),
         Rule("norm_final.{leaf}", "norm_final.{leaf}"),
-        Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}", Role.SMALL_BATCH),
+        Rule("norm_out.linear.{leaf}", "norm_out.linear.{leaf}"),
         Rule("norm_out.norm.{leaf}", "norm_out.norm.{leaf}"),
         Rule("proj_out.{leaf}", "proj_out.{leaf}"),
     ),

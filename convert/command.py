@@ -45,9 +45,8 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         "--rotation",
         type=int,
         choices=ROTATIONS,
-        default=128,
         help="of quantized weights: width of the block Hadamard folded into the "
-        "blocks' linears",
+        "blocks' linears (default: 128; residual weights: 0)",
     )
     parser.add_argument(
         "--refine",
@@ -110,8 +109,7 @@ def run(args: argparse.Namespace) -> int:
       The exit status: 0, or 1 after printing what was wrong.
     """
     from convert.conversion import convert
-    from convert.export import to_diffusers
-    from convert.pair import convert_pair, is_pair
+    from convert.pair import convert_pair, export, is_pair
     from convert.root import convert_root, is_root
 
     try:
@@ -126,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
                     f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
                     f"{args.dialect}"
                 )
-            written = to_diffusers(
+            written = export(
                 args.source,
                 args.destination,
                 dtype=args.dtype,
@@ -138,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
                 "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
                 "--weights keep"
             )
-        elif args.refine and args.weights.startswith("residual"):
+        elif args.refine and args.weights in ("residual2", "residual3", "residual4"):
             raise ConversionError(
                 "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
                 f"--weights {args.weights}, which is always fitted"

@@ -13,10 +13,11 @@ from convert.lora import LoraChoice, fuse
 from convert.lora_reader import open_lora
 from convert.nvfp4_dialects import PackedInfo, cropped
 from convert.reader import Source, open_source
-from convert.rules import Assignment, Role, RuleTable, collapse
+from convert.rules import Assignment, RuleTable, collapse
 from convert.safetensors_file import TensorInfo
 from convert.tables import table_for
 from convert.values import keep_packed, kept_dtype, store
+from sixbit_jax import components
 from sixbit_jax.checkpoint import (
     CheckpointWriter,
     Header,
@@ -25,9 +26,13 @@ from sixbit_jax.checkpoint import (
     parameter_shapes,
     summarize,
 )
+from sixbit_jax.methods.weights import weight_recipe
+from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
+from sixbit_jax.quantizers.storage import WeightRecipe, rotation_of
 from sixbit_jax.sampling import schedulers
 
-_BLOCK = 16
+# Weights that are packed already are kept, where the network has them quantized.
+_AS_PACKED = NVFP4Recipe(rotation=0)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class ConversionReport:
         what the weights confirm of it; None if none were.
       loras: what was added to the weights, a record per file.
       left: what else the files hold (`Source.left`).
+      unrotated: weights of sites that are stored without the rotation that was asked
+        for, because it does not divide their width.
     """
 
     destination: Path
@@ -64,6 +71,7 @@ class ConversionReport:
     packed: Mapping[str, Any] | None = None
     loras: Sequence[Mapping[str, Any]] = ()
     left: Mapping[str, Any] = field(default_factory=dict)
+    unrotated: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         dtypes = ", ".join(f"{n} {d}" for d, n in sorted(self.source_dtypes.items()))
@@ -93,6 +101,11 @@ class ConversionReport:
                 f"{name}: took {record['taken'] or 'the top level'}, left "
                 f"{rest or 'nothing'}"
             )
+        if self.unrotated:
+            lines.append(
+                "stored without rotation, which does not divide their width: "
+                + ", ".join(self.unrotated)
+            )
         return "\n".join(lines)
 
 
@@ -117,8 +130,8 @@ def convert(
     destination: str | os.PathLike,
     *,
     dtype: Literal["keep", "float32", "float16", "bfloat16"] = "keep",
-    weights: str = "keep",
-    rotation: int = 128,
+    weights: str | WeightRecipe = "keep",
+    rotation: int | None = None,
     refine: bool = False,
     dialect: str = "auto",
     reference: str | os.PathLike | None = None,
@@ -133,15 +146,19 @@ def convert(
       destination: the directory to make; it appears when it is complete.
       dtype: of the parameters that stay floating point. "keep" keeps the source's
         (float64 becomes float32, float8 becomes bfloat16, which holds it exactly).
-      weights: "nvfp4" stores the linears of the blocks and the modulation linears in
+      weights: what `quantize` takes, or the name of such a recipe with its defaults.
+        "nvfp4" stores the linears of the blocks and the modulation linears in
         4.5 bits; embeddings, norms, biases and the output stay. "uniform2" to
         "uniform8" stores the same linears on asymmetric grids per output channel,
         "residual2" to "residual4" in MPQ-DMv2's residual mixed precision, fitted.
-      rotation: width of the block Hadamard folded into the blocks' linears along K
-        before quantization (128, or 0 for none); activations are rotated to match.
-      refine: DVD-Quant's grid refinement: with nvfp4, block scales of least squared
-        error on the E2M1 grid instead of amax / 6; with uniform grids, BGR instead of
-        the range of each channel.
+      rotation: of a named recipe: width of the block Hadamard folded into the blocks'
+        linears along K before quantization (128, or 0 for none; None is the recipe's
+        own: 128 for nvfp4 and uniform, 0 for residual); activations are rotated to
+        match. Linears whose width it does not divide are stored without; the report
+        names them.
+      refine: of a named recipe, DVD-Quant's grid refinement: with nvfp4, block scales
+        of least squared error on the E2M1 grid instead of amax / 6; with uniform grids,
+        BGR instead of the range of each channel.
         Same files, same speed when sampling; the conversion takes longer.
       dialect: of a source whose weights are packed NVFP4 already (`convert.DIALECTS`):
         its codes and scales are kept, without rotation; weights that are not packed
@@ -171,6 +188,7 @@ def convert(
     header, assigned = plan(
         found, dtype=dtype, weights=weights, rotation=rotation, refine=refine
     )
+    recipe = _recipe(weights, rotation, refine)
     with CheckpointWriter(destination, header) as writer:
         for item in header.items():
             values = {}
@@ -180,7 +198,7 @@ def convert(
                     values[name] = keep_packed(chosen.tensor, chosen.key)
                     continue
                 array = chosen.rule.transform.forward(chosen.tensor.read())
-                values[name] = store(array, spec, chosen.key, refine=refine)
+                values[name] = store(array, spec, chosen.key, recipe)
             writer.write(item, values)
     return ConversionReport(
         destination=Path(destination),
@@ -196,6 +214,7 @@ def convert(
         packed=found.packed.facts,
         loras=found.loras,
         left=found.left,
+        unrotated=tuple(header.quantization.get("unrotated", ())),
     )
 
 
@@ -220,22 +239,34 @@ def _with_loras(
     )
 
 
-def _check_options(dtype: str, weights: str, rotation: int, refine: bool) -> None:
-    options = {
-        "dtype": (dtype, DTYPES),
-        "weights": (weights, WEIGHTS),
-        "rotation": (rotation, ROTATIONS),
-    }
+def _check_options(
+    dtype: str, weights: str | WeightRecipe, rotation: int | None, refine: bool
+) -> None:
+    options: dict[str, tuple[Any, tuple[Any, ...]]] = {"dtype": (dtype, DTYPES)}
+    if isinstance(weights, str):
+        options["weights"] = (weights, WEIGHTS)
+        options["rotation"] = (rotation, (*ROTATIONS, None))
+    elif refine or rotation is not None:
+        raise ValueError(
+            "rotation, refine: expected neither beside a recipe, which says both, "
+            f"found rotation={rotation!r}, refine={refine!r}"
+        )
     for name, (value, allowed) in options.items():
         if value not in allowed:
             raise ValueError(f"{name}: expected one of {allowed}, found {value!r}")
-    if refine and weights == "keep":
+
+
+def _recipe(
+    weights: str | WeightRecipe, rotation: int | None, refine: bool
+) -> WeightRecipe | None:
+    """What is done with weights; None keeps them."""
+    if not isinstance(weights, str):
+        return weights
+    if weights != "keep":
+        return weight_recipe(weights, rotation=rotation, refine=refine)
+    if refine:
         raise ValueError("refine: expected quantized weights, found weights='keep'")
-    if refine and weights.startswith("residual"):
-        raise ValueError(
-            f"refine: expected nvfp4 or uniform weights, found {weights!r}, which is "
-            "always fitted"
-        )
+    return None
 
 
 def _per_layer(
@@ -287,7 +318,12 @@ def _check_scheduler(found: Source) -> None:
 
 
 def plan(
-    found: Source, *, dtype: str, weights: str, rotation: int, refine: bool = False
+    found: Source,
+    *,
+    dtype: str,
+    weights: str | WeightRecipe,
+    rotation: int | None = None,
+    refine: bool = False,
 ) -> tuple[Header, dict[str, Assignment]]:
     """Decides how every parameter is stored, from the headers of the files alone.
 
@@ -304,6 +340,7 @@ def plan(
       ValueError: for unknown values of the options.
     """
     _check_options(dtype, weights, rotation, refine)
+    recipe = _recipe(weights, rotation, refine)
     table = table_for(found.config, found.tensors.keys())
     # Packed weights are described by the header of ours.
     config = {k: v for k, v in found.config.items() if k != "quantization_config"}
@@ -314,18 +351,24 @@ def plan(
     _check_scheduler(found)
     shapes = _per_layer(stacked, table)
     assigned, ignored = table.assign(_without_padding(found, table, shapes), shapes)
-    if found.packed.dialect is not None:
-        # Packed weights are not rotated, and linears of one site rotate as one.
-        rotation = 0
+    weight_role = components.get(table.model_class)[1].weight_role  # pyrefly: ignore
+    unrotated: list[str] = []
 
-    def spec(shape: tuple[int, ...], layers: list[Assignment]) -> ParameterSpec:
-        role = layers[0].rule.role
-        matrix = len(shape) == 2 and shape[1] % _BLOCK == 0
+    def spec(
+        path: str, shape: tuple[int, ...], layers: list[Assignment]
+    ) -> ParameterSpec:
+        role = weight_role(path)
         packed = all(isinstance(layer.tensor, PackedInfo) for layer in layers)
-        if (packed or weights != "keep") and matrix and role is not Role.OTHER:
-            rotated = role is Role.SITE and rotation and shape[1] % rotation == 0
-            stored = "nvfp4" if packed else weights
-            return ParameterSpec(shape, stored, rotation if rotated else 0)
+        chosen = _AS_PACKED if packed else recipe
+        if chosen is not None and role is not None:
+            turned = rotation_of(chosen, role, shape[-1])
+            if turned is not None:
+                if found.packed.dialect is not None:
+                    # Packed weights are not rotated, and linears of a site are alike.
+                    turned = 0
+                elif turned == 0 and role == "site" and chosen.rotation:
+                    unrotated.append(path)
+                return ParameterSpec(shape, chosen.format_name, turned)
         kept = kept_dtype(*(layer.tensor.dtype for layer in layers))
         return ParameterSpec(shape, kept if dtype == "keep" else dtype)
 
@@ -337,16 +380,17 @@ def plan(
         if stack in stacks:
             lengths[stack] = shape[0]
             layers = [assigned[f"{stack}.{i}.{leaf}"] for i in range(shape[0])]
-            stacks[stack][leaf] = spec(shape[1:], layers)
+            stacks[stack][leaf] = spec(path, shape[1:], layers)
         else:
-            plain[path] = spec(shape, [assigned[path]])
-    recipe: dict[str, object] = {"weights": weights, "dtype": dtype}
-    if weights != "keep":
-        method = "grid refinement" if refine else "round-to-nearest"
-        method = "joint residual fit" if weights.startswith("residual") else method
-        recipe |= {"method": method, "rotation": rotation}
+            plain[path] = spec(path, shape, [assigned[path]])
+    how: dict[str, object] = {"weights": "keep", "dtype": dtype}
+    if recipe is not None:
+        turned = 0 if found.packed.dialect is not None else recipe.rotation
+        how |= {"weights": recipe.format_name, "method": recipe.fit, "rotation": turned}
+    if unrotated:
+        how["unrotated"] = unrotated
     if found.packed.facts is not None:
-        recipe["packed"] = dict(found.packed.facts)
+        how["packed"] = dict(found.packed.facts)
     dtypes: dict[str, int] = {}
     for chosen in assigned.values():
         name = chosen.tensor.dtype_name
@@ -357,7 +401,7 @@ def plan(
         parameters=plain,
         stacks={name: Stack(lengths[name], parts) for name, parts in stacks.items()},
         scheduler=found.scheduler,
-        quantization=recipe,
+        quantization=how,
         source={
             "files": [file.name for file in found.files],
             "bytes": found.nbytes,

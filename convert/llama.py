@@ -6,7 +6,7 @@ not run are left out by name.
 
 from collections.abc import Collection, Iterable
 
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 from sixbit_jax.text_encoders.llama_config import LlamaConfig
 
 # LlamaModel; LlamaForCausalLM; LLaVA before and since transformers 4.52.
@@ -31,12 +31,10 @@ def table(config: LlamaConfig, keys: Collection[str]) -> RuleTable:
             Rule(
                 layer + "self_attn.{proj:q_proj|k_proj|v_proj|o_proj}.{leaf}",
                 "layers.{layer}.self_attn.{proj}.{leaf}",
-                Role.SITE,
             ),
             Rule(
                 layer + "mlp.{proj:gate_proj|up_proj|down_proj}.{leaf}",
                 "layers.{layer}.mlp.{proj}.{leaf}",
-                Role.SITE,
             ),
             Rule(
                 layer + "{norm:input_layernorm|post_attention_layernorm}.{leaf}",

@@ -1,6 +1,8 @@
 """Checkpoints with two networks (Wan2.2-A14B): `transformer/` and `transformer_2/`."""
 
+import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +10,27 @@ from typing import Any
 
 from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
+from convert.export import to_diffusers
 from convert.lora import NETWORKS as LORA_NETWORKS
 from convert.lora import LoraChoice
-from convert.reader import PAIRS
+from convert.reader import PAIRS, SECOND
 from sixbit_jax.checkpoint import new_directory, read_header
+from sixbit_jax.checkpoint.header import PAIR_NAME
 from sixbit_jax.checkpoint.pair import (
     BOUNDARY,
     NETWORKS,
     published_boundary,
+    read_boundary,
     write_description,
 )
+from sixbit_jax.models import registry
 from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.reading.messages import brief
 from sixbit_jax.reading.regular_file import is_there
+
+# Of text to video; pipelines write theirs into model_index.json.
+_DEFAULT_BOUNDARY = 0.875
+FOLDERS = ("transformer", SECOND)
 
 
 def is_pair(source: str | os.PathLike) -> bool:
@@ -95,6 +105,73 @@ def by_network(
     return high, low
 
 
+def pair_to_diffusers(
+    source: str | os.PathLike, destination: str | os.PathLike, **options: Any
+) -> Path:
+    """Writes a converted pair back as a diffusers root.
+
+    Args:
+      source: directory that `convert_pair` made.
+      destination: the root to make: `transformer/`, `transformer_2/`, `scheduler/`
+        where the source has one, and model_index.json with the boundary. Text encoder
+        and VAE are those of the original.
+      options: of `to_diffusers`, for both.
+
+    Returns:
+      The destination.
+
+    Raises:
+      CheckpointError: if the source is no complete pair, or the destination exists;
+        nothing is left behind.
+    """
+    boundary = read_boundary(source)
+    destination = Path(destination)
+    index: dict[str, Any] = {"_class_name": "WanPipeline", "boundary_ratio": boundary}
+    with new_directory(destination) as temporary:
+        for folder, name in zip(FOLDERS, NETWORKS, strict=True):
+            made = to_diffusers(Path(source) / name, temporary / folder, **options)
+            config = json.loads((made / "config.json").read_text())
+            index[folder] = ["diffusers", config["_class_name"]]
+            config_type, model = registry.get(config["_class_name"])
+            described = model.describe(config_type.from_dict(config))
+            if described.conditions.image_latent_channels:
+                index["_class_name"] = "WanImageToVideoPipeline"
+            scheduler = made / "scheduler"
+            if scheduler.is_dir() and folder == FOLDERS[0]:
+                scheduler.rename(temporary / "scheduler")
+                file = temporary / "scheduler" / "scheduler_config.json"
+                kind = json.loads(file.read_text()).get("_class_name")
+                index["scheduler"] = ["diffusers", kind]
+            elif scheduler.is_dir():
+                shutil.rmtree(scheduler)
+        text = json.dumps(index, indent=2) + "\n"
+        (temporary / "model_index.json").write_text(text, encoding="utf-8")
+    return destination
+
+
+def export(
+    source: str | os.PathLike, destination: str | os.PathLike, **options: Any
+) -> Path:
+    """Writes a converted directory back, with one network or a pair of them.
+
+    Args:
+      source, destination, options: as in `to_diffusers` and `pair_to_diffusers`.
+    """
+    pair = (Path(source) / PAIR_NAME).is_file()
+    function = pair_to_diffusers if pair else to_diffusers
+    return function(source, destination, **options)
+
+
+def boundary_of(source: str | os.PathLike) -> float:
+    """The boundary of a diffusers root, from its model_index.json.
+
+    Raises:
+      ConversionError: if the file is damaged, or its boundary is none.
+    """
+    found = _boundary(Path(source) / "model_index.json")
+    return _DEFAULT_BOUNDARY if found is None else found
+
+
 def _boundary(index: Path) -> float | None:
     """What model_index.json says; None: nothing."""
     if not is_there(index):
@@ -114,4 +191,11 @@ def _boundary(index: Path) -> float | None:
         ) from error
 
 
-__all__ = ["by_network", "convert_pair", "is_pair"]
+__all__ = [
+    "boundary_of",
+    "by_network",
+    "convert_pair",
+    "export",
+    "is_pair",
+    "pair_to_diffusers",
+]

@@ -11,7 +11,6 @@ The same table is read backwards when a model is written for diffusers.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from typing import NamedTuple
 
@@ -31,14 +30,6 @@ _FOREIGN = {
     "CogVideoX (SAT)": r"(mixins|transformer\.layers)\.",
     "Stable Diffusion": r"(input_blocks|middle_block|joint_blocks)\.\d+\.",
 }
-
-
-class Role(Enum):
-    """What a weight does, which decides how it may be quantized."""
-
-    SITE = "site"  # linear of a block that a site feeds: quantized and rotated
-    SMALL_BATCH = "small_batch"  # linear that runs on few rows: quantized only
-    OTHER = "other"  # norms, patch embedding, output: never quantized
 
 
 class Transform(NamedTuple):
@@ -65,13 +56,11 @@ class Rule:
     Attributes:
       source: template of the checkpoint's key.
       target: template of our parameter path.
-      role: role of the rule's weights (never of its biases).
       transform: change of layout.
     """
 
     source: str
     target: str
-    role: Role = Role.OTHER
     transform: Transform = IDENTITY
 
     @cached_property

@@ -3,7 +3,7 @@
 Linears are `[out, in]` on both sides; names are all that changes.
 """
 
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 
 _THEIRS = "encoder.block.{layer}.layer."
 _OURS = "blocks.{layer}."
@@ -14,13 +14,11 @@ _RULES = (
     Rule(
         _THEIRS + "0.SelfAttention.{proj:q|k|v|o}.{leaf}",
         _OURS + "attention.{proj}.{leaf}",
-        Role.SITE,
     ),
     Rule(_THEIRS + "0.layer_norm.{leaf}", _OURS + "attention_norm.{leaf}"),
     Rule(
         _THEIRS + "1.DenseReluDense.{proj:wi_0|wi_1|wo}.{leaf}",
         _OURS + "ff.{proj}.{leaf}",
-        Role.SITE,
     ),
     Rule(_THEIRS + "1.layer_norm.{leaf}", _OURS + "ff_norm.{leaf}"),
     Rule("encoder.final_layer_norm.{leaf}", "final_layer_norm.{leaf}"),

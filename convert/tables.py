@@ -3,7 +3,16 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from convert import clip, cogvideox, llama, t5, vae_cogvideox, vae_wan, wan
+from convert import (
+    clip,
+    cogvideox,
+    hunyuan_video,
+    llama,
+    t5,
+    vae_cogvideox,
+    vae_wan,
+    wan,
+)
 from convert.errors import ConversionError
 from convert.rules import RuleTable
 from sixbit_jax import components
@@ -12,6 +21,7 @@ _FIXED = {
     table.model_class: table
     for table in (
         cogvideox.TABLE,
+        hunyuan_video.TABLE,
         wan.TABLE,
         vae_cogvideox.TABLE,
         vae_wan.TABLE,

@@ -13,9 +13,7 @@ from pallas_kernels.numerics import bits
 from pallas_kernels.numerics.nvfp4 import TENSOR_SCALE_BITS
 from sixbit_jax.checkpoint import ParameterSpec
 from sixbit_jax.formats import NVFP4Array
-from sixbit_jax.methods.mpq_dm.weight_recipe import ResidualRecipe
-from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe, WeightRecipe
-from sixbit_jax.quantizers.uniform import UniformRecipe
+from sixbit_jax.quantizers.storage import WeightRecipe
 
 # JAX has no float64 by default and computes with no float8: both are kept exactly or,
 # for float64, rounded once.
@@ -86,7 +84,7 @@ def cast(array: np.ndarray, dtype: str, where: str) -> np.ndarray:
 
 
 def store(
-    array: np.ndarray, spec: ParameterSpec, where: str, *, refine: bool = False
+    array: np.ndarray, spec: ParameterSpec, where: str, recipe: WeightRecipe | None
 ) -> Any:
     """The stored form of a tensor: cast, or quantized.
 
@@ -94,25 +92,18 @@ def store(
       array: the tensor, floating point, in our layout.
       spec: how it is to be stored.
       where: the tensor's name, for errors.
-      refine: grid refinement: NVFP4 block scales of least squared error instead of
-        amax / 6, BGR instead of the range of each channel.
+      recipe: what compresses it, where it is to be compressed.
 
     Raises:
       ConversionError: for NaN, Inf and overflow.
     """
     check_finite(array, where)
-    if not spec.compressed:
+    if recipe is None or not spec.compressed:
         return cast(array, spec.dtype, where)
     # float64 has to be narrowed before JAX sees it; nothing else changes value here.
     array = cast(array, "float32", where)
-    recipe: WeightRecipe = NVFP4Recipe(refine=refine)
-    if spec.dtype.startswith("residual"):
-        recipe = ResidualRecipe(int(spec.dtype.removeprefix("residual")))
-    elif spec.dtype != "nvfp4":
-        bits = int(spec.dtype.removeprefix("uniform"))
-        recipe = UniformRecipe(bits, grid="bgr" if refine else "minmax")
-    compress = recipe.compress
-    stored = jax.tree.map(np.asarray, compress(array, rotation=spec.rotation))
+    compressed = recipe.compress(array, rotation=spec.rotation)
+    stored = jax.tree.map(np.asarray, compressed)
     _check_stored(stored, array, where, spec.dtype)
     return stored
 

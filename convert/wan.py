@@ -4,7 +4,7 @@ Linears are `[out, in]` on both sides and the patch convolution stays as stored,
 names are all that changes.
 """
 
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 
 _BLOCK = "blocks.{layer}."
 _EMBEDDER = "condition_embedder."
@@ -23,12 +23,10 @@ TABLE = RuleTable(
         Rule(
             _EMBEDDER + "text_embedder.{linear:linear_1|linear_2}.{leaf}",
             _EMBEDDER + "text_embedder.{linear}.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _EMBEDDER + "time_proj.{leaf}",
             _EMBEDDER + "time_proj.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _EMBEDDER + "image_embedder.{norm:norm1|norm2}.{leaf}",
@@ -50,27 +48,24 @@ TABLE = RuleTable(
         Rule(
             _BLOCK + "attn1.{proj:to_q|to_k|to_v}.{leaf}",
             _BLOCK + "attn1.{proj}.{leaf}",
-            Role.SITE,
         ),
-        Rule(_BLOCK + "attn2.to_q.{leaf}", _BLOCK + "attn2.to_q.{leaf}", Role.SITE),
+        Rule(_BLOCK + "attn2.to_q.{leaf}", _BLOCK + "attn2.to_q.{leaf}"),
         # Keys and values of the prompt run once, on few rows: no site feeds them.
         Rule(
             _BLOCK + "attn2.{proj:to_k|to_v|add_k_proj|add_v_proj}.{leaf}",
             _BLOCK + "attn2.{proj}.{leaf}",
-            Role.SMALL_BATCH,
         ),
         Rule(
             _BLOCK + "{attn:attn1|attn2}.to_out.0.{leaf}",
             _BLOCK + "{attn}.to_out.{leaf}",
-            Role.SITE,
         ),
         Rule(
             _BLOCK + "{attn:attn1|attn2}.{norm:norm_q|norm_k|norm_added_k}.{leaf}",
             _BLOCK + "{attn}.{norm}.{leaf}",
         ),
         Rule(_BLOCK + "norm2.{leaf}", _BLOCK + "norm2.{leaf}"),
-        Rule(_BLOCK + "ffn.net.0.proj.{leaf}", _BLOCK + "ffn.up.{leaf}", Role.SITE),
-        Rule(_BLOCK + "ffn.net.2.{leaf}", _BLOCK + "ffn.down.{leaf}", Role.SITE),
+        Rule(_BLOCK + "ffn.net.0.proj.{leaf}", _BLOCK + "ffn.up.{leaf}"),
+        Rule(_BLOCK + "ffn.net.2.{leaf}", _BLOCK + "ffn.down.{leaf}"),
         Rule("proj_out.{leaf}", "proj_out.{leaf}"),
     ),
     ignored=(

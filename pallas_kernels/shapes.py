@@ -64,5 +64,5 @@ def block_linears(model: str) -> tuple[Linear, ...]:
 MODELS = tuple(TOKENS)
 ALL_LINEARS = tuple(linear for model in MODELS for linear in block_linears(model))
 
-# What issue and README report: CogVideoX 5b and 2b at 49 frames, 480x720.
+# What the results report: CogVideoX 5b and 2b at 49 frames, 480x720.
 HEADLINE = (*block_linears("cogvideox-5b"), *block_linears("cogvideox-2b"))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sixbit_jax import recipes
     from sixbit_jax.checkpoint import load, save
     from sixbit_jax.checkpoint.pair import load_pair
-    from sixbit_jax.formats import Int8Array, NVFP4Array, UniformArray
+    from sixbit_jax.formats import NVFP4Array, UniformArray
     from sixbit_jax.models.cogvideox.config import CogVideoXConfig
     from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
     from sixbit_jax.models.wan.config import WanConfig
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         fixed,
         int8_attention,
         pdr,
+        sparse_attention,
         step_cache,
         tdc,
     )
@@ -71,7 +72,6 @@ __all__ = [
     "FlowMatchEuler",
     "FlowMatchLCM",
     "Guidance",
-    "Int8Array",
     "Interrupted",
     "LowNoise",
     "NVFP4Array",
@@ -110,6 +110,7 @@ __all__ = [
     "sample",
     "save",
     "scheduler_from_config",
+    "sparse_attention",
     "step_cache",
     "step_noise",
     "tdc",
@@ -119,7 +120,7 @@ __all__ = [
 _MODULES = {
     "checkpoint": ("load", "save"),
     "checkpoint.pair": ("load_pair",),
-    "formats": ("Int8Array", "NVFP4Array", "UniformArray"),
+    "formats": ("NVFP4Array", "UniformArray"),
     "models.cogvideox.config": ("CogVideoXConfig",),
     "models.cogvideox.network": ("CogVideoXTransformer",),
     "models.wan.config": ("WanConfig",),
@@ -136,6 +137,7 @@ _MODULES = {
         "fixed",
         "int8_attention",
         "pdr",
+        "sparse_attention",
         "step_cache",
         "tdc",
     ),

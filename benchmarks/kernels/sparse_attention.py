@@ -35,7 +35,7 @@ from sixbit_jax.benchmark import harness, records
 
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin")
 _COMPILE_THREADS = 12
-# In this order: what the issue asks for comes first.
+# In this order: what is reported comes first.
 SHARES = (0.5, 1.0, 0.35, 0.75, 0.25, 0.15)
 
 

@@ -14,7 +14,7 @@ from benchmarks.quality.policies import Setting
 from benchmarks.quality.runs import RECORD, Kind, Study, Task
 from sixbit_jax import calibration
 from sixbit_jax.measured import known
-from sixbit_jax.policies import BlockGrid, ErrorPredictor
+from sixbit_jax.policies import BlockGrid
 from sixbit_jax.routes import Route
 
 
@@ -183,16 +183,6 @@ def measure_damage(study: Study, kind: Kind, task: Task) -> np.ndarray:
     error = np.square(latents[1:] - latents[:1]).sum(-1)
     relative = error / np.square(latents[0]).sum(-1)
     return relative.mean(1).reshape(blocks, sites)
-
-
-def per_site_thresholds(
-    recording: Recording, predictor: ErrorPredictor, share: float
-) -> tuple[float, ...]:
-    """The threshold of every site that lets the same share of it run in NVFP4."""
-    gamma, _ = _pairs(recording)
-    predicted = predictor.alpha * gamma[..., None] + predictor.beta
-    levels = np.quantile(predicted, share, axis=(0, 1, 2, 3))
-    return tuple(np.maximum(levels, 0.0).tolist())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import functools
 from typing import Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pallas_kernels.attention import cudnn, mosaic_gpu, reference, sparse_reference
 from pallas_kernels.attention.grid import BlockGrid
@@ -26,6 +26,7 @@ def attention(
     precision: Precision = "bf16",
     scale: float | None = None,
     selection: BlockSelection | None = None,
+    key_lengths: Int[Array, batch] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """Softmax attention, of all keys or of chosen blocks of them.
@@ -41,6 +42,10 @@ def attention(
         scale: factor of the scores; `None` is head_dim ** -0.5.
         selection: blocks of keys of each tile of queries, made for the `block_grid` of
             these operands (see `choose`); `None` is all keys.
+        key_lengths: `[batch]` integers, at least 1: of each batch entry, the first so
+            many keys count and the rest, padding, is invisible; `None` is all. With a
+            selection, padding must be inside the text of its grid, whose blocks no tile
+            skips.
         implementation: `"mosaic_gpu"` (Hopper), `"cudnn"` (bf16 of all keys only),
             `"reference"`, or `None` for the first that supports the device and the
             inputs.
@@ -49,8 +54,8 @@ def attention(
         `[batch, q_tokens, heads, head_dim]` in the dtype of q.
 
     Raises:
-        ValueError: shapes that do not belong together, another precision, or a
-            selection of other operands.
+        ValueError: shapes that do not belong together, another precision, a selection
+            of other operands, or key lengths with a selection without text at the end.
         NotImplementedError: the named implementation does not support the inputs.
         ExceptionGroup: no implementation does.
     """
@@ -66,9 +71,10 @@ def attention(
     if v.shape != k.shape:
         raise ValueError(f"attention: k {k.shape} and v {v.shape} must have one shape")
     _check_selection(selection, q.shape, k.shape)
+    _check_lengths(key_lengths, selection, k.shape)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     arrays = (q, k, v)
-    options = {"scale": scale, "precision": precision}
+    options = {"scale": scale, "precision": precision, "key_lengths": key_lengths}
     kernel = Implementation(
         "mosaic_gpu",
         functools.partial(
@@ -86,7 +92,9 @@ def attention(
     if precision == "bf16" and selection is None:
         library = Implementation(
             "cudnn",
-            functools.partial(cudnn.attention, *arrays, scale=scale),
+            functools.partial(
+                cudnn.attention, *arrays, scale=scale, key_lengths=key_lengths
+            ),
             cudnn.needs_cudnn_gpu,
         )
         candidates.append(library)
@@ -107,6 +115,31 @@ def _check_selection(
         raise ValueError(
             f"attention: expected a selection of (batch, heads, q_tokens, kv_tokens) "
             f"{expected}, found {found}"
+        )
+
+
+def _check_lengths(
+    key_lengths: Int[Array, batch] | None,
+    selection: BlockSelection | None,
+    k_shape: tuple[int, ...],
+) -> None:
+    """Raises ValueError for lengths of other operands."""
+    if key_lengths is None:
+        return
+    if key_lengths.shape != (k_shape[0],) or not jnp.issubdtype(
+        key_lengths.dtype, jnp.integer
+    ):
+        raise ValueError(
+            f"attention: expected key_lengths as integers [{k_shape[0]}], found "
+            f"{key_lengths.dtype} {key_lengths.shape}"
+        )
+    if selection is None:
+        return
+    start, stop = selection.grid.text
+    if start == stop or stop != k_shape[1]:
+        raise ValueError(
+            "attention: expected a selection whose grid has text to the last of "
+            f"{k_shape[1]} keys with key_lengths, found {selection.grid.text}"
         )
 
 
@@ -144,6 +177,7 @@ def quantized_attention(
     operands: QuantizedQKV,
     *,
     selection: BlockSelection | None = None,
+    key_lengths: Int[Array, batch] | None = None,
     implementation: str | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """`attention` with `precision="int8"`, of operands that are quantized already.
@@ -151,6 +185,7 @@ def quantized_attention(
     Args:
         operands: from `quantize_qkv` or `norm_rope_qkv`.
         selection: as in `attention`, its centroids from `quantized_centroids`.
+        key_lengths: as in `attention`.
         implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
             that supports the device and the inputs.
 
@@ -158,22 +193,29 @@ def quantized_attention(
         `[batch, q_tokens, heads, head_dim]` in the dtype of v.
 
     Raises:
-        ValueError: a selection of other operands.
+        ValueError: a selection or key lengths of other operands.
         NotImplementedError: the named implementation does not support the inputs.
         ExceptionGroup: no implementation does.
     """
     _check_selection(selection, operands.q_values.shape, operands.v.shape)
+    _check_lengths(key_lengths, selection, operands.v.shape)
+    options = {"key_lengths": key_lengths}
     if selection is None:
-        definition = functools.partial(reference.quantized_attention, operands)
+        definition = functools.partial(
+            reference.quantized_attention, operands, **options
+        )
     else:
         definition = functools.partial(
-            sparse_reference.quantized_attention, operands, selection
+            sparse_reference.quantized_attention, operands, selection, **options
         )
     candidates = [
         Implementation(
             "mosaic_gpu",
             functools.partial(
-                mosaic_gpu.quantized_attention, operands, selection=selection
+                mosaic_gpu.quantized_attention,
+                operands,
+                selection=selection,
+                **options,
             ),
             needs_hopper,
         ),

@@ -22,7 +22,14 @@ def needs_cudnn_gpu() -> None:
         )
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float) -> jax.Array:
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    key_lengths: jax.Array | None = None,
+) -> jax.Array:
     """cuDNN's fused attention.
 
     Raises:
@@ -40,4 +47,11 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float) -> jax.
             f"cuDNN attention needs a head dimension that is a multiple of 8 and at "
             f"most {_LARGEST_HEAD_DIM}, found {head_dim}"
         )
-    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        scale=scale,
+        key_value_seq_lengths=key_lengths,
+        implementation="cudnn",
+    )

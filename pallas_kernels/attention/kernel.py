@@ -31,6 +31,10 @@ _REGISTERS = {2: (232, 40), 3: (160, 32), 4: (112, 32)}
 _SUM_COLUMNS = 8
 # Columns of proxies whose factors and biases are in registers at once.
 _PROXY_COLUMNS = 32
+# Numbers of a row of key lengths, all the same: what one copy takes at least.
+_LENGTH_COPIES = 8
+# Least reference point: a block whose keys are all hidden has no largest score.
+_LOWEST = -1e30
 
 
 def attend(
@@ -40,11 +44,13 @@ def attend(
     q_scales: jax.Array | None = None,
     k_scales: jax.Array | None = None,
     lists: BlockLists | None = None,
+    key_lengths: jax.Array | None = None,
     *,
     kv_tokens: int,
     scale: float,
     tile: Tile,
     scale_tokens: int = 0,
+    cut_blocks: int = 1,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """The kernel.
@@ -59,10 +65,14 @@ def attend(
         k_scales: `[batch, heads, blocks]` float32, one per `scale_tokens` keys, padded
             to a multiple of 4.
         lists: the blocks of keys of each tile of queries; `None` is all of them.
+        key_lengths: `[batch]` int32, at least 1: how many keys of each batch entry
+            count; `None` is `kv_tokens`.
         kv_tokens: how many of the keys count; the rest only fill tiles of 8.
         scale: factor of the scores, unused with scales.
         tile: how the work is cut.
         scale_tokens: see `k_scales`.
+        cut_blocks: with `key_lengths`, how many of the last blocks of a list may hold
+            keys beyond a length.
         interpret: run on the CPU by the Pallas interpreter.
 
     Returns:
@@ -78,6 +88,11 @@ def attend(
     kv_steps = pl.cdiv(kv_tokens, block_kv)
     tail = kv_tokens % block_kv != 0
     tail_blocks = int(tail and kv_steps > 1)
+    counted = lists is not None or key_lengths is not None
+    # How many of the last blocks that are computed may be masked.
+    masked_blocks = int(tail)
+    if key_lengths is not None:
+        masked_blocks = 1 if lists is None else cut_blocks
     proxy_steps = 0 if lists is None else lists.proxy_steps(block_kv)
     factor = scale * _LOG2_E
 
@@ -92,8 +107,16 @@ def attend(
             return lax.rem(step, jnp.int32(stages))
 
         def exact_steps():
-            """How many blocks are computed; the lists must have arrived."""
-            return kv_steps if lists is None else memory["blocks"][lists.width - 1]
+            """How many blocks are computed; the tables must have arrived."""
+            if lists is not None:
+                return memory["blocks"][lists.width - 1]
+            if key_lengths is None:
+                return kv_steps
+            return lax.div(key_limit() + (block_kv - 1), jnp.int32(block_kv))
+
+        def key_limit():
+            """How many keys count; the tables must have arrived."""
+            return kv_tokens if key_lengths is None else memory["key_lengths"][0]
 
         def block_of(step):
             return step if lists is None else memory["blocks"][step]
@@ -110,13 +133,14 @@ def attend(
                 "blocks": (entry, head, q_tile),
                 "proxy_bias": (entry, head, q_tile),
                 "proxy_scales": (entry, head),
+                "key_lengths": (entry,),
             }
             for name, place in places.items():
                 if name in memory:
                     copy_vector(
                         source[name].at[place], memory[name], memory["tables_full"]
                     )
-            if lists is not None:
+            if counted:
                 wait_for_tables()
 
             def load(step, block, suffix):
@@ -212,7 +236,7 @@ def attend(
                     column = plgpu.broadcasted_iota(
                         jnp.int32, (ROWS, block_kv), 1, layout=plgpu.Layout.WGMMA
                     )
-                    x = jnp.where(column < kv_tokens - block * block_kv, x, -jnp.inf)
+                    x = jnp.where(column < key_limit() - block * block_kv, x, -jnp.inf)
                 return x
 
             def proxy_exponents(scores, group):
@@ -261,9 +285,11 @@ def attend(
                 scores = pl.run_scoped(product, plgpu.ACC((ROWS, block_kv), score_type))
                 plgpu.barrier_arrive(memory["k_empty"].at[0])
                 # A list may be that of the last block alone.
-                masked = tail and (kv_steps == 1 or lists is not None)
+                masked = masked_blocks and (kv_steps == 1 or counted)
                 x = exponents(scores, block_of(jnp.int32(0)), masked)
                 reference = x.max(axis=1)
+                if lists is not None and key_lengths is not None:
+                    reference = jnp.maximum(reference, _LOWEST)
                 if not tile.online:
                     reference = reference + _HEADROOM
                 zeros = plgpu.layout_cast(
@@ -316,16 +342,16 @@ def attend(
                 # the compiler gives all rounded probabilities the same registers.
                 return p.astype(out_dtype), reference, totals
 
-            def listed_blocks(block):
+            def counted_blocks(block):
                 def blocks(first, stop, carry, **options):
                     body = functools.partial(block, **options)
                     return lax.fori_loop(first, stop, body, carry)
 
                 count = exact_steps()
                 # Numbers ascend: only the last of a list can be the last of the keys.
-                unmasked = lax.max(count - int(tail), jnp.int32(1))
+                unmasked = lax.max(count - masked_blocks, jnp.int32(1))
                 carry = blocks(jnp.int32(1), unmasked, first_block())
-                if tail:
+                if masked_blocks:
                     carry = blocks(unmasked, count, carry, masked=True)
                 steps = count + proxy_steps
                 if proxy_steps:
@@ -347,7 +373,7 @@ def attend(
                     slot = slot_of(step) if slot is None else slot
                     return later_block(step, slot, carry, out_ref, **options)
 
-                walk = dense_blocks if lists is None else listed_blocks
+                walk = counted_blocks if counted else dense_blocks
                 (p, _, totals), last = walk(block)
                 add_values(last, p, out_ref)
                 return out_ref[...], totals.sum(axis=1)
@@ -376,6 +402,11 @@ def attend(
         inputs |= {"q_scales": q_scales, "k_scales": k_scales}
     if lists is not None:
         inputs |= lists.arrays()
+    if key_lengths is not None:
+        rows_of_lengths = (batch, _LENGTH_COPIES)
+        inputs["key_lengths"] = jnp.broadcast_to(
+            key_lengths.astype(jnp.int32)[:, None], rows_of_lengths
+        )
     scratch = scratch_buffers(inputs, tile)
     kernel = plgpu.kernel(
         body,

@@ -15,7 +15,7 @@ from pallas_kernels.attention.tiles import ROWS, Tile
 # Numbers of one TMA copy, whose box is at most 256 long.
 NUMBERS_PER_COPY = 256
 # What is read as a whole, a row of the array of that name.
-_TABLES = ("k_scales", "blocks", "proxy_bias", "proxy_scales")
+_TABLES = ("k_scales", "blocks", "proxy_bias", "proxy_scales", "key_lengths")
 
 
 def _swizzled(columns: int, dtype) -> tuple:

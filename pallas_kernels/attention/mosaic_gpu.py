@@ -68,6 +68,14 @@ def _tile(
     return tile
 
 
+def _cut_blocks(selection: BlockSelection | None) -> int:
+    """How many of the last blocks may hold keys beyond a length: those with text."""
+    if selection is None:
+        return 1
+    grid = selection.grid
+    return max(grid.kv_blocks - grid.text[0] // grid.block_kv, 1)
+
+
 def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
     """Runs with a fixed reference point, and again without if a row overflowed."""
     out, sums = run(tile)
@@ -89,12 +97,13 @@ def attention(
     scale: float,
     precision: str,
     selection: BlockSelection | None = None,
+    key_lengths: jax.Array | None = None,
     tile: Tile | None = None,
     guard: bool = True,
 ) -> jax.Array:
     """The kernel, on 16-bit inputs; with `precision="int8"` it quantizes them first.
 
-    See `quantized_attention` for `selection`, `tile` and `guard`.
+    See `quantized_attention` for `selection`, `key_lengths`, `tile` and `guard`.
 
     Raises:
         NotImplementedError: a dtype or a head dimension the kernel does not have.
@@ -103,7 +112,11 @@ def attention(
     if precision == "int8":
         operands = quantize_qkv(q, k, v, scale=scale)
         return quantized_attention(
-            operands, selection=selection, tile=tile, guard=guard
+            operands,
+            selection=selection,
+            key_lengths=key_lengths,
+            tile=tile,
+            guard=guard,
         )
     tile = _tile(q.shape, v.dtype, selection, tile, quantized=False)
     arrays = tuple(map(_padded, (q, k, v)))
@@ -113,7 +126,13 @@ def attention(
 
     def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
         return attend(
-            *arrays, lists=lists, kv_tokens=k.shape[1], scale=scale, tile=tile
+            *arrays,
+            lists=lists,
+            key_lengths=key_lengths,
+            kv_tokens=k.shape[1],
+            scale=scale,
+            tile=tile,
+            cut_blocks=_cut_blocks(selection),
         )
 
     return _guarded(run, tile, guard)[:, : q.shape[1]]
@@ -123,6 +142,7 @@ def quantized_attention(
     operands: QuantizedQKV,
     *,
     selection: BlockSelection | None = None,
+    key_lengths: jax.Array | None = None,
     tile: Tile | None = None,
     guard: bool = True,
 ) -> jax.Array:
@@ -131,6 +151,7 @@ def quantized_attention(
     Args:
         operands: from `quantize_qkv`.
         selection: the blocks of keys of each tile of queries; `None` is all.
+        key_lengths: `[batch]`: the keys of each batch entry that count; `None` is all.
         tile: how the work is cut; `None` is the measured choice, or with a selection
             the one that it was made for.
         guard: whether rows whose scores rise far above those of their first block are
@@ -164,10 +185,12 @@ def quantized_attention(
                 operands.k_scales, ((0, 0), (0, 0), (0, -blocks % NUMBERS_PER_COPY))
             ),
             lists,
+            key_lengths,
             kv_tokens=operands.v.shape[1],
             scale=1.0,
             tile=tile,
             scale_tokens=operands.scale_tokens,
+            cut_blocks=_cut_blocks(selection),
         )
 
     return _guarded(run, tile, guard)[:, :q_tokens]

@@ -13,25 +13,46 @@ _SCORE_BYTES = 256 * 2**20
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, precision: str
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    precision: str,
+    key_lengths: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention in float32; with `precision="int8"`, of quantized operands."""
     if precision == "int8":
         quantized = quantize_qkv(q, k, v, scale=scale)
-        return quantized_attention(quantized).astype(q.dtype)
-    return _attention_float32(q, k, v, scale).astype(q.dtype)
+        out = quantized_attention(quantized, key_lengths=key_lengths)
+        return out.astype(q.dtype)
+    return _attention_float32(q, k, v, scale, key_lengths).astype(q.dtype)
 
 
-def quantized_attention(operands: QuantizedQKV) -> jax.Array:
+def quantized_attention(
+    operands: QuantizedQKV, *, key_lengths: jax.Array | None = None
+) -> jax.Array:
     """Softmax attention of quantized queries and keys, in the dtype of v."""
     q, k = operands.dequantize()
-    return _attention_float32(q, k, operands.v, 1.0).astype(operands.v.dtype)
+    out = _attention_float32(q, k, operands.v, 1.0, key_lengths)
+    return out.astype(operands.v.dtype)
 
 
-def _attention_float32(q: jax.Array, k: jax.Array, v: jax.Array, scale) -> jax.Array:
+def _attention_float32(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float,
+    key_lengths: jax.Array | None,
+) -> jax.Array:
     batch, q_tokens, heads, head_dim = q.shape
     keys = k.astype(jnp.float32)
     values = v.astype(jnp.float32)
+    visible = None
+    if key_lengths is not None:
+        visible = jnp.arange(k.shape[1]) < key_lengths[:, None]
+        # What is hidden may be anything: zero times NaN is NaN.
+        values = jnp.where(visible[..., None, None], values, 0.0)
 
     def rows(block: jax.Array) -> jax.Array:
         scores = jnp.einsum(
@@ -40,6 +61,8 @@ def _attention_float32(q: jax.Array, k: jax.Array, v: jax.Array, scale) -> jax.A
             keys,
             precision=lax.Precision.HIGHEST,
         )
+        if visible is not None:
+            scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
         return jnp.einsum(
             "bhqk,bkhd->bqhd",
             jax.nn.softmax(scores, axis=-1),

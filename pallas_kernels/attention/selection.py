@@ -42,7 +42,10 @@ class BlockSelection:
 
     def density(self) -> Float[Array, ""]:
         """Share of the blocks that is computed exactly, mean over tiles and heads."""
-        return jnp.mean(self.counts.astype(jnp.float32)) / self.grid.kv_blocks
+        blocks = self.grid.kv_blocks
+        # Of what is skipped, so that all blocks are exactly 1.
+        skipped = jnp.mean((blocks - self.counts).astype(jnp.float32))
+        return 1.0 - skipped / blocks
 
 
 def select(

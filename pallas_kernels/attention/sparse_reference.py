@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from pallas_kernels.attention.quantize import QuantizedQKV, quantize_qkv
 from pallas_kernels.attention.selection import BlockSelection
@@ -30,6 +30,7 @@ def attention(
     *,
     scale: float,
     precision: str,
+    key_lengths: Int[Array, batch] | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """Softmax over the keys of each tile's chosen blocks, and over its proxies.
 
@@ -46,6 +47,8 @@ def attention(
         selection: the blocks of each tile; its centroids must be of the operands
             that `precision` multiplies.
         scale: factor of the scores.
+        key_lengths: keys of each batch entry that count; the others must be in blocks
+            that no tile skips.
         precision: `"bf16"`: of the operands as they are; `"int8"`: of quantized ones.
 
     Returns:
@@ -53,16 +56,21 @@ def attention(
     """
     if precision == "int8":
         operands = quantize_qkv(q, k, v, scale=scale)
-        return quantized_attention(operands, selection).astype(q.dtype)
+        found = quantized_attention(operands, selection, key_lengths=key_lengths)
+        return found.astype(q.dtype)
     proxies = None
     if selection.centroids is not None:
         proxies = selection.centroids.keys
     q32, k32, v32 = (x.astype(jnp.float32) for x in (q, k, v))
-    return _attend(_Operands(q32 * scale, k32, v32, proxies), selection).astype(q.dtype)
+    given = _Operands(q32 * scale, k32, v32, proxies)
+    return _attend(given, selection, key_lengths).astype(q.dtype)
 
 
 def quantized_attention(
-    operands: QuantizedQKV, selection: BlockSelection
+    operands: QuantizedQKV,
+    selection: BlockSelection,
+    *,
+    key_lengths: Int[Array, batch] | None = None,
 ) -> Float[Array, "batch q_tokens heads head_dim"]:
     """The same of quantized queries and keys, in the dtype of v; proxies in 8 bits."""
     q, k = operands.dequantize()
@@ -71,7 +79,8 @@ def quantized_attention(
         values, scales = selection.centroids.quantized_keys()
         proxies = values.astype(jnp.float32) * jnp.swapaxes(scales, 1, 2)[..., None]
     v = operands.v.astype(jnp.float32)
-    return _attend(_Operands(q, k, v, proxies), selection).astype(operands.v.dtype)
+    given = _Operands(q, k, v, proxies)
+    return _attend(given, selection, key_lengths).astype(operands.v.dtype)
 
 
 def _tiles(q: jax.Array, selection: BlockSelection) -> tuple[jax.Array, jax.Array]:
@@ -87,15 +96,22 @@ def _scores(rows: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.einsum("bqhd,bkhd->bhqk", rows, keys, precision=lax.Precision.HIGHEST)
 
 
-def _attend(operands: _Operands, selection: BlockSelection) -> jax.Array:
+def _attend(
+    operands: _Operands, selection: BlockSelection, key_lengths: jax.Array | None
+) -> jax.Array:
     grid = selection.grid
     values = operands.v
+    visible = jnp.ones((1, grid.kv_tokens), bool)
+    if key_lengths is not None:
+        visible = jnp.arange(grid.kv_tokens) < key_lengths[:, None]
+        values = jnp.where(visible[..., None, None], values, 0.0)
     if operands.proxies is not None and selection.centroids is not None:
         values = jnp.concatenate([values, selection.centroids.values], axis=1)
 
     def tile(inputs):
         rows, chosen = inputs
         tokens = jnp.repeat(chosen, grid.block_kv, axis=-1)[..., : grid.kv_tokens]
+        tokens = tokens & visible[:, None]
         scores = _scores(rows, operands.k)
         scores = jnp.where(tokens[:, :, None], scores, -jnp.inf)
         if operands.proxies is not None:

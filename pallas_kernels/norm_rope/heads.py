@@ -44,13 +44,14 @@ class Heads:
     """Operands of the front end of attention, for queries or for keys.
 
         y = (x - mean(x)) / sqrt(var(x) + eps)      per token and head, norm = "layer"
+        y = x / sqrt(mean(x^2) + eps)               per token and head, norm = "rms"
         y = x * row_factor                          per token
         y = y * weight + bias
         pairs (y0, y1) -> (y0 cos - y1 sin, y1 cos + y0 sin)
 
     Attributes:
       x: [batch, tokens, heads, head_dim].
-      norm: "layer" or None.
+      norm: "layer", "rms" or None.
       row_factor: [batch, tokens] float32, e.g. 1 / rms over all heads; or None.
       weight, bias: [head_dim] or [heads, head_dim], or None.
       eps: of the norm.
@@ -61,7 +62,7 @@ class Heads:
     """
 
     x: Float[Array, "batch tokens heads head_dim"]
-    norm: Literal["layer"] | None = None
+    norm: Literal["layer", "rms"] | None = None
     row_factor: Float32[Array, "batch tokens"] | None = None
     weight: Float[Array, "*heads head_dim"] | None = None
     bias: Float[Array, "*heads head_dim"] | None = None
@@ -74,8 +75,10 @@ class Heads:
                 f"x must be [batch, tokens, heads, head_dim], found {self.x.shape}"
             )
         batch, tokens, heads, head_dim = self.x.shape
-        if self.norm not in (None, "layer"):
-            raise ValueError(f"norm must be None or 'layer', found {self.norm!r}")
+        if self.norm not in (None, "layer", "rms"):
+            raise ValueError(
+                f"norm must be None, 'layer' or 'rms', found {self.norm!r}"
+            )
         factor = self.row_factor
         if factor is not None and factor.shape != (batch, tokens):
             raise ValueError(
@@ -97,11 +100,18 @@ class Heads:
                         f"{self.rotary.text_rows} text rows, found {table.shape}"
                     )
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing is to be done."""
+        parts = (self.row_factor, self.weight, self.bias, self.rotary)
+        return self.norm is None and all(part is None for part in parts)
+
     def values(self) -> Float32[Array, "batch tokens heads head_dim"]:
         """The definition, float32 throughout."""
         y = self.x.astype(jnp.float32)
-        if self.norm:
+        if self.norm == "layer":
             y = y - y.mean(-1, keepdims=True)
+        if self.norm:
             y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
         if self.row_factor is not None:
             y = y * self.row_factor[..., None, None]

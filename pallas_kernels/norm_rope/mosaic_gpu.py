@@ -66,12 +66,15 @@ def _turned(values: list[F32], words: Iterable[I32]) -> list[F32]:
     return found
 
 
-def _normed(tile: HeadTile, values: list[F32], eps: float) -> tuple[list[F32], F32]:
-    """Values less their mean over the head, and 1 / their standard deviation."""
+def _normed(
+    tile: HeadTile, values: list[F32], eps: float, *, centred: bool
+) -> tuple[list[F32], F32]:
+    """Values, less their mean over the head if `centred`, and 1 / their deviation."""
     share = 1.0 / tile.shape[3]
-    total = tile.reduce_head(lanes.tree(values, operator.add), operator.add)
-    mean = total * share
-    values = [v - mean for v in values]
+    if centred:
+        total = tile.reduce_head(lanes.tree(values, operator.add), operator.add)
+        mean = total * share
+        values = [v - mean for v in values]
     squares = [F32.of(0.0)] * 4
     for i, v in enumerate(values):
         squares[i % 4] = v.fma(v, squares[i % 4])
@@ -89,7 +92,9 @@ def _values(tile: HeadTile, operands: _Operands) -> list[list[F32]]:
         values = unpack(words, "bf16")
         factor: F32 | None = None
         if heads.norm:
-            values, factor = _normed(tile, values, heads.eps)
+            values, factor = _normed(
+                tile, values, heads.eps, centred=heads.norm == "layer"
+            )
         if heads.row_factor is not None:
             memory = tile.raw_inputs[operands.index["row_factor"]]
             given = memory.load(tile.row(i) * 4, 1)[0].as_float()

@@ -6,7 +6,7 @@ bit. Two codes share a byte, the even index in the low nibble.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, BFloat16, Float, Int8, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from pallas_kernels.numerics.bits import float_bits
 
@@ -110,35 +110,3 @@ def unpack(packed: UInt8[Array, "*batch half_k"]) -> UInt8[Array, "*batch k"]:
     """The inverse of `pack`: codes 0..15."""
     pairs = jnp.stack([packed & 0xF, packed >> 4], axis=-1)
     return pairs.reshape(*packed.shape[:-1], 2 * packed.shape[-1])
-
-
-def decode_bf16_bits(codes: UInt8[Array, "..."]) -> BFloat16[Array, "..."]:
-    """Values / 2^126 as bfloat16, by bits alone; multiply by 2^126 to get the values.
-
-    What a kernel does before its bf16 MMA: the exponent field is copied, the bias is
-    left to the multiplication. Code 1 becomes a subnormal bfloat16, so the product
-    must be taken where subnormals are kept (bf16 MMA and bf16 FMA keep them, XLA's
-    CPU code does not).
-    """
-    code = codes.astype(jnp.uint16)
-    return jax.lax.bitcast_convert_type(
-        ((code & 8) << 12) | ((code & 7) << 6), jnp.bfloat16
-    )
-
-
-def decode_e4m3_bits(codes: UInt8[Array, "..."]) -> Array:
-    """Values / 2^6 as float8_e4m3fn, by bits alone; multiply by 2^6."""
-    return jax.lax.bitcast_convert_type(
-        ((codes & 8) << 4) | ((codes & 7) << 2), jnp.float8_e4m3fn
-    )
-
-
-def decode_int8_doubled(codes: UInt8[Array, "..."]) -> Int8[Array, "..."]:
-    """Twice the values, which are integers: 0, 1, 2, 3, 4, 6, 8, 12 with sign."""
-    code = codes.astype(jnp.int16)
-    exponent = (code & 7) >> 1
-    mantissa = code & 1
-    # shift is at least 0: lax.shift by -1 would be undefined for subnormals
-    normal = (2 + mantissa) << jnp.maximum(exponent - 1, 0)
-    magnitude = jnp.where(exponent == 0, mantissa, normal)
-    return jnp.where(code & 8, -magnitude, magnitude).astype(jnp.int8)

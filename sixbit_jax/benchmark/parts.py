@@ -363,11 +363,11 @@ def breakdown(
 
     Returns:
       `part_ms` by part; "rest" is what the parts do not explain. Empty if a part is
-      missing or the program mixes routes.
+      missing, or the program mixes routes or has sparse attention.
     """
     fraction, routes = program["skip_fraction"], program["routes"]
     plain = program.get("weights") == "bf16"
-    if routes == "mixed":
+    if routes == "mixed" or program.get("density", 1.0) < 1:
         return {}
     wanted = {
         "attention": {program["attention"]},

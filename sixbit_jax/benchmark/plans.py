@@ -6,11 +6,19 @@ from typing import Literal
 
 import numpy as np
 
-from sixbit_jax.policies import Policy, chain, fixed, int8_attention
+from sixbit_jax.policies import (
+    Policy,
+    chain,
+    fixed,
+    int8_attention,
+    sparse_attention,
+)
 from sixbit_jax.routes import Route
 
 Routes = Literal["chain", "bf16", "int8", "nvfp4", "mixed"]
 FRACTIONS = (0.0, 0.2, 0.33, 0.5)
+DENSITIES = (0.5, 0.35)
+SPARSE_FRACTIONS = (0.0, 0.33, 0.5)
 BASELINE = "bf16"
 INT8_TRACE = "trace, int8"
 
@@ -32,6 +40,11 @@ class Spec:
       skips: "rotating" blocks, other ones in every step, so that every block has a
         slot of the cache; the "same" blocks, so that it holds only those; or whole
         "steps", so that all blocks share one delta.
+      densities: shares of the blocks of keys that sparse attention computes, in every
+        block and step; for each, a threshold is found before anything is timed. Empty:
+        attention is dense.
+      approximate: blocks of keys that are not computed count by their means; they are
+        dropped otherwise.
     """
 
     name: str
@@ -42,6 +55,8 @@ class Spec:
     kernels: bool = True
     batched: bool = False
     skips: Literal["rotating", "same", "steps"] = "rotating"
+    densities: tuple[float, ...] = ()
+    approximate: bool = True
 
     @property
     def quantized(self) -> bool:
@@ -53,6 +68,11 @@ class Spec:
 SPECS = (
     Spec(BASELINE, "chain", "bf16", fractions=(0.0,), kernels=False),
     Spec("int8, 8-bit attention"),
+    Spec(
+        "int8, 8-bit attention, sparse",
+        fractions=SPARSE_FRACTIONS,
+        densities=DENSITIES,
+    ),
     Spec("int8", attention="bf16"),
     Spec("int8, 8-bit attention, nvfp4 cache", cache_format="nvfp4"),
     Spec(
@@ -65,6 +85,18 @@ SPECS = (
     Spec("mixed, 8-bit attention, int8 cache", "mixed", cache_format="int8"),
     Spec("int8, 8-bit attention, no cache", fractions=(0.0,)),
     Spec("int8, 8-bit attention in half", attention="half", fractions=(0.0,)),
+    Spec(
+        "int8, 8-bit attention, sparse, dropped",
+        fractions=SPARSE_FRACTIONS,
+        densities=DENSITIES,
+        approximate=False,
+    ),
+    Spec(
+        "int8, sparse",
+        attention="bf16",
+        fractions=SPARSE_FRACTIONS,
+        densities=DENSITIES,
+    ),
     Spec("bf16, our attention", "chain", "bf16", fractions=(0.0,)),
     Spec("nvfp4", "nvfp4", "bf16", fractions=(0.0, 0.33)),
     Spec("int8, 8-bit attention, batched", fractions=(0.0, 0.33), batched=True),
@@ -111,9 +143,15 @@ def _route_table(routes: Routes, blocks: int, sites: int) -> np.ndarray:
 
 
 def policies(
-    spec: Spec, blocks: int, sites: int, steps: int
+    spec: Spec, blocks: int, sites: int, steps: int, *, tau: float = 0.0
 ) -> dict[float, list[Policy]]:
     """The policy of each skip fraction, all of one compiled program.
+
+    Args:
+      spec: the program.
+      blocks, sites: of the model.
+      steps: denoising steps.
+      tau: threshold of sparse attention, where the program has it.
 
     Returns:
       By fraction, a list with one policy that every guidance branch shares.
@@ -132,6 +170,12 @@ def policies(
     group = None if spec.skips == "steps" else 1
     every_second = int8_attention(blocks=range(0, blocks, 2))
     also = [every_second] if spec.attention == "half" else []
+    if spec.densities:
+        also.append(
+            sparse_attention(
+                tau, approximate=spec.approximate, dense_steps=0.0, dense_blocks=()
+            )
+        )
     return {
         # A few steps round coarsely.
         (float(plan[1:].mean()) if spec.skips == "steps" else fraction): [

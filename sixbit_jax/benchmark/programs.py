@@ -22,12 +22,16 @@ from sixbit_jax.benchmark.plans import (
     replayed,
 )
 from sixbit_jax.benchmark.subject import Subject
-from sixbit_jax.policies import Policy
+from sixbit_jax.calibration import find_sparse_tau
+from sixbit_jax.policies import Policy, attention_density
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.api import block_grid, prepare
 from sixbit_jax.sampling.loop import run_program
 from sixbit_jax.sampling.options import Execution, Prompt
+
+# Of the share of keys.
+_DENSITY_TOLERANCE = 0.01
 
 
 class Sampling:
@@ -129,27 +133,57 @@ class Sampling:
 
     def measure(self, repeats: int) -> Iterator[dict[str, Any]]:
         """Times every plan, one record each; after `compile` and `build`."""
-        full: float | None = None
-        for fraction, found in self.policies.items():
-            inputs = self.inputs_for(found)
-            times, finite = time_calls(
-                lambda i=inputs: self.compiled(self.params, i),
-                repeats,
-                warm=full is not None,
-            )
-            seconds = statistics.median(times)
-            if fraction == 0:
-                full = seconds / self.steps
-            # The first step computes every block: it is taken off.
-            step = seconds / self.steps
-            if fraction and full is not None:
-                step = (seconds - full) / (self.steps - 1)
-            yield self._record(fraction, step, seconds, times) | {"finite": finite}
+        for policies_of_fraction, facts in self._by_density():
+            full: float | None = None
+            for fraction, found in policies_of_fraction.items():
+                inputs = self.inputs_for(found)
+                times, result = time_calls(
+                    lambda i=inputs: self.compiled(self.params, i),
+                    repeats,
+                    warm=full is not None,
+                )
+                seconds = statistics.median(times)
+                if fraction == 0:
+                    full = seconds / self.steps
+                # The first step computes every block: it is taken off.
+                step = seconds / self.steps
+                if fraction and full is not None:
+                    step = (seconds - full) / (self.steps - 1)
+                trace = result.trace
+                density = attention_density(trace.attention_density, trace.skip)
+                record = self._record(fraction, step, seconds, times, density)
+                finite = bool(np.isfinite(np.asarray(result.latents)).all())
+                yield record | facts | {"finite": finite}
 
-    def _record(self, fraction, step, seconds, times) -> dict[str, Any]:
+    def _by_density(
+        self,
+    ) -> Iterator[tuple[dict[float, list[Policy]], dict[str, float]]]:
+        """The policies of each skip fraction, and what records say of them.
+
+        For sparse attention once per share of the keys, with the threshold that gives
+        it where nothing is skipped.
+        """
+        if not self.spec.densities:
+            yield self.policies, {}
+            return
+        blocks, sites = self.grid.num_blocks, len(self.grid.sites)
+
+        def policies_of(tau: float) -> dict[float, list[Policy]]:
+            return policies(self.spec, blocks, sites, self.steps, tau=tau)
+
+        def record(tau: float) -> list[Any]:
+            inputs = self.inputs_for(next(iter(policies_of(tau).values())))
+            return [self.compiled(self.params, inputs).trace]
+
+        for share in self.spec.densities:
+            fit = find_sparse_tau(record, share, tolerance=_DENSITY_TOLERANCE)
+            facts = {"target_density": share, "sparse_tau": fit.tau}
+            yield policies_of(fit.tau), facts
+
+    def _record(self, fraction, step, seconds, times, density) -> dict[str, Any]:
         frames, height, width = self.subject.size
         linear, attention = sampling_model.forward_flops(self.subject)
-        executed = 2 * (1 - fraction) * (linear + attention)
+        executed = 2 * (1 - fraction) * (linear + density * attention)
         spec = self.spec
         return {
             "model": self.subject.name,
@@ -165,6 +199,7 @@ class Sampling:
             "cache_format": spec.cache_format if self.cache_bytes else "none",
             "guidance": "batched" if spec.batched else "sequential",
             "skip_fraction": fraction,
+            "density": density,
             "steps": self.steps,
             "step_ms": step * 1e3,
             "total_ms": seconds * 1e3,
@@ -178,11 +213,11 @@ class Sampling:
 
 def time_calls(
     call: Callable[[], Any], repeats: int, *, warm: bool
-) -> tuple[list[float], bool]:
+) -> tuple[list[float], Any]:
     """Wall times of `repeats` calls, after one that is not counted unless `warm`.
 
     Returns:
-      The times, and whether the latents are finite.
+      The times, and what the last call returned.
     """
     if not warm:
         jax.block_until_ready(call())
@@ -191,8 +226,7 @@ def time_calls(
         started = time.perf_counter()
         result = jax.block_until_ready(call())
         times.append(time.perf_counter() - started)
-    finite = result is not None and np.isfinite(np.asarray(result.latents)).all()
-    return times, bool(finite)
+    return times, result
 
 
 def compile_program(

@@ -53,7 +53,7 @@ def header(
     machine_name: str | None = None,
     packages: Sequence[str] = PACKAGES,
 ) -> dict[str, Any]:
-    """The fields that every results file starts with (DESIGN section 13).
+    """The fields that every results file starts with.
 
     Args:
       command: words of the command line that made the file.

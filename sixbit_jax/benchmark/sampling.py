@@ -280,6 +280,8 @@ def shown(record: dict[str, Any]) -> str:
         where = f"{record['part']:13} {record['op']:28} {record['variant']:10}"
         return f"{where} {record['op_ms']:9.3f} ms {record['step_ms']:8.1f} ms/step"
     line = f"{record['program']:46} skip {record.get('skip_fraction', 0):4.2f} "
+    if record.get("density", 1.0) < 1:
+        line += f"keys {record['density']:4.2f} "
     line += f"{record['step_ms']:9.1f} ms/step"
     if "peak_bytes" in record:
         line += (

@@ -20,6 +20,7 @@ from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.models.wan.network import WanTransformer
 from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
+from sixbit_jax.quantizers.storage import rotation_of
 from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
 
@@ -197,7 +198,7 @@ def random_model(
         rotation = None
         if quantized:
             role = network.weight_role(name)
-            rotation = NVFP4Recipe().rotation_of(role, shape[-1]) if role else None
+            rotation = rotation_of(NVFP4Recipe(), role, shape[-1])
         make = partial(
             _leaf,
             layers=layers,

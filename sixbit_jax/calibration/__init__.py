@@ -5,16 +5,21 @@ from sixbit_jax.calibration.bit_switching import (
     find_delta,
     replay_switching,
 )
+from sixbit_jax.calibration.calibrate import (
+    Calibrated,
+    CalibrationOptions,
+    calibrate,
+)
+from sixbit_jax.calibration.calibrate_switching import calibrate_switching
 from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
 from sixbit_jax.calibration.plots import plot_fit
 from sixbit_jax.calibration.recording import Recording
+from sixbit_jax.calibration.runs import CalibrationRuns, Sampled
 from sixbit_jax.calibration.search import SearchResult, find_largest, find_target
+from sixbit_jax.calibration.sparse import SparseFit, find_sparse_tau
 from sixbit_jax.calibration.threshold import (
-    ThresholdFit,
     best_static_routes,
-    find_threshold,
     predicted_errors,
-    replay_routes,
 )
 from sixbit_jax.policies.policy_file import (
     PolicyFile,
@@ -25,24 +30,29 @@ from sixbit_jax.policies.policy_file import (
 )
 
 __all__ = [
+    "Calibrated",
+    "CalibrationOptions",
+    "CalibrationRuns",
     "DeltaFit",
     "PolicyFile",
     "PredictorFit",
     "Recording",
+    "Sampled",
     "SearchResult",
-    "ThresholdFit",
+    "SparseFit",
     "best_static_routes",
+    "calibrate",
+    "calibrate_switching",
     "config_hash",
     "find_delta",
     "find_largest",
+    "find_sparse_tau",
     "find_target",
-    "find_threshold",
     "fit_predictor",
     "load_policy",
     "plot_fit",
     "policy_from_file",
     "predicted_errors",
-    "replay_routes",
     "replay_switching",
     "save_policy",
 ]

@@ -9,7 +9,7 @@ That this correlation is strong is the central claim of 6Bit-Diffusion
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.policies import ErrorPredictor
@@ -46,7 +46,9 @@ class PredictorFit:
         return {
             site: {
                 "pearson": float(self.site_pearson[s]),
-                "pearson_within_blocks": float(np.median(self.pearson[:, s])),
+                "pearson_within_blocks": float(
+                    np.median(self.pearson[self.pairs[:, s] > 0, s])
+                ),
                 "r_squared": float(self.site_r_squared[s]),
                 "r_squared_without_gamma": float(self.site_r_squared_constant[s]),
                 "pairs": int(self.pairs[:, s].sum()),
@@ -60,6 +62,7 @@ def fit_predictor(
     sites: tuple[str, ...],
     *,
     signal: Float[np.ndarray, "runs steps branches blocks"] | None = None,
+    present: Bool[np.ndarray, "blocks sites"] | None = None,
 ) -> PredictorFit:
     """Least squares of E_rel[t] on the signal of the step before, per block and site.
 
@@ -70,6 +73,8 @@ def fit_predictor(
       sites: names of the S sites, in the order of the errors' last axis.
       signal: what to predict from instead of gamma, already known at each step
         (NaN: not known); to compare signals.
+      present: which blocks have which sites, where stacks differ; None: all. What a
+        block does not have is predicted as 0.
 
     Raises:
       ValueError: the sites do not fit the recording, or a block and site has fewer
@@ -91,11 +96,14 @@ def fit_predictor(
     y = np.where(recording.skip[..., None], np.nan, recording.error)
     valid = np.isfinite(x) & np.isfinite(y)
     pairs = valid.sum((0, 1, 2))
-    if (pairs < 2).any():
-        block, site = np.argwhere(pairs < 2)[0]
+    lacking = pairs < 2
+    if present is not None:
+        lacking &= present
+    if lacking.any():
+        block, site = np.argwhere(lacking)[0]
         raise ValueError(
             f"fit: block {block}, site {sites[site]} has {pairs[block, site]} valid "
-            f"pairs of gamma and error, at least 2 are needed ({(pairs < 2).sum()} "
+            f"pairs of gamma and error, at least 2 are needed ({lacking.sum()} "
             "such sites); were the runs recorded with record_errors?"
         )
     mean_x, mean_y = _mean(x, valid), _mean(y, valid)
@@ -131,7 +139,8 @@ def fit_predictor(
 
 
 def _mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    return np.where(valid, values, 0.0).sum((0, 1, 2)) / valid.sum((0, 1, 2))
+    counts = np.maximum(valid.sum((0, 1, 2)), 1)
+    return np.where(valid, values, 0.0).sum((0, 1, 2)) / counts
 
 
 def _site_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

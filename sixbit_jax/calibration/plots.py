@@ -43,7 +43,8 @@ def plot_fit(
         points = panel.scatter(
             x[thin], y[thin], c=colour[thin], s=6, alpha=0.6, vmin=0, vmax=blocks - 1
         )
-        for block in range(blocks):
+        there = fit.pairs[:, s] > 0
+        for block in np.flatnonzero(there):
             inside = x[colour == block]
             ends = np.array([inside.min(), inside.max()])
             line = fit.predictor.alpha[block, s] * ends + fit.predictor.beta[block, s]
@@ -51,7 +52,7 @@ def plot_fit(
             panel.plot(ends, line, color=shade, linewidth=1)
         panel.set_title(
             f"{site}: r = {fit.site_pearson[s]:.2f}, within blocks "
-            f"{np.median(fit.pearson[:, s]):.2f}",
+            f"{np.median(fit.pearson[there, s]):.2f}",
             fontsize=10,
         )
         panel.set_xlabel("gamma of the step before")

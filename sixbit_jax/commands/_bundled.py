@@ -2,13 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sixbit_jax import files
 from sixbit_jax.commands import _shared
 from sixbit_jax.commands._inputs import Prompts
+from sixbit_jax.commands._settings import Settings
+from sixbit_jax.commands._tensors import chosen_fields
 
 
 def notes(runs: Sequence[Any]) -> tuple[str, ...]:
@@ -35,34 +37,17 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     _shared.add_attention_argument(parser, " of quantized configurations")
 
 
-def sampling_options(args: argparse.Namespace, model: Any) -> dict[str, Any]:
-    """Options of `prepare` from the parsed arguments."""
-    from sixbit_jax.sampling.api import is_quantized
-    from sixbit_jax.sampling.options import Execution, Guidance
-
-    quantized = is_quantized(model)
-    return {
-        "num_steps": args.steps,
-        "guidance": Guidance(args.guidance),
-        "execution": Execution(
-            batched_guidance=args.batched_guidance,
-            dtype=_shared.compute_dtype(args.dtype),
-            attention=args.attention if quantized else None,
-            progress=not args.quiet,
-        ),
-        "record_errors": args.record_errors and quantized,
-    }
-
-
 def run_all(
     args: argparse.Namespace,
     configurations: Sequence[Any],
-    scheduler: Any,
+    chosen: Settings,
     prompts: Prompts,
-    latent_shape: tuple[int, int, int, int],
+    conditions: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """Runs every configuration on every prompt, telling where it is."""
     from sixbit_jax.report.runs import run_prompts
+    from sixbit_jax.sampling.api import is_quantized
+    from sixbit_jax.sampling.options import Conditions, Execution, Guidance
 
     runs = []
     for configuration in configurations:
@@ -73,16 +58,28 @@ def run_all(
             print(message, file=sys.stderr)
 
         print(f"{configuration.name}: compiling", file=sys.stderr)
+        quantized = is_quantized(configuration.model)
         runs.append(
             run_prompts(
                 configuration,
-                scheduler,
+                chosen.scheduler,
                 prompts.embeds,
-                None if args.guidance == 1.0 else prompts.negative,
-                latent_shape=latent_shape,
+                prompts.negative if chosen.guided else None,
+                latent_shape=chosen.latent_shape,
                 seed=args.seed,
+                execution=Execution(
+                    batched_guidance=args.batched_guidance,
+                    dtype=_shared.compute_dtype(args.dtype),
+                    attention=args.attention if quantized else None,
+                    progress=not args.quiet,
+                ),
+                conditions=Conditions(**(conditions or {})),
+                as_given=chosen.as_given,
+                prompt_fields=chosen_fields(prompts.fields, guided=chosen.guided),
                 on_video=tell,
-                **sampling_options(args, configuration.model),
+                num_steps=chosen.num_steps,
+                guidance=Guidance(chosen.scale),
+                record_errors=args.record_errors and quantized,
             )
         )
     return tuple(runs)
@@ -95,14 +92,16 @@ def caption_scores(runs: Sequence[Any], captions: Sequence[str]) -> list[dict]:
     return [score(run.latents, captions).summary() for run in runs]
 
 
-def settings(args: argparse.Namespace, **more: Any) -> dict[str, Any]:
+def settings(args: argparse.Namespace, chosen: Settings, **more: Any) -> dict[str, Any]:
     """What made a report."""
     import jax
 
     return {
         "command": "sixbit " + args.command,
-        "steps": args.steps,
-        "guidance": args.guidance,
+        "steps": chosen.num_steps,
+        "guidance": chosen.scale,
+        "scheduler": type(chosen.scheduler).class_name,
+        "latent_shape": list(chosen.latent_shape),
         "seed": args.seed,
         "batched_guidance": args.batched_guidance,
         "attention": args.attention,

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sixbit_jax.commands._names import BUNDLED_POLICY, RECIPES, RECOMMENDED
+from sixbit_jax.commands._networks import Network
 from sixbit_jax.files import shown
 
 if TYPE_CHECKING:
@@ -125,14 +126,19 @@ def policy_path(spec: str) -> Path:
 
 
 def configuration_for(
-    spec: str, *, plain: Any, quantized: Any, steps: int, cache_format: str = "bf16"
+    spec: str,
+    *,
+    plain: Network,
+    quantized: Network,
+    steps: int,
+    cache_format: str = "bf16",
 ) -> "Configuration":
     """The configuration of a name or a policy file.
 
     Args:
       spec: a key of `NAMED` or of `recipes.RECIPES`, "6bit", or a JSON file.
-      plain: the model with the checkpoint's own weights.
-      quantized: the model with NVFP4 weights.
+      plain: the network with the checkpoint's own weights.
+      quantized: the network with NVFP4 weights.
       steps: denoising steps.
       cache_format: storage of the delta cache.
 
@@ -144,32 +150,38 @@ def configuration_for(
     from sixbit_jax.report.runs import Configuration
     from sixbit_jax.sampling.api import is_quantized
 
+    def made(network: Network, **more: Any) -> "Configuration":
+        return Configuration(
+            model=network.model,
+            low_noise=network.low_noise,
+            cache_format=cache_format,
+            **more,
+        )
+
     if spec in NAMED:
         item = NAMED[spec]
-        return Configuration(
+        return made(
+            quantized if item.quantized else plain,
             name=item.label,
-            model=quantized if item.quantized else plain,
             policy=item.make(steps),
-            cache_format=cache_format,
             description=item.description,
         )
     if spec in RECIPES:
         recipe = recipe_of(spec)
-        model = plain if is_quantized(plain) else recipe.quantize(plain)
-        return Configuration(
+        network = plain
+        if not is_quantized(plain.model):
+            network = plain.changed(recipe.quantize)
+        return made(
+            network,
             name=recipe.name,
-            model=model,
-            policy=recipe.policy(model),
-            cache_format=cache_format,
+            policy=recipe.policy(network.model),
             description=recipe.description,
         )
     file = policy_path(spec)
-    policy = policy_from_file(file, quantized)
-    return Configuration(
+    return made(
+        quantized,
         name="6-bit" if spec == RECOMMENDED else shown(file.stem),
-        model=quantized,
-        policy=policy,
-        cache_format=cache_format,
+        policy=policy_from_file(file, quantized.model),
         description=f"quantized weights, routes and skips chosen by {shown(file.name)}",
         policy_file=load_policy(file),
     )

@@ -10,7 +10,12 @@ MAX_STEPS = 1000
 MAX_FRAMES = 10_000
 MAX_SIDE = 10_000
 MAX_COUNT = 1_000_000
-MAX_SEED = 2**32 - 1
+MAX_SEED = 2**64 - 1
+MAX_GUIDANCE = 1000.0
+# Of ratios, distances and weights of losses: beyond any of use.
+MAX_RATIO = 1e6
+# Of learning rates: a step of a whole unit is far too long for any weight.
+MAX_RATE = 1.0
 
 
 def whole(minimum: int, maximum: int) -> Callable[[str], int]:
@@ -36,12 +41,12 @@ def whole(minimum: int, maximum: int) -> Callable[[str], int]:
     return number
 
 
-def real(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
+def real(minimum: float, maximum: float) -> Callable[[str], float]:
     """The type of an option that takes a finite number of a range.
 
     Args:
       minimum: the smallest.
-      maximum: the largest; by default any finite number.
+      maximum: the largest.
     """
 
     def number(word: str) -> float:
@@ -50,9 +55,9 @@ def real(minimum: float, maximum: float = math.inf) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or not minimum <= value <= maximum:
-            end = "" if maximum == math.inf else f" and at most {maximum:g}"
             raise argparse.ArgumentTypeError(
-                f"expected a finite number, at least {minimum:g}{end}, found {word!r}"
+                f"expected a finite number, at least {minimum:g} and at most "
+                f"{maximum:g}, found {word!r}"
             )
         return value
 

@@ -3,7 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-_TITLES = {"text": "prompts", "sampling": "steps", "vae": "frames"}
+_TITLES = {
+    "text": "prompts",
+    "picture": "pictures",
+    "sampling": "steps",
+    "vae": "frames",
+}
 
 
 @contextmanager
@@ -56,7 +61,7 @@ def progress(
                 current += 1
             if part not in tasks:
                 title = _TITLES[part]
-                if videos > 1 and part != "text":
+                if videos > 1 and part not in ("text", "picture"):
                     title = f"{title} of video {current + 1}/{videos}"
                 tasks[part] = display.add_task(title, total=count)
             display.update(tasks[part], completed=done, total=count)

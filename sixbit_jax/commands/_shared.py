@@ -1,4 +1,4 @@
-"""What several commands need: sampling options, dtype, scheduler, policy, versions."""
+"""What several commands need: sampling options, dtype, policy, versions."""
 
 import argparse
 from pathlib import Path
@@ -6,62 +6,63 @@ from typing import Any
 
 from sixbit_jax import versions as version_facts
 from sixbit_jax.commands import _numbers
+from sixbit_jax.commands._names import SCHEDULERS
 
 DTYPES = ("auto", "float32", "bfloat16")
-SCHEDULERS = {"ddim": "CogVideoXDDIMScheduler", "dpm": "CogVideoXDPMScheduler"}
 REPORT = "report"
 """The kind of the directories that `demo` and `compare` write."""
 
 
-def add_sampling_arguments(
-    parser: argparse.ArgumentParser, schedulers: tuple[str, ...] = tuple(SCHEDULERS)
-) -> argparse._ArgumentGroup:
-    """Options that every sampling command has.
-
-    Args:
-      parser: the command's.
-      schedulers: names that `--scheduler` takes.
-
-    Returns:
-      The group, for options of the command's own.
-    """
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that every sampling command has."""
     group = parser.add_argument_group("sampling")
-    add_steps_argument(group)
-    group.add_argument(
-        "--guidance",
-        type=_numbers.real(0.0, 1000.0),
-        default=6.0,
-        help="classifier-free guidance scale (6.0); 1 runs one branch only",
-    )
+    add_schedule_arguments(group)
     add_seed_argument(group, "of the noise (0)")
     group.add_argument(
         "--batched-guidance",
         action="store_true",
         help="both guidance branches in one forward pass with one shared plan",
     )
-    group.add_argument(
-        "--scheduler",
-        choices=schedulers,
-        help="default: the checkpoint's own",
-    )
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="compute dtype; auto: float32 on CPUs, where it is faster, else bfloat16",
-    )
+    add_dtype_argument(group)
     group.add_argument("--quiet", action="store_true", help="no progress bar")
-    return group
 
 
 def add_schedule_arguments(group: Any) -> None:
+    """`--steps`, `--guidance`, `--scheduler` and `--shift`."""
+    group.add_argument(
+        "--steps",
+        type=_numbers.whole(1, _numbers.MAX_STEPS),
+        help="denoising steps (the network's, 50)",
+    )
+    group.add_argument(
+        "--guidance",
+        type=_numbers.real(0.0, _numbers.MAX_GUIDANCE),
+        help="classifier-free guidance scale; 1 or less runs one branch only (the "
+        "network's: CogVideoX 6, Wan 5, HunyuanVideo 1)",
+    )
+    group.add_argument(
+        "--scheduler",
+        choices=SCHEDULERS,
+        help="ddim and dpm fit CogVideoX, unipc and euler Wan and HunyuanVideo (the "
+        "checkpoint's own, or the network's published one)",
+    )
+    group.add_argument(
+        "--shift",
+        type=_numbers.real(0.01, 100.0),
+        help="of the noise levels of unipc and euler (the checkpoint's, or the "
+        "published one for the size)",
+    )
+    add_given_arguments(group)
+
+
+def add_given_arguments(group: Any) -> None:
     """`--sigmas` and `--timesteps`."""
-    kinds = group.add_mutually_exclusive_group()
+    given = group.add_mutually_exclusive_group()
     for name, text in (
         ("sigmas", "noise levels before each step, before the shift, as 1,0.75,0.5"),
         ("timesteps", "of the network at each step, not shifted, as 1000,750,500"),
     ):
-        kinds.add_argument(
+        given.add_argument(
             f"--{name}", metavar="N,N,...", type=_numbers.reals, help=text
         )
 
@@ -72,13 +73,14 @@ def steps_of(args: argparse.Namespace) -> int | None:
     return len(given) if args.steps is None and given else args.steps
 
 
-def add_steps_argument(group: Any) -> None:
-    """`--steps`."""
+def add_pair_argument(group: Any) -> None:
+    """`--guidance-2`."""
     group.add_argument(
-        "--steps",
-        type=_numbers.whole(1, _numbers.MAX_STEPS),
-        default=50,
-        help="denoising steps (50)",
+        "--guidance-2",
+        type=_numbers.real(0.0, _numbers.MAX_GUIDANCE),
+        metavar="SCALE",
+        help="of the network for low noise, where MODEL_DIR holds a pair (Wan2.2-A14B; "
+        "default: that of --guidance)",
     )
 
 
@@ -89,11 +91,37 @@ def add_seed_argument(group: Any, text: str) -> None:
     )
 
 
+def add_dtype_argument(group: Any) -> None:
+    """`--dtype`."""
+    group.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="compute dtype; auto: float32 on CPUs, where it is faster, else bfloat16",
+    )
+
+
 def add_size_arguments(group: Any, text: str) -> None:
     """`--frames`, `--height` and `--width`."""
     for name in ("frames", "height", "width"):
         largest = _numbers.MAX_FRAMES if name == "frames" else _numbers.MAX_SIDE
         group.add_argument(f"--{name}", type=_numbers.whole(1, largest), help=text)
+
+
+def add_condition_arguments(parser: Any) -> None:
+    """What networks take besides prompts: files of tensors, a row per prompt."""
+    group = parser.add_argument_group(
+        "conditions (safetensors, with a tensor of the option's name)"
+    )
+    for name, text in (
+        ("image-latents", "for I2V: [batch, frames, channels, height, width]"),
+        ("image-embeds", "for Wan2.1 I2V: image tokens [batch, tokens, width]"),
+        (
+            "first-frames",
+            "for Wan2.2 TI2V: clean latents of the first frames, as image latents",
+        ),
+    ):
+        group.add_argument(f"--{name}", metavar="FILE", type=Path, help=text)
 
 
 def add_attention_argument(parser: Any, note: str = "") -> None:
@@ -114,29 +142,6 @@ def compute_dtype(name: str) -> Any:
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)
-
-
-def scheduler_for(header: Any, name: str | None) -> Any:
-    """The checkpoint's scheduler, or another one on the same noise schedule.
-
-    Args:
-      header: of the checkpoint.
-      name: key of `SCHEDULERS`, or None.
-
-    Raises:
-      ValueError: if the checkpoint has none and none is named.
-    """
-    from sixbit_jax.sampling.schedulers import from_config
-
-    config = dict(header.scheduler or {})
-    if name is not None:
-        config["_class_name"] = SCHEDULERS[name]
-    if not config:
-        raise ValueError(
-            "scheduler: expected one in the checkpoint (converted from a diffusers "
-            "root) or --scheduler, found neither"
-        )
-    return from_config(config)
 
 
 STABLE_ROUTES = ("nvfp4", "int8", "auto")

@@ -1,14 +1,16 @@
 """`sixbit calibrate`: record runs, fit the error model, search threshold and tau."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from sixbit_jax import files
 from sixbit_jax.commands import _inputs, _numbers, _shared
-from sixbit_jax.commands._bit_switching import switch_bits
-from sixbit_jax.commands._calibration import make_sampler, say, search
+from sixbit_jax.commands._networks import Network
+from sixbit_jax.commands._settings import asked_size, settings_for
 from sixbit_jax.commands._targets import check_targets
+from sixbit_jax.commands._tensors import chosen_fields, condition_files, read_conditions
 
 DESCRIPTION = """\
 Makes a policy for a model: samples prompts with NVFP4 weights and records, for each
@@ -34,6 +36,8 @@ examples:
   sixbit calibrate --recipe dvd-quant --out delta.json
   sixbit compare full delta.json --recipe dvd-quant
 """
+SWITCHING = "dvd-quant"
+"""The recipe whose policy has a delta."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how many captions of the bundled model's training set to record, where "
         "none are given (8)",
     )
-    target = parser.add_argument_group("targets")
+    _add_targets(parser.add_argument_group("targets"))
+    method = parser.add_argument_group("method")
+    _add_skipping(method)
+    _add_arithmetic(method)
+    _shared.add_sampling_arguments(parser)
+    _shared.add_pair_argument(parser)
+    size = parser.add_argument_group("size, in latents")
+    _shared.add_size_arguments(size, "default: the training size")
+    _shared.add_condition_arguments(parser)
+
+
+def _add_targets(target: Any) -> None:
     target.add_argument(
         "--bits",
         type=_numbers.real(4.0, 8.0),
@@ -73,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     skips.add_argument(
         "--max-drift",
-        type=_numbers.real(0.0),
+        type=_numbers.real(0.0, _numbers.MAX_RATIO),
         metavar="D",
         help="skip as much as keeps the relative L2 distance of the latents below D",
     )
@@ -84,7 +99,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2,
         help="prompts to sample for each tau that is tried (2)",
     )
-    method = parser.add_argument_group("method")
+
+
+def _add_skipping(method: Any) -> None:
+    """Options of the delta cache and its refreshes."""
     method.add_argument(
         "--max-skips",
         type=_numbers.whole(1, _numbers.MAX_STEPS),
@@ -102,7 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument(
         "--outlier-ratio",
-        type=_numbers.real(0.0),
+        type=_numbers.real(0.0, _numbers.MAX_RATIO),
         default=25.0,
         help="of Purified Delta Refresh: a refreshed site whose max|x| / mean|x| "
         "exceeds it runs in BF16 (25)",
@@ -125,6 +143,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="both guidance branches skip as one",
     )
     method.add_argument(
+        "--cache-format",
+        choices=("bf16", "int8", "nvfp4", "float32"),
+        default="bf16",
+        help="storage of the delta cache while searching (bf16)",
+    )
+
+
+def _add_arithmetic(method: Any) -> None:
+    """Options of what the blocks multiply."""
+    method.add_argument(
         "--residual",
         action="store_true",
         help="compare errors relative to the residual stream (times gamma)",
@@ -136,12 +164,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="run the last N steps in INT8: nothing corrects their errors (0)",
     )
-    method.add_argument(
-        "--cache-format",
-        choices=("bf16", "int8", "nvfp4", "float32"),
-        default="bf16",
-        help="storage of the delta cache while searching (bf16)",
-    )
     scores = method.add_mutually_exclusive_group()
     _shared.add_attention_argument(scores, " of all blocks while searching")
     scores.add_argument(
@@ -151,42 +173,112 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the policy gives 8-bit scores to blocks that change little: the limit is "
         "that of SHARE of the recorded blocks (none)",
     )
-    _shared.add_sampling_arguments(parser)
 
 
 def _number_or_all(word: str) -> int | None:
     """A number of blocks, or None for "all"."""
-    if word == "all":
-        return None
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a number or all, found {word!r}")
-    return int(word)
+    return None if word == "all" else _numbers.whole(1, _numbers.MAX_STEPS)(word)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from sixbit_jax.calibration import Recording, fit_predictor, plot_fit, save_policy
-    from sixbit_jax.policies import chain
+    from sixbit_jax.recipes import recipe_of
 
+    recipe = None if args.recipe is None else recipe_of(args.recipe)
     _check(args)
-    prompts = _inputs.read_prompts(args, calibration_captions(args.prompts))
-    models = _inputs.load_models(args)
-    sampler = make_sampler(args, models, prompts)
-    count = len(prompts.names)
-    if args.recipe == "dvd-quant":
-        return switch_bits(args, models.quantized, sampler, count)
-    say(f"recording {count} runs of {args.steps} steps")
-    recorded = sampler(chain(), count, record_errors=True)
-    recording = Recording.from_traces(recorded.traces)
-    fit = fit_predictor(recording, tuple(models.quantized.sites))
-    policy = search(args, models.quantized, sampler, recorded, fit)
-    save_policy(policy, args.out)
+    options = _options(args)
+    captions = () if args.captions else _inputs.calibration_prompts(args.prompts)
+    prompts = _inputs.read_prompts(args, captions)
+    conditions = read_conditions(args, rows=len(prompts.names))
+    models = _inputs.load_models(args, recipe=recipe, second_guidance=args.guidance_2)
+    runs = _runs(args, models.quantized, prompts, conditions)
+    if recipe is not None and recipe.name == SWITCHING:
+        return _switch_bits(args, recipe, runs)
+    return _calibrate(args, options, runs)
+
+
+def _runs(
+    args: argparse.Namespace,
+    network: Network,
+    prompts: _inputs.Prompts,
+    conditions: dict[str, Any],
+) -> Any:
+    """What is sampled."""
+    from sixbit_jax.calibration import CalibrationRuns
+    from sixbit_jax.sampling.options import Execution, Guidance
+
+    chosen = settings_for(
+        args,
+        network,
+        size=asked_size(args),
+        captions=prompts.captions,
+        as_given=args.as_given,
+    )
+    return CalibrationRuns(
+        network.model,
+        chosen.scheduler,
+        prompts.embeds,
+        prompts.negative if chosen.guided else None,
+        latent_shape=chosen.latent_shape,
+        num_steps=chosen.num_steps,
+        guidance=Guidance(chosen.scale),
+        conditions=network.conditions(conditions),
+        execution=Execution(
+            batched_guidance=args.batched_guidance,
+            dtype=_shared.compute_dtype(args.dtype),
+            cache_format=args.cache_format,
+            attention=args.attention,
+            progress=not args.quiet,
+        ),
+        seed=args.seed,
+        as_given=chosen.as_given,
+        prompt_fields=chosen_fields(prompts.fields, guided=chosen.guided),
+    )
+
+
+def _calibrate(args: argparse.Namespace, options: Any, runs: Any) -> int:
+    from sixbit_jax.calibration import calibrate, plot_fit, save_policy
+
+    found = calibrate(runs, options, say=_say)
+    save_policy(found.policy, args.out)
     if args.plot is not None:
         with files.replaced_file(args.plot) as partial:
-            plot_fit(recording, fit, partial)
-    _print(policy, fit)
+            plot_fit(found.recording, found.fit, partial)
+    _print(found.policy, found.fit)
     print(f"{files.shown(args.out)}: for `sixbit sample --policy` and `sixbit compare`")
     return 0
+
+
+def _switch_bits(args: argparse.Namespace, recipe: Any, runs: Any) -> int:
+    """Finds delta of a recipe that switches bits, instead of threshold and tau."""
+    from sixbit_jax.calibration import calibrate_switching, save_policy
+    from sixbit_jax.report.tables import facts_table, print_table
+
+    policy = calibrate_switching(
+        runs.with_execution(arq_block=recipe.arq_block),
+        bits=args.bits,
+        routes=recipe.routes,
+        make_policy=lambda delta: recipe.policy(runs.model, delta=delta),
+        notes={"recipe": recipe.name},
+        say=_say,
+    )
+    save_policy(policy, args.out)
+    reached = policy.calibration["activation_bits"]
+    facts = {
+        "delta": f"{policy.delta:.5g}",
+        "activation bits": f"{reached:.2f} (target {args.bits})",
+        "routes": f"{policy.low}, {policy.high}",
+    }
+    print_table(facts_table(facts))
+    print(
+        f"{files.shown(args.out)}: for `sixbit sample --recipe {recipe.name} --policy` "
+        "and `compare`"
+    )
+    return 0
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -194,7 +286,12 @@ def _check(args: argparse.Namespace) -> None:
     try:
         check_targets(
             {"--out": args.out, "--plot": args.plot},
-            inputs=(args.model, args.quantized_model, args.prompt_embeds),
+            inputs=(
+                args.model,
+                args.quantized_model,
+                args.prompt_embeds,
+                *condition_files(args),
+            ),
         )
     except files.DestinationError as error:
         problems.append(str(error))
@@ -205,25 +302,39 @@ def _check(args: argparse.Namespace) -> None:
     share = args.int8_attention
     if share is not None and not 0.0 < share <= 1.0:
         problems.append(f"--int8-attention: expected above 0 to 1, found {share}")
-    if args.steps < 2:
+    if args.steps is not None and args.steps < 2:
         problems.append(f"--steps: expected at least 2, found {args.steps}")
+    if args.recipe == SWITCHING:
+        if args.plot is not None:
+            problems.append(f"--plot: expected none with --recipe {SWITCHING}")
+        if share is not None:
+            problems.append(
+                f"--int8-attention: expected none with --recipe {SWITCHING}, found "
+                f"{share}"
+            )
     if problems:
         raise ValueError("\n  ".join(problems))
 
 
-def calibration_captions(count: int) -> tuple[str, ...]:
-    """Captions of the training set that no evaluation uses, always the same ones."""
-    import numpy as np
+def _options(args: argparse.Namespace) -> Any:
+    from sixbit_jax.calibration import CalibrationOptions
 
-    from sixbit_jax.demo.evaluate import evaluation_attributes
-    from sixbit_jax.demo.vocabulary import caption_of, training_combinations
-
-    used = {tuple(row) for row in evaluation_attributes().tolist()}
-    free = [row for row in training_combinations().tolist() if tuple(row) not in used]
-    if count > len(free):
-        raise ValueError(f"--prompts: expected at most {len(free)}, found {count}")
-    chosen = np.random.default_rng(0).permutation(len(free))[:count]
-    return tuple(caption_of(free[i]) for i in chosen)
+    return CalibrationOptions(
+        bits=args.bits,
+        skips=args.skips,
+        max_drift=args.max_drift,
+        search_prompts=args.search_prompts,
+        max_skips=args.max_skips,
+        warmup=args.warmup,
+        together=args.together,
+        shared=args.shared,
+        residual=args.residual,
+        final_int8=args.final_int8,
+        purify=not args.no_purify,
+        outlier_ratio=args.outlier_ratio,
+        refresh_int8=not args.no_refresh_int8,
+        int8_attention=args.int8_attention,
+    )
 
 
 def _print(policy: Any, fit: Any) -> None:

@@ -11,6 +11,8 @@ from sixbit_jax.commands._configurations import (
     names_and_descriptions,
 )
 from sixbit_jax.commands._names import DEFAULT_CAPTIONS
+from sixbit_jax.commands._settings import asked_size, settings_for
+from sixbit_jax.commands._tensors import read_conditions
 
 DESCRIPTION = """\
 Samples the same prompts from the same noise under configuration A (the reference)
@@ -51,38 +53,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _bundled.add_report_arguments(parser)
     _shared.add_sampling_arguments(parser)
+    _shared.add_pair_argument(parser)
+    size = parser.add_argument_group("size, in latents")
+    _shared.add_size_arguments(size, "default: the training size")
+    _shared.add_condition_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
-    from sixbit_jax.commands.sample import latent_shape
+    from sixbit_jax.recipes import recipe_of
     from sixbit_jax.report.comparison import Comparison
     from sixbit_jax.report.write import write_report
 
     prompts = _inputs.read_prompts(args, DEFAULT_CAPTIONS)
+    conditions = read_conditions(args, rows=len(prompts.names))
     with files.replaced_directory(args.out, _shared.REPORT) as directory:
-        models = _inputs.load_models(args)
+        models = _inputs.load_models(
+            args,
+            recipe=None if args.recipe is None else recipe_of(args.recipe),
+            second_guidance=args.guidance_2,
+        )
+        chosen = settings_for(
+            args,
+            models.plain,
+            size=asked_size(args),
+            captions=prompts.captions,
+            as_given=args.as_given,
+        )
         configurations = distinct(
             [
                 configuration_for(
                     spec,
                     plain=models.plain,
                     quantized=models.quantized,
-                    steps=args.steps,
+                    steps=chosen.num_steps,
                     cache_format=args.cache_format,
                 )
                 for spec in (args.first, args.second)
             ]
         )
-        runs = _bundled.run_all(
-            args,
-            configurations,
-            _shared.scheduler_for(models.header, args.scheduler),
-            prompts,
-            latent_shape(models.plain, None, None, None),
-        )
+        runs = _bundled.run_all(args, configurations, chosen, prompts, conditions)
         scores = ()
-        if args.prompt_embeds is None:
+        if prompts.captions:
             scores = tuple(_bundled.caption_scores(runs, prompts.names))
         comparison = Comparison(prompts.names, runs, scores)
         names = write_report(
@@ -91,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             title=f"{runs[1].name} against {runs[0].name}",
             facts=_bundled.settings(
                 args,
+                chosen,
                 configurations={c.name: c.description for c in configurations},
                 cache_format=args.cache_format,
             ),

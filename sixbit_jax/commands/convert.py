@@ -42,27 +42,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _apply_recipe(args: argparse.Namespace) -> None:
-    from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
-    from sixbit_jax.quantizers.uniform import UniformRecipe
     from sixbit_jax.recipes import recipe_of
 
-    if args.weights != "keep" or args.refine or args.to_diffusers:
+    others = (args.weights != "keep", args.rotation is not None, args.refine)
+    if any(others) or args.to_diffusers:
         raise ValueError(
-            "--recipe: expected no --weights, --refine and --to-diffusers with it"
+            "--recipe: expected no --weights, --rotation, --refine and --to-diffusers "
+            "with it"
         )
     recipe = recipe_of(args.recipe)
-    weights = recipe.weights
     if recipe.quantizer is not None:
         raise ValueError(
             f"--recipe {recipe.name}: its weights are not made from weights alone"
         )
-    if isinstance(weights, NVFP4Recipe):
-        args.weights, args.refine = "nvfp4", weights.refine
-    elif isinstance(weights, UniformRecipe):
-        args.weights, args.refine = f"uniform{weights.bits}", weights.grid == "bgr"
-    else:
-        raise ValueError(
-            f"--recipe {recipe.name}: expected NVFP4 or uniform weights, found "
-            f"{type(weights).__name__}"
-        )
-    args.rotation = weights.rotation
+    args.weights = recipe.weights

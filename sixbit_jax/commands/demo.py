@@ -12,6 +12,8 @@ from sixbit_jax.commands._names import (
     DEFAULT_CAPTIONS,
     RECOMMENDED,
 )
+from sixbit_jax.commands._networks import load_network
+from sixbit_jax.commands._settings import settings_for
 
 DESCRIPTION = """\
 Converts the bundled checkpoint (a small CogVideoX that was trained on captioned
@@ -76,8 +78,6 @@ def run(args: argparse.Namespace) -> int:
     from safetensors.numpy import save
 
     from convert import convert
-    from sixbit_jax.checkpoint import load
-    from sixbit_jax.demo.model import LATENT_SHAPE
     from sixbit_jax.report.comparison import Comparison
     from sixbit_jax.report.write import write_report
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     captions = tuple(args.captions)
     prompts = _inputs.caption_prompts(captions)
     with files.replaced_directory(args.out, _shared.REPORT) as directory:
-        models, headers, stored = {}, {}, {}
+        models, stored = {}, {}
         for name, weights in (("model", "keep"), ("model-nvfp4", "nvfp4")):
             made = convert(
                 args.checkpoint,
@@ -93,31 +93,25 @@ def run(args: argparse.Namespace) -> int:
                 weights=weights,
                 refine=weights == "nvfp4",
             )
-            models[name], headers[name] = load(directory / name)
+            models[name] = load_network(directory / name)
             stored[name] = {"disk_bytes": made.written_bytes, "seconds": made.seconds}
         tensors = {
             "prompt_embeds": prompts.embeds,
             "negative_prompt_embeds": np.stack([prompts.negative] * len(captions)),
         }
         (directory / "prompts.safetensors").write_bytes(save(tensors))
+        chosen = settings_for(args, models["model"], captions=True)
         specs = ["full"] + ([] if args.policy == "none" else [args.policy])
         configurations = [
             configuration_for(
                 spec,
                 plain=models["model"],
                 quantized=models["model-nvfp4"],
-                steps=args.steps,
+                steps=chosen.num_steps,
             )
             for spec in specs
         ]
-        scheduler = _shared.scheduler_for(headers["model"], args.scheduler)
-        runs = _bundled.run_all(
-            args,
-            configurations,
-            scheduler,
-            prompts,
-            LATENT_SHAPE,
-        )
+        runs = _bundled.run_all(args, configurations, chosen, prompts)
         comparison = Comparison(
             captions, runs, tuple(_bundled.caption_scores(runs, captions))
         )
@@ -126,7 +120,9 @@ def run(args: argparse.Namespace) -> int:
             directory,
             comparison,
             title="sixbit demo",
-            facts=_bundled.settings(args, converted=stored, total_seconds=seconds),
+            facts=_bundled.settings(
+                args, chosen, converted=stored, total_seconds=seconds
+            ),
             notes=_bundled.notes(runs),
         )
     _bundled.print_result(comparison, args.out, names)

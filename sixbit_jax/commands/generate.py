@@ -1,4 +1,4 @@
-"""`sixbit generate`: prompts in, video files out."""
+"""`sixbit generate`: prompts (and pictures) in, video files out."""
 
 import argparse
 import time
@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sixbit_jax.commands import _compile_cache, _numbers, _shared
+from sixbit_jax.commands import (
+    _compile_cache,
+    _names,
+    _numbers,
+    _pictures,
+    _shared,
+)
 
 DESCRIPTION = """\
 Makes videos from prompts with a pipeline that `sixbit convert` made of a whole
@@ -14,9 +20,10 @@ diffusers root (text encoder, transformer, VAE): tokens, embeddings, denoising i
 compiled program, decoding as a stream, MP4. No PyTorch, nothing is downloaded.
 
 Size, frames, steps, guidance and the shift of the noise are those of the published
-pipeline unless they are given. What made a video is in the metadata of the MP4 and in
-a JSON file beside it. Several prompts or seeds go into a folder; videos that are there
-already are not made again.
+pipeline unless they are given; a video that begins with a picture has its proportions
+where the published pipeline lets it. What made a video is in the metadata of the MP4
+and in a JSON file beside it. Several prompts or seeds go into a folder; videos that are
+there already are not made again.
 """
 EPILOG = """\
 examples:
@@ -24,6 +31,7 @@ examples:
   sixbit generate cogvideox-5b --prompt "a red fox runs through snow" --out fox.mp4
   sixbit generate wan-1.3b --prompts prompts.txt --videos 2 --out clips/ \\
       --size 832x480 --frames 81 --policy policy.json --attention int8
+  sixbit generate wan-i2v --image fox.jpg --prompt "the fox runs" --out fox.mp4
 """
 
 
@@ -61,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="videos per prompt, with seeds that follow each other (1)",
     )
     _add_size(parser.add_argument_group("video (default: as published)"))
+    _pictures.add_arguments(parser.add_argument_group("pictures"), _size)
     _add_sampling(parser.add_argument_group("sampling"))
     _add_method(parser.add_argument_group("method"))
     parser.add_argument("--quiet", action="store_true", help="no progress display")
@@ -98,7 +107,7 @@ def _add_sampling(group: Any) -> None:
     _shared.add_seed_argument(group, "of the first video's noise (0)")
     group.add_argument(
         "--scheduler",
-        choices=("ddim", "dpm", "unipc", "euler", "lcm"),
+        choices=_names.SCHEDULERS,
         help="what fits the network: ddim, dpm (CogVideoX), unipc, euler, lcm (Wan; "
         "lcm adds new noise after each step, for models of few steps); default: the "
         "pipeline's own",
@@ -108,7 +117,7 @@ def _add_sampling(group: Any) -> None:
         type=_numbers.real(0.01, 1000.0),
         help="of the flow sigmas (the pipeline's own)",
     )
-    _shared.add_schedule_arguments(group)
+    _shared.add_given_arguments(group)
     group.add_argument(
         "--dtype",
         choices=_shared.DTYPES,
@@ -141,7 +150,8 @@ def _add_method(group: Any) -> None:
     group.add_argument(
         "--tiled",
         action="store_true",
-        help="decode in overlapping tiles: less memory, slightly other pixels",
+        help="decode (and encode pictures) in overlapping tiles: less memory, slightly "
+        "other pixels",
     )
 
 
@@ -161,21 +171,23 @@ def run(args: argparse.Namespace) -> int:
 
     _compile_cache.use_cache(args)
     texts = [args.prompt] if args.prompts is None else read_prompts(args.prompts)
-    jobs = outputs.plan_jobs(texts, videos=args.videos, seed=args.seed)
     pipe = load_pipeline(args.model, dtype=_shared.compute_dtype(args.dtype))
     width, height = args.size or (None, None)
-    settings = pipe.settings(
-        frames=args.frames,
-        height=height,
-        width=width,
-        num_steps=_shared.steps_of(args),
-        guidance_scale=args.guidance,
-        fps=args.fps,
-    )
+    given = {
+        "frames": args.frames,
+        "height": height,
+        "width": width,
+        "num_steps": _shared.steps_of(args),
+        "guidance_scale": args.guidance,
+        "fps": args.fps,
+    }
+    shots = _pictures.plan_shots(args, pipe, texts, given)
+    jobs = outputs.plan_jobs(shots, videos=args.videos, seed=args.seed)
+    guided = jobs[0].settings.guided
     options = _options(args, pipe)
     facts = {
         "pipeline": pipe.header.pipeline_class,
-        "negative_prompt": args.negative_prompt if settings.guided else "",
+        "negative_prompt": args.negative_prompt if guided else "",
         "policy": args.policy,
         "scheduler": args.scheduler,
         "shift": args.shift,
@@ -186,33 +198,40 @@ def run(args: argparse.Namespace) -> int:
         "tiled": args.tiled,
         "dtype": pipe.dtype.name,
     }
-    writer = outputs.Outputs(args.out, jobs, settings, facts, inputs=(args.model,))
+    writer = outputs.Outputs(args.out, jobs, facts, inputs=(args.model,))
     todo = writer.missing()
-    memory.check(pipe.memory(settings, tiled=args.tiled), memory.device_memory())
+    for settings in dict.fromkeys(job.settings for job in todo):
+        needed = pipe.memory(
+            settings, tiled=args.tiled, pictures=jobs[0].first is not None
+        )
+        memory.check(needed, memory.device_memory())
     began = time.perf_counter()
     with progress(len(todo), quiet=args.quiet) as (tell, say):
         for skipped in [job for job in jobs if job not in todo]:
             say(f"{writer.path(skipped)}: there already")
         if not todo:
             return 0
-        made = pipe.videos(
-            [(job.prompt, job.seed) for job in todo],
-            settings,
-            negative_prompt=args.negative_prompt,
-            tell=tell,
-            tiled=args.tiled,
-            guidance_scale_2=args.guidance_2,
-            scheduler=args.scheduler,
-            shift=args.shift,
-            sigmas=args.sigmas,
-            timesteps=args.timesteps,
-            **options,
-        )
-        for job, video in zip(todo, made, strict=True):
-            if video.cut:
-                say(f"prompt too long, its end was not read: {video.cut!r}")
-            found = writer.write(job, video)
-            say(f"{writer.path(job)}: {_summary(found)}")
+        for batch in _pictures.batches(todo):
+            made = pipe.videos(
+                [(job.prompt, job.seed) for job in batch],
+                batch[0].settings,
+                pictures=_pictures.read_for(pipe, batch),
+                fit=args.fit,
+                negative_prompt=args.negative_prompt,
+                tell=tell,
+                tiled=args.tiled,
+                guidance_scale_2=args.guidance_2,
+                scheduler=args.scheduler,
+                shift=args.shift,
+                sigmas=args.sigmas,
+                timesteps=args.timesteps,
+                **options,
+            )
+            for job, video in zip(batch, made, strict=True):
+                if video.cut:
+                    say(f"prompt too long, its end was not read: {video.cut!r}")
+                found = writer.write(job, video)
+                say(f"{writer.path(job)}: {_summary(found)}")
     total = time.perf_counter() - began
     print(f"{args.out}: {len(todo)} of {len(jobs)} videos in {total:.1f} s")
     return 0

@@ -79,6 +79,18 @@ def describe(path: Path, *, verify: bool = False) -> dict[str, Any]:
         return _pipeline(path, verify)
     if (path / "pair.json").is_file():
         return _pair(path, verify)
+    from convert.pair import FOLDERS, boundary_of, is_pair
+    from sixbit_jax.checkpoint.pair import NETWORKS
+
+    if is_pair(path):
+        return {
+            "kind": "pair",
+            "boundary": boundary_of(path),
+            "networks": {
+                name: _diffusers(path / folder)
+                for name, folder in zip(NETWORKS, FOLDERS, strict=True)
+            },
+        }
     return _diffusers(path)
 
 

@@ -2,13 +2,15 @@
 
 import argparse
 import os
-from dataclasses import asdict
+import sys
 from pathlib import Path
 from typing import Any
 
 from sixbit_jax import files
 from sixbit_jax.commands import _inputs, _numbers, _shared
 from sixbit_jax.commands._names import BUNDLED_CHECKPOINT
+from sixbit_jax.commands._networks import Network
+from sixbit_jax.commands._settings import asked_size, settings_for
 
 DESCRIPTION = """\
 Quantizes a model to 3-8 bit weights and tunes what is left to tune (Q-VDiT): records
@@ -37,16 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="made or continued"
     )
-    prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument(
-        "--captions", nargs="+", metavar="TEXT", help="for the bundled model"
-    )
-    prompts.add_argument(
-        "--prompt-embeds",
-        metavar="FILE",
-        type=Path,
-        help="as in `sixbit sample`; each row is a prompt (needs --model)",
-    )
+    _inputs.add_prompt_arguments(parser)
     parser.add_argument(
         "--prompts",
         metavar="N",
@@ -59,10 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         metavar="DIR",
         type=Path,
-        help="a converted checkpoint, or a diffusers directory of the demo's kind "
-        "(default: the bundled one)",
+        help="a converted checkpoint, or a diffusers directory (default: the bundled "
+        "one)",
     )
-    method = parser.add_argument_group("quantization")
+    _add_quantization(parser.add_argument_group("quantization"))
+    _add_loop(parser.add_argument_group("tuning"))
+    sampling = parser.add_argument_group("trajectories")
+    _shared.add_schedule_arguments(sampling)
+    _shared.add_seed_argument(sampling, "of noise and order (0)")
+    _shared.add_size_arguments(sampling, "in latents; default: the training size")
+    _shared.add_dtype_argument(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_quantization(method: Any) -> None:
     method.add_argument(
         "--weight-bits", type=_numbers.whole(1, 16), default=4, help="3 to 8 (4)"
     )
@@ -86,11 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     method.add_argument(
         "--tmd-weight",
-        type=_numbers.real(0.0),
+        type=_numbers.real(0.0, _numbers.MAX_RATIO),
         default=100.0,
         help="of the relations between frames beside the squared error (100)",
     )
-    loop = parser.add_argument_group("tuning")
+
+
+def _add_loop(loop: Any) -> None:
     count = _numbers.whole(1, _numbers.MAX_COUNT)
     loop.add_argument("--iterations", type=count, default=2000, help="(2000)")
     loop.add_argument("--batch", type=count, default=4, help="examples each (4)")
@@ -101,71 +106,111 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         loop.add_argument(
             f"--rate-{group.replace('_', '-')}",
             metavar="R",
-            type=_numbers.real(0.0),
+            type=_numbers.real(0.0, _numbers.MAX_RATE),
             default=rate,
             help=f"learning rate, {'0 leaves them as they are ' if rate else ''}"
             f"({rate:g})",
         )
-    sampling = parser.add_argument_group("trajectories")
-    _shared.add_steps_argument(sampling)
-    sampling.add_argument(
-        "--guidance",
-        type=_numbers.real(0.0, 1000.0),
-        default=6.0,
-        help="scale; 1 runs one branch (6.0)",
-    )
-    _shared.add_seed_argument(sampling, "of noise and order (0)")
-    sampling.add_argument(
-        "--scheduler",
-        choices=tuple(_shared.SCHEDULERS),
-        help="default: the checkpoint's own",
-    )
-    _shared.add_size_arguments(sampling, "in latents; default: the training size")
-    parser.add_argument(
-        "--dtype",
-        choices=_shared.DTYPES,
-        default="auto",
-        help="compute dtype; auto: float32 on CPUs, else bfloat16",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     _ask_for_determinism()
     _check(args)
-    from sixbit_jax.commands._tuning import check_plain
-
-    prompts = _inputs.read_prompts(args, _captions(args.prompts))
-    if prompts.negative is None and args.guidance != 1.0:
-        raise ValueError(
-            f"--guidance {args.guidance}: expected negative_prompt_embeds in "
-            f"{args.prompt_embeds}, found none (--guidance 1 runs without)"
-        )
-    source = args.model or BUNDLED_CHECKPOINT
-    model, header = _inputs.load_plain(source)
-    check_plain(model, args)
+    asked = _run_of(args)
+    captions = () if args.captions else _inputs.calibration_prompts(args.prompts)
+    prompts = _inputs.read_prompts(args, captions)
+    network = _inputs.load_plain(args.model or BUNDLED_CHECKPOINT)
+    _check_network(args, network)
+    teacher = _teacher(args, network, prompts)
     args.out.mkdir(exist_ok=True)
     # Inside of the directory: its parent may be closed to us.
     with files.locked(args.out / "run"):
-        return _tune(args, model, header, prompts)
+        return _tune(args, asked, network, prompts, teacher)
 
 
-def _tune(args: argparse.Namespace, model: Any, header: Any, prompts: Any) -> int:
-    from sixbit_jax.commands._tuning import finish, make_session, record
+def _check_network(args: argparse.Namespace, network: Network) -> None:
+    """Refuses what cannot be tuned."""
+    from sixbit_jax.sampling.api import is_quantized
 
-    data = record(args, model, header, prompts)
-    session = make_session(args, model, data)
+    if network.low_noise is not None:
+        raise ValueError(
+            f"--model {args.model}: expected one network, found a pair: trajectories "
+            "of two networks are not distilled (each lies in a directory of its own)"
+        )
+    if is_quantized(network.model):
+        raise ValueError(
+            f"--model {args.model}: expected plain weights to quantize, found stored "
+            "low-bit ones (convert without --weights)"
+        )
+
+
+def _teacher(
+    args: argparse.Namespace, network: Network, prompts: _inputs.Prompts
+) -> Any:
+    """How trajectories are recorded."""
+    from sixbit_jax.tuning.teacher import TeacherRuns
+    from sixbit_jax.tuning.trajectories import check_network
+
+    check_network(network.model)
+    chosen = settings_for(
+        args,
+        network,
+        size=asked_size(args),
+        captions=prompts.captions,
+        as_given=args.as_given,
+    )
+    if prompts.negative is None and chosen.guided:
+        raise ValueError(
+            f"--guidance {chosen.scale:g}: expected negative_prompt_embeds in "
+            f"{args.prompt_embeds}, found none (--guidance 1 runs without)"
+        )
+    name = args.scheduler or "checkpoint"
+    padded = network.model.description.conditions.prompt.rule == "zeros"
+    return TeacherRuns(
+        chosen.scheduler,
+        name if args.shift is None else f"{name}, shift {args.shift:g}",
+        latent_shape=chosen.latent_shape,
+        num_steps=chosen.num_steps,
+        guidance_scale=chosen.scale,
+        seed=args.seed,
+        dtype=_shared.compute_dtype(args.dtype).name,
+        # Said in the directory, and only of networks whose prompts are padded.
+        as_given=chosen.as_given and padded,
+    )
+
+
+def _tune(
+    args: argparse.Namespace,
+    asked: Any,
+    network: Network,
+    prompts: _inputs.Prompts,
+    teacher: Any,
+) -> int:
+    count = len(prompts.embeds)
+    data = teacher.record(
+        args.out,
+        network.model,
+        prompts.embeds,
+        prompts.negative,
+        say=_say,
+        after_batch=None if args.quiet else lambda done: _say(f"  {done} of {count}"),
+    )
+    session = asked.session(args.out, network.model, data)
     with _progress(args, session.tuner.options.iterations) as on_progress:
         try:
             state, losses = session.run(data, on_progress=on_progress)
         except FloatingPointError as error:
             raise ValueError(str(error)) from error
-    finish(args, model, header, data, session, state, losses)
+    asked.write(session, network.model, network.header, data, state, losses)
     first, last = losses["mse"][:20].mean(), losses["mse"][-20:].mean()
     out = files.shown(args.out)
     print(f"{out}: mse {first:.3g} -> {last:.3g}, model in {out}/model")
     return 0
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _ask_for_determinism() -> None:
@@ -188,7 +233,6 @@ def _check(args: argparse.Namespace) -> None:
     problems += _foreign(args.out)
     if problems:
         raise ValueError("\n  ".join(problems))
-    settings_of(args)
 
 
 def _foreign(out: Path) -> list[str]:
@@ -216,12 +260,6 @@ def _foreign(out: Path) -> list[str]:
         f"--out: expected only what an earlier run wrote in {model}, which this one "
         f"replaces, found {', '.join(found[:8])}"
     ]
-
-
-def _captions(count: int) -> tuple[str, ...]:
-    from sixbit_jax.commands.calibrate import calibration_captions
-
-    return calibration_captions(count)
 
 
 def _progress(args: argparse.Namespace, total: int) -> Any:
@@ -261,9 +299,11 @@ def _progress(args: argparse.Namespace, total: int) -> Any:
     return shown()
 
 
-def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What distinguishes a run, for its checkpoints."""
+def _run_of(args: argparse.Namespace) -> Any:
+    """The run of the options."""
     from sixbit_jax.methods.q_vdit.method import QVDiTOptions
+    from sixbit_jax.methods.q_vdit.run import QVDiTRun
+    from sixbit_jax.tuning.loop import TuneOptions
 
     options = QVDiTOptions(
         weight_bits=args.weight_bits,
@@ -273,7 +313,14 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
         tmd_weight=args.tmd_weight,
         seed=args.seed,
     )
-    rates = {group: getattr(args, f"rate_{group}") for group in RATES}
+    rates = {group: vars(args)[f"rate_{group}"] for group in RATES}
     if not args.inner_rank:
         del rates["inner"]
-    return {"q_vdit": asdict(options), "learning_rates": rates}
+    loop = TuneOptions(
+        iterations=args.iterations,
+        batch=args.batch,
+        seed=args.seed,
+        dtype=_shared.compute_dtype(args.dtype).name,
+        iterations_per_call=min(20, args.checkpoint_every),
+    )
+    return QVDiTRun(options, loop, rates, args.checkpoint_every)

@@ -56,6 +56,21 @@ def evaluation_attributes(count: int = 256) -> Int[np.ndarray, "count 4"]:
     return np.concatenate(rows)
 
 
+def calibration_captions(count: int) -> tuple[str, ...]:
+    """Captions of the training set that no evaluation uses, always the same ones.
+
+    Raises:
+        ValueError: there are not that many.
+    """
+    used = {tuple(row) for row in evaluation_attributes().tolist()}
+    rows = vocabulary.training_combinations().tolist()
+    free = [row for row in rows if tuple(row) not in used]
+    if not 1 <= count <= len(free):
+        raise ValueError(f"expected at most {len(free)} captions, found {count}")
+    chosen = np.random.default_rng(0).permutation(len(free))[:count]
+    return tuple(vocabulary.caption_of(free[i]) for i in chosen)
+
+
 def evaluate(
     model: Any,
     attributes: Int[np.ndarray, "batch 4"],

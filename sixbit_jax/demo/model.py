@@ -196,13 +196,6 @@ COGVIDEOX = DemoModel(
 )
 
 
-def new_model(
-    seed: int = 0, overrides: Mapping[str, Any] | None = None
-) -> CogVideoXTransformer:
-    """`COGVIDEOX.new`: an untrained network, initialized for training."""
-    return COGVIDEOX.new(seed, overrides)
-
-
 def parameter_name(path: tuple[Any, ...]) -> str:
     """A parameter's path in the module tree as a dotted name."""
     return ".".join(str(part) for part in path)

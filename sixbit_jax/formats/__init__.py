@@ -1,7 +1,6 @@
 """Number formats as validated pytrees."""
 
 from sixbit_jax.formats.corrected import CorrectedArray
-from sixbit_jax.formats.int8 import Int8Array
 from sixbit_jax.formats.nvfp4 import NVFP4Array
 from sixbit_jax.formats.residual import ResidualArray
 from sixbit_jax.formats.rotation import rotate
@@ -40,7 +39,6 @@ def stored_layout(
 __all__ = [
     "FORMATS",
     "CorrectedArray",
-    "Int8Array",
     "NVFP4Array",
     "ResidualArray",
     "SmoothedArray",

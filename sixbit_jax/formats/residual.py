@@ -169,11 +169,6 @@ class ResidualArray(StoredWeight):
         first = self.position < self.shape[-2] - salient
         return first.astype(jnp.int32) + (self.position < salient)
 
-    @property
-    def bits_per_row(self) -> Int32[Array, "*batch n"]:
-        """Bits per value of each row; n on average."""
-        return self.branches + self.bits - 1
-
     def dequantize(
         self, dtype: jax.typing.DTypeLike = jnp.float32
     ) -> Float[Array, "*batch n k"]:

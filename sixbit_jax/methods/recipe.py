@@ -8,7 +8,8 @@ from flax import nnx
 
 from pallas_kernels.attention.api import Precision
 from sixbit_jax.policies import Policy
-from sixbit_jax.quantizers.nvfp4 import WeightRecipe, quantize
+from sixbit_jax.quantizers.nvfp4 import quantize
+from sixbit_jax.quantizers.storage import WeightRecipe
 from sixbit_jax.routes import Route
 
 

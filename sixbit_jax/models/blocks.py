@@ -6,8 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pallas_kernels.attention.api import Precision
+from pallas_kernels.norm_rope import Heads
+from sixbit_jax.nn.attention import attention_of_heads
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
+from sixbit_jax.nn.sparse_attention import Sparsity, TokenLayout, attention_by_plan
 
 
 class BlockControl(NamedTuple):
@@ -16,14 +19,17 @@ class BlockControl(NamedTuple):
     route: Int[Array, "sites"]
     outlier_limit: Float[Array, ""]
     int8_scores: Bool[Array, ""]
+    sparse: Bool[Array, ""] | None = None
+    sparse_tau: Float[Array, ""] | None = None
 
 
 class BlockStats(NamedTuple):
-    """What the sites of one block measured (see `policies.Stats`)."""
+    """What one block measured, its sites and its attention (see `policies.Stats`)."""
 
     outlier: Float[Array, "sites"]
     route: Int[Array, "sites"]
     error: Float[Array, "sites"]
+    attention_density: Float[Array, ""]
 
 
 class SiteRunner:
@@ -47,6 +53,7 @@ class SiteRunner:
         """
         self._sites, self._control, self._options = sites, control, options
         self._measured: dict[str, SiteStats] = {}
+        self._density: Array | None = None
 
     def __call__(
         self, name: str, x: Array, *linears: Linear, **fused
@@ -76,11 +83,54 @@ class SiteRunner:
             return self._options.attention
         return "bf16" if self._control is None else self._control.int8_scores
 
+    def attend(
+        self,
+        query: Heads,
+        key: Heads,
+        value: Float[Array, "batch tokens heads head_dim"],
+        layout: TokenLayout,
+        *,
+        key_lengths: Int[Array, "batch"] | None = None,
+    ) -> Float[Array, "batch tokens heads head_dim"]:
+        """Self-attention by the plan: dense or sparse, with 16-bit or INT8 scores.
+
+        Args:
+          query, key: the projections and what is to be done with them.
+          value: as it is.
+          layout: where text and frames are among the tokens.
+          key_lengths: tokens of each batch entry that are no padding, which is at the
+            end of the text; None is all.
+        """
+        options, control = self._options, self._control
+        if options.sparse is None or control is None:
+            self._density = jnp.float32(1.0)
+            return attention_of_heads(
+                query,
+                key,
+                value,
+                kernels=options.kernels,
+                precision=self.scores,
+                key_lengths=key_lengths,
+            )
+        assert control.sparse is not None
+        assert control.sparse_tau is not None
+        mixed, self._density = attention_by_plan(
+            query,
+            key,
+            value,
+            Sparsity(options.sparse, control.sparse, control.sparse_tau),
+            layout,
+            kernels=options.kernels,
+            precision=self.scores,
+            key_lengths=key_lengths,
+        )
+        return mixed
+
     def stats(self) -> BlockStats:
-        """The stats of all sites, in the order of the plan.
+        """The stats of all sites, in the order of the plan, and of attention.
 
         Raises:
-          ValueError: a site has not run.
+          ValueError: a site has not run, or attention that the policy makes sparse.
         """
         missing = [name for name in self._sites if name not in self._measured]
         if missing:
@@ -88,5 +138,14 @@ class SiteRunner:
                 f"block: expected all of its sites to run, found none of "
                 f"{', '.join(missing)}"
             )
+        density = self._density
+        if density is None:
+            if self._options.sparse is not None:
+                raise ValueError(
+                    "sparse attention: expected a block that runs its self-attention "
+                    "by the plan, found one that this network computes on its own"
+                )
+            density = jnp.float32(1.0)
         columns = zip(*(self._measured[name] for name in self._sites), strict=True)
-        return BlockStats(*(jnp.stack(column) for column in columns))
+        outlier, route, error = (jnp.stack(column) for column in columns)
+        return BlockStats(outlier, route, error, density)

@@ -78,6 +78,7 @@ class ConditionSpec:
       image_embeds_width: width of image tokens, which are then required; None: none.
       image_embeds_length: number of image tokens where it is fixed, or None.
       first_frames: given frames come in multiples of so many; 0: none are taken.
+      needs_first_frame: whether exactly `first_frames` of them are required.
       ofs: value of CogVideoX1.5's extra scalar in the published pipeline; None: the
         network has no such input.
       embedded_guidance: guidance scale that the network itself reads, as published;
@@ -90,6 +91,7 @@ class ConditionSpec:
     image_embeds_width: int | None = None
     image_embeds_length: int | None = None
     first_frames: int = 0
+    needs_first_frame: bool = False
     ofs: float | None = None
     embedded_guidance: float | None = None
 

@@ -9,6 +9,10 @@ ROWS = {
         "sixbit_jax.models.cogvideox.network",
         "CogVideoXTransformer",
     ),
+    "HunyuanVideoTransformer3DModel": (
+        "sixbit_jax.models.hunyuan_video.network",
+        "HunyuanVideoTransformer",
+    ),
     "WanTransformer3DModel": ("sixbit_jax.models.wan.network", "WanTransformer"),
 }
 """Class name of diffusers -> our module and class; imported on first use."""

@@ -140,7 +140,7 @@ class Work:
         return tuple(outputs)
 
     def nvfp4(self, x: Array) -> tuple[Array, ...]:
-        """Both sides NVFP4; the products are exact (DESIGN section 5)."""
+        """Both sides NVFP4; the products are exact."""
         codes, block_scales, tensor_scale, _ = quantize_nvfp4(
             x,
             **_front_options(self.front, self.weights()[0]),

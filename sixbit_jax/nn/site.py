@@ -20,6 +20,7 @@ from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.varying import vary, varying_axes
 from sixbit_jax.routes import Route
+from sixbit_jax.sparsity import SparseWay
 
 
 class SiteControl(NamedTuple):
@@ -52,6 +53,8 @@ class SiteOptions:
         vectorized.
       attention: "bf16", "int8" for quantized scores, or "plan": each block by its plan.
       arq_block: channels that share a live scale on the routes ARQ4 and ARQ8.
+      sparse: how blocks of keys are chosen where a block's plan makes self-attention
+        sparse; None: it never does.
     """
 
     routes: tuple[Route, ...] = (Route.BF16,)
@@ -61,6 +64,7 @@ class SiteOptions:
     kernels: bool = False
     attention: Precision | Literal["plan"] = "bf16"
     arq_block: int = 128
+    sparse: SparseWay | None = None
 
     @property
     def branches(self) -> tuple[Route, ...]:

@@ -29,9 +29,9 @@ class MemoryEstimate:
     """Bytes that each part of a run needs on the device; parts run one by one.
 
     Attributes:
-      text: encoding prompts.
+      text: encoding prompts, and CLIP's view of pictures.
       sampling: denoising.
-      vae: decoding.
+      vae: decoding, and encoding pictures.
       cache: of `sampling`, the delta cache.
     """
 
@@ -61,6 +61,7 @@ def estimate(
     cached_blocks: int = 0,
     cache_format: str = "bf16",
     tiled: bool = False,
+    pictures: bool = False,
 ) -> MemoryEstimate:
     """Bytes that a run needs.
 
@@ -73,6 +74,7 @@ def estimate(
       cached_blocks: slots of the delta cache, of all guidance branches.
       cache_format: how they are stored.
       tiled: whether the VAE decodes tiles.
+      pictures: whether the video begins with one; encoding is in float32.
     """
 
     def weights(prefix: str) -> int:
@@ -90,9 +92,13 @@ def estimate(
     )
     pixels = settings.height * settings.width * (0.25 if tiled else 1.0)
     widest = pixels * 2 * description.compression.temporal
-    widest *= _narrowest_channels(vae_config) * itemsize
+    vae_size = 4 if pictures else itemsize
+    widest *= _narrowest_channels(vae_config) * vae_size
+    text = weights("text_encoder") + prompt.length * prompt.width * 64
+    # CLIP is loaded after the prompts' encoder, in float32.
+    view = 2 * weights("image_encoder") if pictures else 0
     return MemoryEstimate(
-        text=weights("text_encoder") + prompt.length * prompt.width * 64,
+        text=max(text, view),
         sampling=weights("transformer") + _STREAMS * stream + cache,
         vae=int(weights("vae") + _WIDEST * widest),
         cache=cache,

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sixbit_jax.files import DestinationError, kind_of, replaced_file, shown, wr
 from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.pipeline import Video
 from sixbit_jax.pipelines.settings import VideoSettings
+from sixbit_jax.policies import attention_density
 from sixbit_jax.versions import versions
 
 MADE_BY = "sixbit generate"
@@ -26,18 +27,31 @@ class Job:
       number: of the prompt, from 1.
       prompt: text.
       seed: of the noise.
+      settings: of the video.
+      first, last: files of the pictures that it begins and ends with, or None.
+      facts: what says which pictures they were.
     """
 
     number: int
     prompt: str
     seed: int
+    settings: VideoSettings
+    first: Path | None = None
+    last: Path | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-def plan_jobs(prompts: Sequence[str], *, videos: int, seed: int) -> list[Job]:
-    """The videos of a list of prompts, with seeds that follow each other."""
+def plan_jobs(shots: Sequence[Any], *, videos: int, seed: int) -> list[Job]:
+    """The videos of a list of prompts, with seeds that follow each other.
+
+    Args:
+      shots: prompts with their pictures and settings, of the names that `Job` has.
+      videos: of each.
+      seed: of the first of each.
+    """
     return [
-        Job(number, prompt, seed + i)
-        for number, prompt in enumerate(prompts, start=1)
+        Job(number, s.prompt, seed + i, s.settings, s.first, s.last, s.facts)
+        for number, s in enumerate(shots, start=1)
         for i in range(videos)
     ]
 
@@ -48,7 +62,6 @@ class Outputs:
     Args:
       out: a file with one of `SUFFIXES` for one job, or a folder.
       jobs: all videos of the run.
-      settings: of all of them.
       facts: what else decides what a video looks like.
       inputs: what is read, and must not be written into.
 
@@ -61,12 +74,11 @@ class Outputs:
         self,
         out: Path,
         jobs: Sequence[Job],
-        settings: VideoSettings,
         facts: dict[str, Any],
         *,
         inputs: Iterable[Path] = (),
     ):
-        self.out, self.jobs, self.settings, self.facts = out, jobs, settings, facts
+        self.out, self.jobs, self.facts = out, jobs, facts
         self.single = out.suffix in SUFFIXES and kind_of(out) != "a directory"
         self._check(inputs)
         if not self.single:
@@ -141,8 +153,9 @@ class Outputs:
             "made_by": MADE_BY,
             "prompt": job.prompt,
             "seed": job.seed,
-            "settings": dataclasses.asdict(self.settings),
+            "settings": dataclasses.asdict(job.settings),
             **self.facts,
+            **job.facts,
         }
         return json.loads(json.dumps(values))
 
@@ -167,18 +180,21 @@ class Outputs:
         recipe = self._recipe(job)
         path = self.path(job)
         if path.suffix == ".gif":
-            write_gif(path, video.frames, fps=self.settings.fps, scale=1)
+            write_gif(path, video.frames, fps=job.settings.fps, scale=1)
         else:
             write_mp4(
                 path,
                 video.frames,
-                fps=self.settings.fps,
+                fps=job.settings.fps,
                 scale=1,
                 comment=json.dumps(recipe),
             )
         found = recipe | {
             "cut": video.cut,
             "skip_fraction": float(video.trace.skip.mean()),
+            "density": attention_density(
+                video.trace.attention_density, video.trace.skip
+            ),
             "seconds": {k: round(v, 3) for k, v in video.seconds.items()},
             "peak_bytes": memory.peak_memory(),
             "versions": versions(*_PACKAGES),

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ from sixbit_jax.models.network import Description
 from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.families import PIPELINES
 from sixbit_jax.pipelines.header import PipelineHeader, read_pipeline_header
+from sixbit_jax.pipelines.image_to_video import Pictures
+from sixbit_jax.pipelines.picture_inputs import PictureInputs
+from sixbit_jax.pipelines.pictures import Fit, Picture
+from sixbit_jax.pipelines.progress import Stopped, Tell, nothing
 from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
 from sixbit_jax.pipelines.settings import VideoSettings, resolve, with_vae
 from sixbit_jax.policies import Policy
@@ -35,13 +39,6 @@ TRANSFORMER, SECOND, VAE = "transformer", "transformer_2", "vae"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 _NEEDED = (TRANSFORMER, VAE, TEXT_ENCODER)
 
-Tell = Callable[[str, int, int], bool | None]
-"""(part, done, all) of "text", "sampling" and "vae"; true ends the run."""
-
-
-def _nothing(part: str, done: int, count: int) -> None:
-    del part, done, count
-
 
 @dataclass(frozen=True, eq=False)
 class Video:
@@ -54,8 +51,9 @@ class Video:
       seed: of the noise.
       settings: size, steps, guidance.
       trace: plans and stats of all steps.
-      seconds: by part: "text", "sampling", "vae", compiling included where it
-        happened; and "load", from disk, of everything that this video needed.
+      seconds: by part: "text", "picture" where there is one, "sampling", "vae",
+        compiling included where it happened; and "load", from disk, of everything that
+        this video needed.
       cut: the end of the prompt that did not fit into the text encoder; empty if all
         of it did.
     """
@@ -69,10 +67,6 @@ class Video:
     trace: Trace
     seconds: dict[str, float] = field(default_factory=dict)
     cut: str = ""
-
-
-class Stopped(KeyboardInterrupt):
-    """A callback or Ctrl-C ended a run before its video was complete."""
 
 
 class VideoPipeline:
@@ -122,6 +116,7 @@ class VideoPipeline:
             temporal=family.temporal(self.vae_config),
             channels=family.channels(self.vae_config),
         )
+        self._inputs = PictureInputs(self)
 
     def _check_components(self) -> None:
         if self.header.pipeline_class not in PIPELINES:
@@ -156,6 +151,7 @@ class VideoPipeline:
         cached_blocks: int = 0,
         cache_format: str = "bf16",
         tiled: bool = False,
+        pictures: bool = False,
     ) -> memory.MemoryEstimate:
         """Bytes of device memory that a run needs; see `memory.estimate`."""
         return memory.estimate(
@@ -168,32 +164,46 @@ class VideoPipeline:
             cached_blocks=cached_blocks,
             cache_format=cache_format,
             tiled=tiled,
+            pictures=pictures,
         )
 
-    def settings(self, **given: Any) -> VideoSettings:
-        """Size, steps and guidance of a run, checked; see `settings.resolve`."""
+    def settings(
+        self,
+        *,
+        pictures: Pictures | None = None,
+        area: int | None = None,
+        **given: Any,
+    ) -> VideoSettings:
+        """Size, steps and guidance of a run, checked; see `settings.resolve`.
+
+        Args:
+          pictures: choose the size where none is given (`pictures.size_of_video`).
+          area: of that size, in pixels.
+          given: arguments of `settings.resolve`.
+        """
+        if pictures is not None and given.get("height") is given.get("width") is None:
+            given["height"], given["width"] = self._inputs.size(pictures, area)
         return resolve(self.description, self.network_config, **given)
 
     @contextlib.contextmanager
     def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
         """A component on the device, for the length of a `with`."""
-        if name in self._loaded:
-            yield self._loaded[name]
+        key = (name, None if dtype is None else jnp.dtype(dtype).name)
+        if key in self._loaded:
+            yield self._loaded[key]
             return
         began = time.perf_counter()
         model = jax.block_until_ready(load(self.path / name, dtype=dtype)[0])
         self._load_seconds += time.perf_counter() - began
         if name in self._keep:
-            self._loaded[name] = model
+            self._loaded[key] = model
         yield model
 
     def free(self) -> None:
         """Drops the components that were kept."""
         self._loaded.clear()
 
-    def encode(
-        self, prompts: Sequence[str], *, tell: Tell = _nothing
-    ) -> EncodedPrompts:
+    def encode(self, prompts: Sequence[str], *, tell: Tell = nothing) -> EncodedPrompts:
         """Embeddings of prompts; each text is encoded once.
 
         Raises:
@@ -239,8 +249,8 @@ class VideoPipeline:
         """The transformer (or both) on the device, as a function for many prompts.
 
         Yields:
-          (prompt embeddings, negative ones or None, *, seed, noise, on_step) ->
-          `SampleResult`.
+          (prompt embeddings, negative ones or None, *, seed, noise, on_step,
+          conditions) -> `SampleResult`.
         """
         size = (settings.height, settings.width)
         chosen = choose_scheduler(
@@ -255,7 +265,7 @@ class VideoPipeline:
         execution = Execution(dtype=self.dtype) if execution is None else execution
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(self.component(TRANSFORMER))
-            conditions = None
+            low = None
             if SECOND in self.headers:
                 boundary = self.header.options.get("boundary_ratio")
                 if boundary is None:
@@ -265,7 +275,6 @@ class VideoPipeline:
                     )
                 second = stack.enter_context(self.component(SECOND))
                 low = LowNoise(second, boundary, guidance_scale_2)
-                conditions = Conditions(low_noise=low)
             if callable(policy) and not isinstance(policy, Policy):
                 policy = policy(model)
 
@@ -276,6 +285,7 @@ class VideoPipeline:
                 seed: int = 0,
                 noise: Noise | Array | None = None,
                 on_step: Callable[[int, int], bool | None] | None = None,
+                conditions: Conditions | None = None,
             ) -> Any:
                 given = None if negative is None else jnp.asarray(negative)[None]
                 return sample(
@@ -285,7 +295,7 @@ class VideoPipeline:
                     latent_shape=settings.latent_shape,
                     num_steps=settings.num_steps,
                     guidance=Guidance(settings.guidance_scale),
-                    conditions=conditions,
+                    conditions=replace(conditions or Conditions(), low_noise=low),
                     policy=policy,
                     execution=execution,
                     seed=seed,
@@ -301,7 +311,7 @@ class VideoPipeline:
         settings: VideoSettings,
         *,
         tiled: bool = False,
-        tell: Tell = _nothing,
+        tell: Tell = nothing,
     ) -> UInt8[np.ndarray, "frames height width 3"]:
         """Pixels of one video's latents."""
         parts, count = [], 0
@@ -318,10 +328,12 @@ class VideoPipeline:
         self,
         prompt: str,
         *,
+        image: Picture | None = None,
+        last_image: Picture | None = None,
         negative_prompt: str = "",
         seed: int = 0,
         noise: Noise | Array | None = None,
-        tell: Tell = _nothing,
+        tell: Tell = nothing,
         tiled: bool = False,
         frames: int | None = None,
         height: int | None = None,
@@ -340,15 +352,18 @@ class VideoPipeline:
         Args:
           prompt, negative_prompt: text; the negative one is used where there is
             guidance.
+          image, last_image: picture files, or pictures of Pillow, that the video
+            begins and ends with; the family says which it takes.
           seed: of the noise.
           noise: initial latents instead of drawn ones, [1, F, C, H, W].
           tell: called with (part, done, all); a true result ends the run.
           tiled: decode in tiles: less memory, other numbers.
           frames, height, width, num_steps, guidance_scale: None is the published
-            value of the network.
+            value of the network; the size then follows the picture where the
+            published pipelines let it.
           sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
-            that of the steps), `policy`, `execution`, `guidance_scale_2`; see
-            `sampler`.
+            that of the steps), `policy`, `execution`, `guidance_scale_2` of `sampler`,
+            `fit` and `picture_noise` of `videos`.
 
         Raises:
           ValueError: for sizes and options that the network does not have.
@@ -357,7 +372,9 @@ class VideoPipeline:
         given = sampling.get("sigmas") or sampling.get("timesteps")
         if num_steps is None and given is not None:
             num_steps = len(given)
+        pictures = self.pictures(image, last_image)
         settings = self.settings(
+            pictures=pictures,
             frames=frames,
             height=height,
             width=width,
@@ -367,6 +384,7 @@ class VideoPipeline:
         (video,) = self.videos(
             [(prompt, seed)],
             settings,
+            pictures=None if pictures is None else [pictures],
             negative_prompt=negative_prompt,
             noise=noise,
             tell=tell,
@@ -375,22 +393,40 @@ class VideoPipeline:
         )
         return video
 
+    def pictures(
+        self, image: Picture | None, last_image: Picture | None = None
+    ) -> Pictures | None:
+        """Pictures of one video, read and checked; see `PictureInputs.read`."""
+        return self._inputs.read(image, last_image)
+
     def videos(
         self,
         jobs: Sequence[tuple[str, int]],
         settings: VideoSettings,
         *,
+        pictures: Sequence[Pictures] | None = None,
+        picture_noise: Any = None,
+        fit: Fit = "stretch",
         negative_prompt: str = "",
         noise: Noise | Array | None = None,
-        tell: Tell = _nothing,
+        tell: Tell = nothing,
         tiled: bool = False,
         **sampling: Any,
     ) -> Iterator[Video]:
         """Makes several videos, one after the other; the encoder is loaded once.
 
+        With one job the transformer is freed before its latents are decoded; with
+        several it stays until the last.
+
         Args:
           jobs: (prompt, seed) of each.
           settings: of all of them.
+          pictures: of each job (`self.pictures`); None without. The same object is
+            encoded once.
+          picture_noise: what is drawn of the picture's latents, where the family draws
+            (CogVideoX); None draws it from the seed.
+          fit: how pictures of other proportions fill the frame: "stretch", as
+            published, or "crop".
           negative_prompt, noise, tell, tiled, sampling: as in `__call__`.
 
         Yields:
@@ -402,14 +438,27 @@ class VideoPipeline:
         encoded = self.encode(texts, tell=tell)
         clock.ends("text")
         negative = encoded.embeds[negative_prompt] if settings.guided else None
-        with self.sampler(settings, **sampling) as run:
+        given = self._inputs.conditions(
+            [seed for _, seed in jobs],
+            settings,
+            pictures,
+            noise=picture_noise,
+            fit=fit,
+            tiled=tiled,
+            tell=tell,
+        )
+        if pictures is not None:
+            clock.ends("picture")
+        with contextlib.ExitStack() as held:
+            run = held.enter_context(self.sampler(settings, **sampling))
             clock.ends("sampling")
-            for prompt, seed in jobs:
+            for (prompt, seed), conditions in zip(jobs, given, strict=True):
                 result = run(
                     encoded.embeds[prompt],
                     negative,
                     seed=seed,
                     noise=noise,
+                    conditions=conditions,
                     on_step=lambda done, count: tell("sampling", done, count),
                 )
                 latents = jax.block_until_ready(result.latents)
@@ -417,6 +466,10 @@ class VideoPipeline:
                     raise Stopped(f"stopped after {int(result.steps_done)} steps")
                 if not bool(jnp.isfinite(latents).all()):
                     raise FloatingPointError(f"{self.path}: the latents are not finite")
+                if len(jobs) == 1:
+                    # The VAE gets the transformer's memory.
+                    del run
+                    held.close()
                 clock.ends("sampling")
                 pixels = self.decode(latents, settings, tiled=tiled, tell=tell)
                 clock.ends("vae")
@@ -446,7 +499,8 @@ class _Clock:
         """What has passed since the last end was this part, but for the loading."""
         now, loaded = time.perf_counter(), self._loaded()
         loading = loaded - self._before
-        self._seconds[part] += now - self._began - loading
+        passed = now - self._began - loading
+        self._seconds[part] = self._seconds.get(part, 0.0) + passed
         self._seconds["load"] += loading
         self._began, self._before = now, loaded
 

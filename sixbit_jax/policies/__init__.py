@@ -7,12 +7,12 @@ from sixbit_jax.policies.base import (
     PolicyState,
     Stats,
     StepIndex,
-    empty_stats,
     full_precision_plan,
 )
 from sixbit_jax.policies.baselines import alternate, random_routes
 from sixbit_jax.policies.bits import (
     activation_bits,
+    attention_density,
     effective_bits,
     route_shares,
     skip_fraction,
@@ -20,10 +20,11 @@ from sixbit_jax.policies.bits import (
 from sixbit_jax.policies.chain import chain
 from sixbit_jax.policies.delta_gbs import delta_gbs
 from sixbit_jax.policies.dmpq import dmpq
-from sixbit_jax.policies.fixed import fixed, static_routes
+from sixbit_jax.policies.fixed import fixed
 from sixbit_jax.policies.int8_attention import int8_attention
 from sixbit_jax.policies.pdr import pdr
 from sixbit_jax.policies.predictor import ErrorPredictor
+from sixbit_jax.policies.sparse_attention import sparse_attention
 from sixbit_jax.policies.step_cache import step_cache, uniform_skips
 from sixbit_jax.policies.tdc import tdc
 
@@ -37,11 +38,11 @@ __all__ = [
     "StepIndex",
     "activation_bits",
     "alternate",
+    "attention_density",
     "chain",
     "delta_gbs",
     "dmpq",
     "effective_bits",
-    "empty_stats",
     "fixed",
     "full_precision_plan",
     "int8_attention",
@@ -49,7 +50,7 @@ __all__ = [
     "random_routes",
     "route_shares",
     "skip_fraction",
-    "static_routes",
+    "sparse_attention",
     "step_cache",
     "tdc",
     "uniform_skips",

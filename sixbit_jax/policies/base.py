@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sixbit_jax.measured import NO_CHANGE, NO_LIMIT, NOT_MEASURED
+from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.routes import Route
+from sixbit_jax.sparsity import SparseWay
 
 PolicyState = Any
 
@@ -63,6 +64,9 @@ class Plan(NamedTuple):
         `NO_LIMIT` where the rule is off.
       int8_scores: attention multiplies quantized queries and keys; without effect if
         the sampler was told the precision of all blocks.
+      sparse: self-attention is to chosen blocks of keys.
+      sparse_tau: of the threshold test of sparse attention; another number needs no
+        other program.
     """
 
     skip: Bool[Array, "blocks"]
@@ -70,6 +74,8 @@ class Plan(NamedTuple):
     route: Int[Array, "blocks sites"]
     outlier_limit: Float[Array, "blocks"]
     int8_scores: Bool[Array, "blocks"]
+    sparse: Bool[Array, "blocks"]
+    sparse_tau: Float[Array, "blocks"]
 
 
 class Stats(NamedTuple):
@@ -92,6 +98,9 @@ class Stats(NamedTuple):
         the sampler does not say.
       shared_change: mean of `delta_change` over the guidance branches; None if the
         sampler does not say, which stands for `delta_change`.
+      attention_density: share of the blocks of keys that self-attention computed
+        exactly, mean over heads and queries: 1 where it was dense; `NOT_MEASURED` if
+        the sampler does not say.
     """
 
     computed: Bool[Array, "blocks"]
@@ -103,6 +112,7 @@ class Stats(NamedTuple):
     output_change: Float[Array, ""]
     latent_change: Float[Array, ""] | float = NOT_MEASURED
     shared_change: Float[Array, "blocks"] | None = None
+    attention_density: Float[Array, "blocks"] | float = NOT_MEASURED
 
 
 class Policy(NamedTuple):
@@ -121,6 +131,8 @@ class Policy(NamedTuple):
         one delta, that of all of them; None for all blocks.
       attention: whether it chooses the precision of attention; the program then holds
         both.
+      sparse: how it chooses blocks of keys, where it makes attention sparse; the
+        program then holds dense and sparse attention.
     """
 
     init: Callable[[BlockGrid], PolicyState]
@@ -131,6 +143,7 @@ class Policy(NamedTuple):
     outlier_rule: bool = False
     group: int | None = 1
     attention: bool = False
+    sparse: SparseWay | None = None
 
 
 def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
@@ -141,20 +154,8 @@ def full_precision_plan(num_blocks: int, num_sites: int) -> Plan:
         route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
         outlier_limit=jnp.full((num_blocks,), NO_LIMIT, jnp.float32),
         int8_scores=jnp.zeros((num_blocks,), bool),
-    )
-
-
-def empty_stats(num_blocks: int, num_sites: int) -> Stats:
-    """Stats of a step that measured nothing."""
-    return Stats(
-        computed=jnp.zeros((num_blocks,), bool),
-        gamma=jnp.zeros((num_blocks,), jnp.float32),
-        delta_change=jnp.zeros((num_blocks,), jnp.float32),
-        outlier=jnp.zeros((num_blocks, num_sites), jnp.float32),
-        route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
-        error=jnp.full((num_blocks, num_sites), NOT_MEASURED, jnp.float32),
-        output_change=jnp.array(NO_CHANGE, jnp.float32),
-        latent_change=jnp.array(0.0, jnp.float32),
+        sparse=jnp.zeros((num_blocks,), bool),
+        sparse_tau=jnp.zeros((num_blocks,), jnp.float32),
     )
 
 
@@ -165,6 +166,5 @@ __all__ = [
     "PolicyState",
     "Stats",
     "StepIndex",
-    "empty_stats",
     "full_precision_plan",
 ]

@@ -41,6 +41,20 @@ def skip_fraction(skip: ArrayLike) -> float:
     return float(np.asarray(skip, bool).mean())
 
 
+def attention_density(density: ArrayLike, skip: ArrayLike) -> float:
+    """Share of the blocks of keys that attention computed, where blocks were computed.
+
+    Args:
+      density: `Trace.attention_density`, [..., L].
+      skip: of the same shape.
+
+    Returns:
+      Mean over the blocks that ran; 1, of dense attention, where none did.
+    """
+    found = np.asarray(density, np.float64)[~np.asarray(skip, bool)]
+    return float(found.mean()) if found.size else 1.0
+
+
 def route_shares(
     route: ArrayLike, skip: ArrayLike, grid: BlockGrid
 ) -> dict[Route, float]:

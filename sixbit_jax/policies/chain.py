@@ -12,6 +12,7 @@ from sixbit_jax.policies.base import (
     StepIndex,
 )
 from sixbit_jax.routes import Route
+from sixbit_jax.sparsity import SparseWay
 
 
 def chain(*policies: Policy) -> Policy:
@@ -25,6 +26,7 @@ def chain(*policies: Policy) -> Policy:
 
     Raises:
       TypeError: an argument is not a `Policy`.
+      ValueError: two of them choose blocks of keys for attention in different ways.
     """
     for position, policy in enumerate(policies):
         if not isinstance(policy, Policy):
@@ -40,6 +42,7 @@ def chain(*policies: Policy) -> Policy:
         outlier_rule=any(p.outlier_rule for p in policies),
         group=_common_group(policies),
         attention=any(p.attention for p in policies),
+        sparse=_common_way(policies),
     )
 
 
@@ -58,6 +61,16 @@ def _common_group(policies: tuple[Policy, ...]) -> int | None:
     groups = [0 if p.group is None else p.group for p in policies if p.skips]
     # gcd(0, g) = g: what skips all blocks skips every group of them.
     return (math.gcd(*groups) or None) if groups else 1
+
+
+def _common_way(policies: tuple[Policy, ...]) -> SparseWay | None:
+    ways = list(dict.fromkeys(p.sparse for p in policies if p.sparse is not None))
+    if len(ways) > 1:
+        raise ValueError(
+            "chain: expected one way of choosing blocks of keys, found "
+            + " and ".join(map(str, ways))
+        )
+    return ways[0] if ways else None
 
 
 @dataclass(frozen=True)

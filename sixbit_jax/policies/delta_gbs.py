@@ -30,10 +30,11 @@ def delta_gbs(
         step t runs in `low` iff the sum of L1 since the last reset < delta,
         else in `high`, and the sum is reset
 
-    L1 of a step is known after it, so that step t decides by L1 up to t-1. [ours] The
-    first step has nothing to compare with: it runs in `high`, and so does the second,
-    as a change that was not measured counts as too large. [ours] A step that a cache
-    skipped altogether adds its change, but resets nothing, since nothing ran in `high`.
+    L1 of a step is known after it, so that step t decides by L1 up to t-1. Our choice:
+    the first step has nothing to compare with: it runs in `high`, and so does the
+    second, as a change that was not measured counts as too large. Our choice too: a
+    step that a cache skipped altogether adds its change, but resets nothing, since
+    nothing ran in `high`.
 
     It routes the whole model, all guidance branches alike. In a chain it goes where
     `dmpq` would: `chain(delta_gbs(), tdc(tau), pdr())`.

@@ -67,11 +67,6 @@ def fixed(
     )
 
 
-def static_routes(route: ArrayLike) -> Policy:
-    """The same mixed assignment at every step: `fixed(route=[L, S])`."""
-    return fixed(route=route)
-
-
 def _checked_routes(route: Route | ArrayLike) -> StaticArray:
     routes = StaticArray(route)
     known = [r.value for r in Route]

@@ -10,6 +10,7 @@ _LARGEST_INT32 = 2**31 - 1
 # Networks have up to 60; tables of blocks by blocks are made of it.
 _MOST_BLOCKS = 1024
 _MOST_SITES = 64
+_MOST_FRAMES = 2**16
 
 
 class _Kind(NamedTuple):
@@ -109,6 +110,15 @@ _ENTRIES: Mapping[str, _Kind] = {
     "scope": _TEXT,
     "refresh_int8": _FLAG,
     "attention_max_gamma": _or_null(_NUMBER),
+    "sparse_way": _or_null(_TEXT),
+    "sparse_tau": _NUMBER,
+    "sparse_approximate": _FLAG,
+    "sparse_width": _NUMBER,
+    "sparse_frames": _whole(0, _MOST_FRAMES),
+    "sparse_dense_steps": _NUMBER,
+    "sparse_dense_blocks": _Kind("a list of blocks' numbers", _are_blocks),
+    "sparse_dense_last": _FLAG,
+    "sparse_max_gamma": _or_null(_NUMBER),
     "calibration": _Kind("an object", lambda value: isinstance(value, dict)),
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from sixbit_jax.policies import (
     dmpq,
     int8_attention,
     pdr,
+    sparse_attention,
     tdc,
 )
 from sixbit_jax.policies._common import checked_count
@@ -26,6 +28,7 @@ from sixbit_jax.policies.policy_entries import entry_problems
 from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.reading.messages import bounded, brief, several
 from sixbit_jax.routes import Route
+from sixbit_jax.sparsity import Kind
 
 FORMAT = "sixbit-policy"
 VERSION = 1
@@ -33,7 +36,7 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class PolicyFile:
-    """DMPQ or delta-GBS, TDC, PDR and 8-bit attention; each may be absent.
+    """DMPQ or delta-GBS, TDC, PDR, 8-bit and sparse attention; each may be absent.
 
     Attributes:
       model_class: class name of the model, as in diffusers' config.json.
@@ -48,6 +51,9 @@ class PolicyFile:
       purify: whether `pdr` is in the policy.
       outlier_ratio, scope, refresh_int8: of `pdr`.
       attention_max_gamma: of `int8_attention`; None without it.
+      sparse_way: of `sparse_attention`; None without it. `sparse_tau` is its tau,
+        minus infinity being too small for JSON; `sparse_max_gamma` None is no limit;
+        the other entries are the options of their names.
       calibration: how it was made, free JSON (targets, correlations, runs).
     """
 
@@ -74,10 +80,20 @@ class PolicyFile:
     scope: str = "post_skip"
     refresh_int8: bool = True
     attention_max_gamma: float | None = None
+    sparse_way: Kind | None = None
+    sparse_tau: float = 0.8
+    sparse_approximate: bool = True
+    sparse_width: float = 1.0
+    sparse_frames: int = 1
+    sparse_dense_steps: float = 0.2
+    sparse_dense_blocks: tuple[int, ...] = (0,)
+    sparse_dense_last: bool = False
+    sparse_max_gamma: float | None = None
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", tuple(self.sites))
+        object.__setattr__(self, "sparse_dense_blocks", tuple(self.sparse_dense_blocks))
         if self.skip_blocks is not None:
             object.__setattr__(self, "skip_blocks", tuple(self.skip_blocks))
         if (self.predictor is None) != (self.threshold is None):
@@ -117,7 +133,9 @@ class PolicyFile:
         )
 
     def policy(self, *, stable_route: Route = Route.NVFP4) -> Policy:
-        """chain(dmpq or delta_gbs, tdc, pdr, int8_attention), less the absent ones.
+        """The chain of all that is in it, less what is absent.
+
+        chain(dmpq or delta_gbs, tdc, pdr, int8_attention, sparse_attention)
 
         Args:
           stable_route: of `dmpq`; the file was calibrated for NVFP4.
@@ -158,7 +176,23 @@ class PolicyFile:
             parts.append(purified)
         if self.attention_max_gamma is not None:
             parts.append(int8_attention(self.attention_max_gamma))
+        if self.sparse_way is not None:
+            parts.append(self._sparse_attention(self.sparse_way))
         return chain(*parts)
+
+    def _sparse_attention(self, way: Kind) -> Policy:
+        limit = self.sparse_max_gamma
+        return sparse_attention(
+            self.sparse_tau,
+            way=way,
+            approximate=self.sparse_approximate,
+            width=self.sparse_width,
+            frames=self.sparse_frames,
+            dense_steps=self.sparse_dense_steps,
+            dense_blocks=self.sparse_dense_blocks,
+            dense_last=self.sparse_dense_last,
+            max_gamma=math.inf if limit is None else limit,
+        )
 
     def check_fits(self, model: Any) -> None:
         """Checks that it was made for this model, or for a grid of this shape.

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import jax
 from flax import nnx
 
-from sixbit_jax.formats import NVFP4Array, StoredWeight
+from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.quantizers.refine_nvfp4 import refine_nvfp4
-from sixbit_jax.quantizers.uniform import with_weights
+from sixbit_jax.quantizers.storage import WeightRecipe, changed_weights
 
 _to_nearest = jax.jit(NVFP4Array.quantize, static_argnames="rotation")
 
@@ -20,6 +20,7 @@ class NVFP4Recipe:
 
     Attributes:
       rotation: width of the block Hadamard folded into the weights of sites; 0: none.
+        Weights whose width it does not divide are stored without.
       small_batch: also the weights of linears that run on few rows (modulation, time
         and text embedding), which are never rotated.
       refine: block scales of least squared error (`refine_nvfp4`, DVD-Quant's BGR)
@@ -29,52 +30,28 @@ class NVFP4Recipe:
     rotation: int = 128
     small_batch: bool = True
     refine: bool = False
+    multiple: ClassVar[int] = 16
+
+    @property
+    def format_name(self) -> str:
+        """As in a checkpoint's header."""
+        return "nvfp4"
+
+    @property
+    def fit(self) -> str:
+        """How block scales are found, in words."""
+        return "grid refinement" if self.refine else "round-to-nearest"
 
     @property
     def compress(self) -> Callable[..., NVFP4Array]:
         """The compiled function (weight, *, rotation) -> NVFP4Array."""
         return refine_nvfp4 if self.refine else _to_nearest
 
-    def rotation_of(self, role: str | None, in_features: int) -> int | None:
-        """Rotation of a weight, or None if it stays as it is.
-
-        Args:
-          role: `weight_role` of the model class.
-          in_features: K of the weight.
-
-        Raises:
-          ValueError: if K does not fit the rotation.
-        """
-        if role == "site":
-            if self.rotation and in_features % self.rotation:
-                raise ValueError(
-                    f"rotation of {self.rotation}: expected a divisor of the input "
-                    f"width, found {in_features}; use rotation 0"
-                )
-            return self.rotation if in_features % 16 == 0 else None
-        if role == "small_batch" and self.small_batch and in_features % 16 == 0:
-            return 0
-        return None
-
-
-class WeightRecipe(Protocol):
-    """What says which weights are stored, and how: `NVFP4Recipe`, `UniformRecipe`."""
-
-    @property
-    def compress(self) -> Callable[..., StoredWeight]:
-        """The compiled function (weight, *, rotation) -> stored weight."""
-        ...
-
-    def rotation_of(self, role: str | None, in_features: int) -> int | None:
-        """Rotation of a weight, or None if it stays as it is."""
-        ...
-
 
 def quantize(model: nnx.Module, recipe: WeightRecipe | None = None) -> nnx.Module:
     """A copy of a model in memory with its weights in NVFP4 or another format.
 
-    `convert --weights nvfp4` (with `--refine` for a recipe that refines) gives the same
-    weights without holding the model twice.
+    `convert(..., weights=recipe)` gives the same weights without holding a model.
 
     Args:
       model: a ported transformer with plain weights.
@@ -86,11 +63,11 @@ def quantize(model: nnx.Module, recipe: WeightRecipe | None = None) -> nnx.Modul
     """
     recipe = recipe or NVFP4Recipe()
     compress = recipe.compress
-    return with_weights(
+    return changed_weights(
         model,
-        recipe.rotation_of,
+        recipe,
         lambda name, weight, rotation: compress(weight, rotation=rotation),
     )
 
 
-__all__ = ["NVFP4Recipe", "WeightRecipe", "quantize"]
+__all__ = ["NVFP4Recipe", "quantize"]

@@ -2,11 +2,11 @@
 
 Bounded-init Grid Refinement (DVD-Quant, arXiv 2505.18663) alternates between the codes
 and the scale of a uniform grid. NVFP4's grid is not uniform and its block scales are
-E4M3 numbers, so here [ours] the alternation becomes a search: around the scale that
-round-to-nearest gives (block amax / 6) only ten E4M3 numbers can be better, from three
-below (the largest values saturate) to six above (the largest value becomes 4 instead
-of 6, which spends the finest steps elsewhere). All are tried, which finds every point
-that alternation could end in; ranges wider than that gain less than 0.01%.
+E4M3 numbers, so here, unlike in the paper, the alternation becomes a search: around the
+scale that round-to-nearest gives (block amax / 6) only ten E4M3 numbers can be better,
+from three below (the largest values saturate) to six above (the largest value becomes 4
+instead of 6, which spends the finest steps elsewhere). All are tried, which finds every
+point that alternation could end in; ranges wider than that gain less than 0.01%.
 
 The tensor scale is doubled: block scales then reach only 224 and the largest blocks
 too have room above them. Doubling is exact, so no block can lose by it; other tensor

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from sixbit_jax.formats import SmoothedArray, UniformArray
 from sixbit_jax.formats.uniform_grid import minmax_grid
 from sixbit_jax.quantizers.refine_uniform import refined_grid
+from sixbit_jax.quantizers.storage import changed_weights
 
 _to_grid = partial(jax.jit, static_argnames=("bits", "rotation", "grid"))(
     UniformArray.quantize
@@ -28,6 +29,7 @@ class UniformRecipe:
     Attributes:
       bits: 2 to 8.
       rotation: width of the block Hadamard folded into the weights of sites; 0: none.
+        Weights whose width it does not divide are stored without.
       small_batch: also the weights of linears that run on few rows (modulation, time
         and text embedding), which are never rotated.
       grid: "minmax", or "bgr" (DVD-Quant's Bounded-init Grid Refinement).
@@ -36,7 +38,8 @@ class UniformRecipe:
     bits: int = 4
     rotation: int = 128
     small_batch: bool = True
-    grid: Literal["minmax", "bgr"] = "bgr"
+    grid: Literal["minmax", "bgr"] = "minmax"
+    multiple: ClassVar[int] = 8
 
     def __post_init__(self) -> None:
         if self.grid not in GRIDS:
@@ -49,26 +52,15 @@ class UniformRecipe:
         """The compiled function (weight, *, rotation) -> UniformArray."""
         return partial(_to_grid, bits=self.bits, grid=GRIDS[self.grid])
 
-    def rotation_of(self, role: str | None, in_features: int) -> int | None:
-        """Rotation of a weight, or None if it stays as it is.
+    @property
+    def format_name(self) -> str:
+        """As in a checkpoint's header."""
+        return f"uniform{self.bits}"
 
-        Args:
-          role: `weight_role` of the model class.
-          in_features: K of the weight.
-
-        Raises:
-          ValueError: if K does not fit the rotation.
-        """
-        if role == "site":
-            if self.rotation and in_features % self.rotation:
-                raise ValueError(
-                    f"rotation of {self.rotation}: expected a divisor of the input "
-                    f"width, found {in_features}; use rotation 0"
-                )
-            return self.rotation if in_features % 8 == 0 else None
-        if role == "small_batch" and self.small_batch and in_features % 8 == 0:
-            return 0
-        return None
+    @property
+    def fit(self) -> str:
+        """How the grid of a row is found, in words."""
+        return "grid refinement" if self.grid == "bgr" else "round-to-nearest"
 
 
 def smoothing_divisor(
@@ -119,31 +111,7 @@ def smooth_quantize(
         smoothed = weight.astype(jnp.float32) * divisor[..., None, :]
         return SmoothedArray(recipe.compress(smoothed, rotation=rotation), divisor)
 
-    return with_weights(model, recipe.rotation_of, change)
+    return changed_weights(model, recipe, change)
 
 
-def with_weights(
-    model: nnx.Module,
-    rotation_of: Callable[[str | None, int], int | None],
-    change: Callable[[str, Any, int], Any],
-) -> nnx.Module:
-    """A copy of a model with some weights replaced.
-
-    Args:
-      model: a ported transformer.
-      rotation_of: (role, K) -> rotation, or None to keep the weight.
-      change: (name, weight, rotation) -> the new weight.
-    """
-    graph, state = nnx.split(model)
-    flat = dict(nnx.to_flat_state(state))
-    for path, variable in flat.items():
-        name = ".".join(map(str, path))
-        weight = variable.get_value()
-        role = model.weight_role(name)  # pyrefly: ignore[missing-attribute]
-        rotation = rotation_of(role, weight.shape[-1]) if role else None
-        if rotation is not None:
-            flat[path] = variable.replace(change(name, weight, rotation))
-    return nnx.merge(graph, nnx.from_flat_state(flat))
-
-
-__all__ = ["UniformRecipe", "smooth_quantize", "smoothing_divisor", "with_weights"]
+__all__ = ["UniformRecipe", "smooth_quantize", "smoothing_divisor"]

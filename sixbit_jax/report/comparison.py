@@ -72,7 +72,7 @@ class Comparison:
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
-        """One flat record per run, with the field names of DESIGN section 13."""
+        """One flat record per run, with the field names of `benchmarks`."""
         rows = []
         for number, run in enumerate(self.runs):
             row: dict[str, Any] = {
@@ -124,6 +124,7 @@ _ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
         for route in Route
     ),
     ("share_int8_scores", "blocks with INT8 attention scores", _share),
+    ("density", "blocks of keys computed", _share),
     ("weight_bytes", "weights", byte_size),
     ("cache_bytes", "delta cache", lambda v: byte_size(v) if v else "none"),
     ("temporary_bytes", "working memory", byte_size),
@@ -138,6 +139,8 @@ def table_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     rows = []
     for key, name, form in _ROWS:
         rare = key.startswith("share_") and key not in _ALWAYS
+        if key == "density" and all(record[key] == 1.0 for record in records):
+            continue
         if rare and not any(record.get(key) for record in records):
             continue
         cells = [form(r[key]) if key in r else "–" for r in records]

@@ -13,7 +13,12 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 
 from sixbit_jax.measured import known
 from sixbit_jax.routes import Route
@@ -123,6 +128,49 @@ def route_map(trace: Trace, sites: Sequence[str], *, title: str = "") -> Figure:
         frameon=False,
         fontsize=9,
     )
+    return figure
+
+
+def density_map(trace: Trace, *, title: str = "") -> Figure:
+    """Heat map of the keys that were computed, blocks by steps, a panel per branch."""
+    skip = np.asarray(trace.skip)
+    values = np.where(skip, np.nan, np.asarray(trace.attention_density))
+    steps, branches, blocks = values.shape
+    figure = Figure(
+        figsize=(
+            min(4.0 + 0.16 * steps, 13.0),
+            branches * (min(0.16 * blocks, 5.0) + 0.6) + 0.75,
+        ),
+        layout="constrained",
+    )
+    axes = figure.subplots(branches, 1, squeeze=False, sharex=True)[:, 0]
+    colours = colormaps["viridis"].with_extremes(bad=SKIPPED_COLOUR)
+    image = None
+    panels = zip(axes, np.moveaxis(values, 0, -1), branch_names(branches), strict=True)
+    for axis, cells, name in panels:
+        image = axis.imshow(
+            cells,
+            cmap=colours,
+            vmin=0.0,
+            vmax=1.0,
+            aspect="auto",
+            interpolation="nearest",
+        )
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_locator(MaxNLocator(integer=True))
+        axis.tick_params(length=0)
+        axis.set_ylabel("block")
+        axis.set_title(name, fontsize=9, loc="left")
+        axis.spines[:].set_visible(False)
+    axes[-1].set_xlabel("step", fontsize=9)
+    assert image is not None
+    figure.colorbar(image, ax=axes, label="share of the blocks of keys", pad=0.01)
+    if skip.any():
+        handle = Patch(facecolor=SKIPPED_COLOUR, label="skipped (cached delta)")
+        figure.legend(
+            handles=[handle], loc="outside lower center", frameon=False, fontsize=9
+        )
+    _title(figure, title)
     return figure
 
 

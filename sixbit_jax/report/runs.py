@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,22 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.calibration import PolicyFile
 from sixbit_jax.policies import (
     BlockGrid,
     Policy,
     activation_bits,
+    attention_density,
     effective_bits,
     route_shares,
     skip_fraction,
 )
+from sixbit_jax.policies.policy_file import PolicyFile
 from sixbit_jax.sampling import delta_cache
-from sixbit_jax.sampling.api import block_grid, prepare, run_jitted
-from sixbit_jax.sampling.options import Execution, Prompt
+from sixbit_jax.sampling.api import Prepared, block_grid, prepare, run_jitted
+from sixbit_jax.sampling.options import Conditions, Execution, Prompt
+from sixbit_jax.sampling.pair import LowNoise
 from sixbit_jax.sampling.program import Inputs, Program
+from sixbit_jax.sampling.rows import conditions_of, prompt_fields_of
 from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.sampling.trace import Trace
 
@@ -40,6 +43,7 @@ class Configuration:
       cache_format: storage of the delta cache.
       description: one line for the report.
       policy_file: where the policy's numbers come from, for the report.
+      low_noise: the second network of a pair; `model` is then the one for high noise.
     """
 
     name: str
@@ -48,6 +52,22 @@ class Configuration:
     cache_format: str = "bf16"
     description: str = ""
     policy_file: PolicyFile | None = None
+    low_noise: LowNoise | None = None
+
+    def conditions(self, given: Conditions | None) -> Conditions:
+        """What the network is given, with the second network of a pair."""
+        given = given or Conditions()
+        return (
+            given
+            if self.low_noise is None
+            else replace(given, low_noise=self.low_noise)
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Stored bytes of all parameters, of both networks of a pair."""
+        low = 0 if self.low_noise is None else parameter_bytes(self.low_noise.model)
+        return parameter_bytes(self.model) + low
 
 
 @dataclass(frozen=True)
@@ -82,10 +102,11 @@ class Run:
         return self.configuration.name
 
     def cost(self) -> dict[str, float]:
-        """Bits, skips, shares of routes and of INT8 scores, over all that ran."""
+        """Bits, skips, shares of routes, INT8 scores and keys, over all that ran."""
         route = np.stack([trace.route for trace in self.traces])
         skip = np.stack([trace.skip for trace in self.traces])
         shares = route_shares(route, skip, self.grid)
+        density = np.stack([trace.attention_density for trace in self.traces])
         scores = np.stack([trace.int8_scores for trace in self.traces])[~skip]
         return {
             "activation_bits": activation_bits(route, skip, self.grid),
@@ -93,6 +114,7 @@ class Run:
             "skip_fraction": skip_fraction(skip),
             **{f"share_{r.name.lower()}": share for r, share in shares.items()},
             "share_int8_scores": float(scores.mean()) if scores.size else 0.0,
+            "density": attention_density(density, skip),
         }
 
 
@@ -121,6 +143,34 @@ def _cache_bytes(model: Any, program: Program, inputs: Inputs) -> int:
     return delta_cache.nbytes(cache)
 
 
+class _Compiled(NamedTuple):
+    """One program for all prompts.
+
+    Attributes:
+      run: (parameters, inputs) -> result.
+      seconds: of compiling.
+      temporary_bytes, cache_bytes: see `Run`.
+    """
+
+    run: Any
+    seconds: float
+    temporary_bytes: int
+    cache_bytes: int
+
+
+def _compile(model: Any, prepared: Prepared) -> _Compiled:
+    began = time.perf_counter()
+    compiled = run_jitted.lower(*prepared).compile()
+    seconds = time.perf_counter() - began
+    analysis = compiled.memory_analysis()
+    return _Compiled(
+        compiled,
+        seconds,
+        int(analysis.temp_size_in_bytes) if analysis else 0,
+        _cache_bytes(model, prepared.program, prepared.inputs),
+    )
+
+
 def run_prompts(
     configuration: Configuration,
     scheduler: Scheduler,
@@ -130,7 +180,9 @@ def run_prompts(
     latent_shape: tuple[int, int, int, int],
     seed: int = 0,
     execution: Execution | None = None,
+    conditions: Conditions | None = None,
     as_given: bool = False,
+    prompt_fields: Mapping[str, Any] | None = None,
     on_video: Callable[[int], None] | None = None,
     **options: Any,
 ) -> Run:
@@ -146,7 +198,10 @@ def run_prompts(
       latent_shape: (F, C, H, W).
       seed: of the first prompt.
       execution: how the program computes; the configuration has its cache format.
+      conditions: what the network takes besides, a row per prompt; the configuration
+        has the second network of a pair.
       as_given: see `Prompt`.
+      prompt_fields: masks and pooled embeddings, see `prompt_fields_of`.
       on_video: called with the number of each prompt before it runs.
       **options: of `sixbit_jax.prepare`.
 
@@ -156,52 +211,50 @@ def run_prompts(
     Raises:
       ValueError: for options that do not fit, and for latents that are not finite.
     """
-    latents, traces, seconds = [], [], []
-    compiled, compile_seconds, temporary, cache = None, 0.0, 0, 0
-    execution = Execution() if execution is None else execution
+    cache_format = configuration.cache_format
+    execution = replace(execution or Execution(), cache_format=cache_format)
+    if negative is not None:
+        negative = jnp.asarray(negative, jnp.float32)[None]
+    latents, traces, seconds, compiled = [], [], [], None
     for number, prompt in enumerate(np.asarray(prompts, np.float32)):
-        program, graph, params, inputs = prepare(
+        prepared = prepare(
             configuration.model,
             scheduler,
             Prompt(
                 jnp.asarray(prompt[None]),
-                None if negative is None else jnp.asarray(negative, jnp.float32)[None],
+                negative,
                 as_given=as_given,
+                **prompt_fields_of(prompt_fields or {}, number),
             ),
             latent_shape=latent_shape,
-            seed=seed + number,
+            seed=(seed + number) % 2**64,
             policy=configuration.policy,
-            execution=replace(execution, cache_format=configuration.cache_format),
+            execution=execution,
+            conditions=conditions_of(configuration.conditions(conditions), number),
             **options,
         )
         if compiled is None:
-            began = time.perf_counter()
-            compiled = run_jitted.lower(program, graph, params, inputs).compile()
-            compile_seconds = time.perf_counter() - began
-            analysis = compiled.memory_analysis()
-            temporary = int(analysis.temp_size_in_bytes) if analysis else 0
-            cache = _cache_bytes(configuration.model, program, inputs)
+            compiled = _compile(configuration.model, prepared)
         if on_video is not None:
             on_video(number)
         began = time.perf_counter()
-        result = jax.block_until_ready(compiled(params, inputs))
+        result = jax.block_until_ready(compiled.run(prepared.params, prepared.inputs))
         seconds.append(time.perf_counter() - began)
         jax.effects_barrier()
         latents.append(np.asarray(result.latents[0]))
         traces.append(jax.tree.map(np.asarray, result.trace))
-    if not latents:
+    if compiled is None:
         raise ValueError("prompts: expected at least one, found none")
-    stacked = np.stack(latents)
-    if not np.isfinite(stacked).all():
+    if not np.isfinite(latents).all():
         raise ValueError(f"{configuration.name}: the latents are not finite")
     return Run(
         configuration=configuration,
         grid=block_grid(configuration.model),
-        latents=stacked,
+        latents=np.stack(latents),
         traces=tuple(traces),
         seconds=tuple(seconds),
-        compile_seconds=compile_seconds,
-        weight_bytes=parameter_bytes(configuration.model),
-        cache_bytes=cache,
-        temporary_bytes=temporary,
+        compile_seconds=compiled.seconds,
+        weight_bytes=configuration.weight_bytes,
+        cache_bytes=compiled.cache_bytes,
+        temporary_bytes=compiled.temporary_bytes,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sixbit_jax.calibration import Recording
+from sixbit_jax.calibration.decisions import decisions_of
 from sixbit_jax.report import html, plots, video
 from sixbit_jax.report.comparison import (
     Comparison,
@@ -18,7 +19,6 @@ from sixbit_jax.report.comparison import (
     is_pixels,
     table_rows,
 )
-from sixbit_jax.report.decisions import decisions_of
 from sixbit_jax.report.runs import Run
 
 FPS = 8
@@ -208,6 +208,20 @@ def _error_figure(run: Run, prompt: str) -> Any:
     )
 
 
+def _add_density_maps(add: Any, comparison: Comparison, page: html.Page) -> None:
+    """The heat maps of runs with sparse attention."""
+    for run, part in zip(comparison.runs, _parts(comparison), strict=True):
+        if run.cost()["density"] == 1.0:
+            continue
+        page.heading(f"What {run.name} attended to")
+        for number, prompt in enumerate(comparison.prompts):
+            add(
+                f"density_{number + 1}_{part}.png",
+                plots.density_map(run.traces[number], title=prompt),
+                "Share of the blocks of keys that attention computed exactly",
+            )
+
+
 def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> list[str]:
     names = []
 
@@ -228,6 +242,7 @@ def _write_plots(directory: Path, comparison: Comparison, page: html.Page) -> li
                 plots.route_map(run.traces[number], run.grid.sites, title=prompt),
                 "Route of every site in every step, and the blocks that were skipped",
             )
+    _add_density_maps(add, comparison, page)
     page.heading("What the policies see")
     for run, part in zip(comparison.runs, parts, strict=True):
         add(

@@ -162,7 +162,7 @@ class _StackScan:
         y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
         zero = jnp.zeros(route.shape[:-1], jnp.float32)
         nothing = jnp.zeros(route.shape, jnp.float32)
-        sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED))
+        sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED), zero)
         return vary((y, stored, _Measured(zero, zero, sites)), self.axes)
 
     def body(self, carry: tuple[Any, Any], scanned: tuple[Any, ...]):
@@ -201,7 +201,13 @@ def _scan_stack(
     route = plan.route[rows]
     if len(columns) < route.shape[1]:
         route = route[:, np.array(columns)]
-    control = BlockControl(route, plan.outlier_limit[rows], plan.int8_scores[rows])
+    control = BlockControl(
+        route,
+        plan.outlier_limit[rows],
+        plan.int8_scores[rows],
+        plan.sparse[rows],
+        plan.sparse_tau[rows],
+    )
     layers = _Layer(params, layers_of(conditioning, stack.name), control)
     may_skip = np.isin(np.arange(layout.num_blocks), layout.blocks)[rows]
     skips = plan.skip[rows] & jnp.asarray(may_skip)
@@ -235,6 +241,7 @@ def _over_all_sites(sites: BlockStats, columns: list[int], count: int) -> BlockS
         outlier=jnp.zeros(shape, jnp.float32).at[where].set(sites.outlier),
         route=jnp.full(shape, Route.BF16, jnp.int32).at[where].set(sites.route),
         error=jnp.full(shape, NOT_MEASURED, jnp.float32).at[where].set(sites.error),
+        attention_density=sites.attention_density,
     )
 
 
@@ -299,6 +306,7 @@ def scan_blocks(
         error=measured.sites.error,
         output_change=jnp.float32(NO_CHANGE),
         latent_change=jnp.float32(0.0),
+        attention_density=measured.sites.attention_density,
     )
     return x, cache, stats
 

@@ -200,7 +200,12 @@ def condition_problems(
             yield "ofs: expected none for this network, found one"
         else:
             yield number_problem("ofs", given.ofs, LARGEST_VALUE)
-    if given.first_frames is not None:
+    if spec.needs_first_frame:
+        count, (batch, _, *rest) = spec.first_frames, sizes
+        axes = "batch F0 C H W"
+        wanted = (batch, count, *rest)
+        yield array_problem("first_frames", given.first_frames, wanted, axes)
+    elif given.first_frames is not None:
         yield _first_frames_problem(spec, given.first_frames, sizes)
 
 

@@ -93,6 +93,7 @@ def _trace(inputs: Inputs, row: Row) -> Trace:
         error=stats.error,
         output_change=row.change,
         int8_scores=row.int8_scores,
+        attention_density=jnp.asarray(stats.attention_density),
     )
 
 

@@ -22,20 +22,22 @@ def seed_problem(seed: Any) -> str | None:
     return None
 
 
-def run_keys(seed: Any) -> tuple[Array, Array]:
-    """The keys of the initial noise and of the steps' noise.
+def seed_key(seed: Any) -> Array:
+    """The key of a seed.
 
-    Every seed of 64 bits is a run of its own: the upper half is folded into the key
+    Every seed of 64 bits has a key of its own: the upper half is folded into the key
     that the lower half makes.
     """
     if isinstance(seed, jax.Array):
-        key = jax.random.key(seed)
-    else:
-        high, low = divmod(int(seed), 2**32)
-        key = jax.random.key(np.uint32(low))
-        if high:
-            key = jax.random.fold_in(key, np.uint32(high))
-    first, steps = jax.random.split(key)
+        return jax.random.key(seed)
+    high, low = divmod(int(seed), 2**32)
+    key = jax.random.key(np.uint32(low))
+    return jax.random.fold_in(key, np.uint32(high)) if high else key
+
+
+def run_keys(seed: Any) -> tuple[Array, Array]:
+    """The keys of the initial noise and of the steps' noise."""
+    first, steps = jax.random.split(seed_key(seed))
     return first, steps
 
 
@@ -87,6 +89,7 @@ __all__ = [
     "draw_step",
     "initial_noise",
     "run_keys",
+    "seed_key",
     "seed_problem",
     "step_noise",
 ]

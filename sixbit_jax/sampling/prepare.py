@@ -228,6 +228,7 @@ def _program(
             kernels=execution.kernels,
             attention=execution.attention or ("plan" if policy.attention else "bf16"),
             arq_block=execution.arq_block,
+            sparse=policy.sparse,
         ),
         layout=cache_layout(
             policy, model.stacks, delta_cache.checked_format(execution.cache_format)

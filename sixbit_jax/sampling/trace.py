@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 class Trace(NamedTuple):
     """Plans and stats; one row per step and guidance branch.
 
-    Batched guidance has one branch. `gamma`, `delta_change`, `outlier` and `error`
-    are 0 (`error`: -1) where the block was skipped; see `policies.Stats` for their
-    definitions, and `sixbit_jax.measured` for the values that stand for "not measured"
-    (-1) and "nothing to compare with" (1e30).
+    Batched guidance has one branch. `gamma`, `delta_change`, `outlier`, `error`
+    and `attention_density` are 0 (`error`: -1) where the block was skipped; see
+    `policies.Stats` for their definitions, and `sixbit_jax.measured` for the values
+    that stand for "not measured" (-1) and "nothing to compare with" (1e30).
 
     Attributes:
       timestep: diffusion timestep of each step.
@@ -19,6 +19,8 @@ class Trace(NamedTuple):
       route: the route that ran (for a skipped block, the one it was planned).
       int8_scores: attention multiplied quantized queries and keys (for a skipped
         block: it would have).
+      attention_density: share of the blocks of keys that self-attention computed
+        exactly; 1 where it was dense.
       output_change: relative L1 change of the guided output, per step.
     """
 
@@ -32,6 +34,7 @@ class Trace(NamedTuple):
     error: Float[Array, "steps branches blocks sites"]
     output_change: Float[Array, "steps"]
     int8_scores: Bool[Array, "steps branches blocks"]
+    attention_density: Float[Array, "steps branches blocks"]
 
 
 class SampleResult(NamedTuple):

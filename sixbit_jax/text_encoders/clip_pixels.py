@@ -121,7 +121,7 @@ def clip_pixels(
     Returns:
       float32, channels first, for `CLIPVisionEncoder`.
     """
-    rgb = _on_white(picture)
+    rgb = on_white(picture)
     width, height = rgb.size
     short, long = min(width, height), max(width, height)
     edge = config.shortest_edge
@@ -139,7 +139,7 @@ def clip_pixels(
     return np.ascontiguousarray(((scaled - mean) / std).transpose(2, 0, 1))
 
 
-def _on_white(picture: Image.Image) -> Image.Image:
+def on_white(picture: Image.Image) -> Image.Image:
     """The picture in RGB, transparency composited onto white."""
     transparent = picture.info.get("transparency") is not None
     if not transparent and "A" not in picture.getbands():

@@ -1,7 +1,6 @@
 """A tuning run in a directory: trajectories, checkpoints, losses; goes on when cut."""
 
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,22 +114,6 @@ class Session:
             return {name: stored[name][:iterations] for name in stored.files}
 
 
-class Pace:
-    """Iterations per second of what this process has run."""
-
-    def __init__(self) -> None:
-        self._first: tuple[float, int] | None = None
-
-    def __call__(self, done: int) -> float | None:
-        """Rate up to `done`, without the first call, which compiles."""
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-            return None
-        began, first = self._first
-        return (done - first) / max(now - began, 1e-9)
-
-
 def plot_losses(losses: Losses, path: str | os.PathLike) -> None:
     """Draws every loss over the iterations, thin, with a running mean over it.
 
@@ -166,4 +149,4 @@ def plot_losses(losses: Losses, path: str | os.PathLike) -> None:
     figure.savefig(path, dpi=120)
 
 
-__all__ = ["Losses", "Pace", "Session", "cached_trajectories", "plot_losses"]
+__all__ = ["Losses", "Session", "cached_trajectories", "plot_losses"]

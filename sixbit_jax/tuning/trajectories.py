@@ -13,7 +13,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from sixbit_jax.checkpoint.directory import new_directory
+from sixbit_jax.sampling import checks
 from sixbit_jax.sampling.guidance import guide
+from sixbit_jax.sampling.noise import seed_key
+from sixbit_jax.sampling.options import Prompt
 from sixbit_jax.sampling.schedulers import Scheduler
 from sixbit_jax.tuning.forward import forward
 
@@ -141,7 +144,7 @@ def record_trajectories(
       scheduler: its scheduler.
       text: prompt embeddings.
       negative: of the negative prompt; None (with guidance 1) records one branch.
-      latent_shape: (F, C, H, W).
+      latent_shape: (F, C, H, W); frames that the sampler computes in front are added.
       num_steps, guidance_scale: of the sampling runs.
       seed: of the noise; each prompt has its own.
       batch: prompts sampled at a time.
@@ -151,61 +154,44 @@ def record_trajectories(
       after_batch: called with the number of prompts that are done.
 
     Raises:
-      ValueError: no prompts, guidance without a negative prompt, or a prediction that
-        is not finite.
+      ValueError: inputs that do not fit the network (all are listed), or a prediction
+        that is not finite.
     """
-    if not len(text) or num_steps < 1 or batch < 1:
-        raise ValueError(
-            f"trajectories: expected prompts, steps and a batch, found {len(text)}, "
-            f"{num_steps} and {batch}"
-        )
-    if (negative is None) != (guidance_scale <= 1.0):
-        raise ValueError(
-            "trajectories: expected a negative prompt exactly where guidance_scale is "
-            f"above 1, found {'none' if negative is None else 'one'} with "
-            f"{guidance_scale}"
-        )
-    prompts = np.asarray(text, np.float32)
-    branches = [prompts]
-    if negative is not None:
-        null = np.asarray(negative, np.float32)
-        branches.append(np.broadcast_to(null, prompts.shape))
-    texts = np.stack(branches)
+    description = model.description  # pyrefly: ignore[missing-attribute]
+    check_network(model)
+    problems = _problems(
+        model, scheduler, text, negative, latent_shape, num_steps, guidance_scale
+    )
+    problems += [f"batch: expected at least 1, found {batch}"] if batch < 1 else []
+    if problems:
+        raise ValueError("trajectories:\n  " + "\n  ".join(problems))
+    texts = _texts(text, negative)
     if not as_given:
-        spec = model.description.conditions.prompt
+        spec = description.conditions.prompt
         texts = np.stack([np.asarray(spec.padded(branch)) for branch in texts])
+    frames, *rest = latent_shape
+    shape = (frames + description.extra_frames(frames), *rest)
     graph, params = nnx.split(model)
     timesteps = scheduler.timesteps(num_steps)
     run = jax.jit(
         partial(_run, graph, scheduler, jnp.dtype(dtype), np.asarray(timesteps)),
     )
     parts = []
-    for start in range(0, len(prompts), batch):
-        rows = np.arange(start, min(start + batch, len(prompts)))
+    for start in range(0, texts.shape[1], batch):
+        rows = np.arange(start, min(start + batch, texts.shape[1]))
         # Whole batches, so that there is one program.
         padded = np.resize(rows, batch)
-        noise = np.stack(
-            [
-                np.random.default_rng([seed, int(row)]).standard_normal(
-                    latent_shape, np.float32
-                )
-                for row in padded
-            ]
-        )
+        noise = _noise(seed, padded, shape)
         found = run(
             params,
             scheduler.init(num_steps, noise.shape),
             texts[:, padded],
             noise,
             guidance_scale,
-            jax.random.key(np.uint32(seed + start)),
+            seed_key((seed + start) % 2**64),
         )
         latents, predictions = (np.asarray(array) for array in found)
-        if not np.isfinite(predictions).all():
-            raise ValueError(
-                f"trajectories: a prediction for prompts {rows[0]}..{rows[-1]} is not "
-                "finite; expected a trained network in a wide enough dtype"
-            )
+        _check_finite(predictions, rows)
         parts.append((latents[:, : len(rows)], predictions[:, :, : len(rows)]))
         if after_batch is not None:
             after_batch(int(rows[-1]) + 1)
@@ -215,6 +201,87 @@ def record_trajectories(
         np.concatenate(predictions, 2),
         np.asarray(timesteps, np.float32),
         texts,
+    )
+
+
+def _check_finite(predictions: np.ndarray, rows: np.ndarray) -> None:
+    if not np.isfinite(predictions).all():
+        raise ValueError(
+            f"trajectories: a prediction for prompts {rows[0]}..{rows[-1]} is not "
+            "finite; expected a trained network in a wide enough dtype"
+        )
+
+
+def check_network(model: Any) -> None:
+    """Refuses a network whose inputs trajectories do not hold.
+
+    Raises:
+      ValueError: it takes more than latents, a prompt and a timestep.
+    """
+    spec = model.description.conditions
+    wanted = {
+        "image_latents": spec.image_latent_channels,
+        "image_embeds": spec.image_embeds_width,
+        "a mask of the prompt": spec.prompt.masked,
+        "a pooled prompt": spec.prompt.pooled_width,
+        "an embedded guidance scale": spec.embedded_guidance,
+    }
+    needed = [name for name, value in wanted.items() if value]
+    if needed:
+        raise ValueError(
+            f"trajectories: expected a network that takes prompts alone, found "
+            f"{type(model).__name__}, which needs {', '.join(needed)}"
+        )
+
+
+def _problems(
+    model: Any,
+    scheduler: Scheduler,
+    text: Any,
+    negative: Any,
+    latent_shape: Any,
+    num_steps: Any,
+    scale: Any,
+) -> list[str]:
+    """All that does not fit the network."""
+    description, spec = model.description, model.description.conditions
+    problems: list[str | None] = []
+    if not len(text):
+        problems.append("prompts: expected at least one, found none")
+    elif (negative is None) != (scale <= 1.0):
+        problems.append(
+            "negative prompt: expected one exactly where guidance_scale is above 1, "
+            f"found {'none' if negative is None else 'one'} with {scale}"
+        )
+    else:
+        rows = None if negative is None else np.broadcast_to(negative, np.shape(text))
+        # Lengths are the caller's: prompts are padded or taken as they are.
+        prompt = Prompt(text, rows, as_given=True)  # pyrefly: ignore
+        problems += checks.prompt_problems(
+            spec.prompt, prompt, guided=scale > 1.0, scale=scale
+        )
+    problems += checks.schedule_problems(model, description, scheduler, num_steps)
+    problems += checks.size_problems(description, model.config, latent_shape)
+    return [problem for problem in problems if problem is not None]
+
+
+def _texts(text: Any, negative: Any) -> np.ndarray:
+    """[branches, prompts, T, E] of the prompts, and of the negative one."""
+    prompts = np.asarray(text, np.float32)
+    branches = [prompts]
+    if negative is not None:
+        null = np.asarray(negative, np.float32)
+        branches.append(np.broadcast_to(null, prompts.shape))
+    return np.stack(branches)
+
+
+def _noise(seed: int, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Every prompt's own noise, by its number."""
+    return np.stack(
+        [
+            np.random.default_rng([seed, int(row)]).standard_normal(shape, np.float32)
+            for row in rows
+        ]
     )
 
 
@@ -247,4 +314,4 @@ def _run(graph, scheduler, dtype, timesteps, params, state, text, noise, scale, 
     return recorded
 
 
-__all__ = ["Batch", "Trajectories", "record_trajectories"]
+__all__ = ["Batch", "Trajectories", "check_network", "record_trajectories"]

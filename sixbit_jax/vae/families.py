@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ class VAEFamily:
       channels: (config) -> channels of the latents.
       from_network: (config, latents) -> latents as the decoder takes them.
       for_network: (config, latents) -> latents as the denoising network takes them.
+      for_picture: the same where they condition a video on a picture.
       decode: the stream of frames in [-1, 1].
       encode: mean and log variance of a video's latents.
       tiling: (config) -> diffusers' tiles.
@@ -31,6 +33,7 @@ class VAEFamily:
     channels: Callable[[Any], int]
     from_network: Callable[[Any, Array], Array]
     for_network: Callable[[Any, Array], Array]
+    for_picture: Callable[[Any, Array], Array]
     decode: Callable[..., Iterator[Array]]
     encode: Callable[..., tuple[Array, Array]]
     tiling: Callable[[Any], Any]
@@ -43,6 +46,7 @@ FAMILIES = {
         channels=lambda config: config.latent_channels,
         from_network=cogvideox.latents_from_model,
         for_network=cogvideox.latents_for_model,
+        for_picture=partial(cogvideox.latents_for_model, picture=True),
         decode=streaming.decode_stream,
         encode=streaming.encode,
         tiling=Tiling.cogvideox,
@@ -53,6 +57,7 @@ FAMILIES = {
         channels=lambda config: config.z_dim,
         from_network=wan.latents_from_model,
         for_network=wan.latents_for_model,
+        for_picture=wan.latents_for_model,
         decode=wan.decode_stream,
         encode=wan.encode,
         tiling=lambda config: Tiling(),

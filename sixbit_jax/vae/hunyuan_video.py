@@ -274,6 +274,12 @@ class AutoencoderKLHunyuanVideo(nnx.Module):
         self.post_quant_conv = PointwiseConv(latent, latent, rngs=rngs)
 
     @staticmethod
+    def weight_role(name: str) -> str | None:
+        """How a parameter may be quantized: none of them may."""
+        del name
+        return None
+
+    @staticmethod
     def decode_lengths(latent_frames: int) -> tuple[int, ...]:
         """A window is one chunk."""
         return (latent_frames,)

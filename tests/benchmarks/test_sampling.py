@@ -1,5 +1,6 @@
 """The sampling benchmark on a tiny model: every part runs and the file is complete."""
 
+import dataclasses
 import json
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 
 from sixbit_jax import cli
 from sixbit_jax.benchmark import parts as sampling_parts
-from sixbit_jax.benchmark import records, sampling, workers
+from sixbit_jax.benchmark import programs, records, sampling, workers
 from sixbit_jax.benchmark import subject as sampling_model
 from sixbit_jax.benchmark.plans import SPECS, replayed, skip_plan
 from sixbit_jax.benchmark.programs import compile_program
@@ -23,6 +24,7 @@ FIELDS = {
     "width",
     "program",
     "skip_fraction",
+    "density",
     "step_ms",
     "peak_bytes",
     "weight_bytes",
@@ -91,6 +93,36 @@ def test_quantized_program_runs_all_its_plans(tiny):
     assert found[0]["cache_bytes"] == values * 9 // 16 + 4 * 4 * tiny.tokens
     sampling.finish(found)
     json.dumps(found)
+
+
+@pytest.mark.slow
+def test_a_sparse_program_runs_at_each_density_and_fraction(monkeypatch):
+    name = "int8, 8-bit attention, sparse"
+    # 1,158 tokens, 10 blocks of 128 keys: what a tile always computes is about half.
+    config = small_config(num_layers=2, time_embed_dim=32)
+    subject = sampling_model.Subject("tiny", config, (8, 24, 24))
+    spec = next(spec for spec in SPECS if spec.name == name)
+    assert spec.densities == (0.5, 0.35)
+    assert spec.fractions[:2] == (0.0, 0.33)
+    reachable = dataclasses.replace(spec, densities=(0.9, 0.75), fractions=(0.0, 0.5))
+    monkeypatch.setattr(programs, "SPECS", (reachable,))
+    monkeypatch.setattr(programs, "_DENSITY_TOLERANCE", 0.03)
+    run = compile_program(subject, name, steps=3, repeats=1, trace=None)
+    found = list(run())
+    assert [(r["target_density"], r["skip_fraction"]) for r in found] == [
+        (0.9, 0.0),
+        (0.9, 0.5),
+        (0.75, 0.0),
+        (0.75, 0.5),
+    ]
+    for record in found:
+        assert record.keys() >= FIELDS
+        assert record["finite"]
+        assert record["density"] == pytest.approx(record["target_density"], abs=0.13)
+    assert found[0]["sparse_tau"] < found[2]["sparse_tau"]
+    sampling.finish(found)
+    json.dumps(found)
+    assert "keys" in sampling.shown(found[2])
 
 
 def test_a_trace_is_replayed_for_another_number_of_blocks(tmp_path):

@@ -203,7 +203,7 @@ def test_a_scheduler_of_another_class_is_kept_by_name(tmp_path):
 def test_a_class_name_that_names_no_network_is_refused(tmp_path, found):
     _refused(
         tmp_path,
-        "config.json _class_name: expected one of CogVideoX",
+        "config.json _class_name: expected one of AutoencoderKLCogVideoX",
         config={"_class_name": found},
     )
 

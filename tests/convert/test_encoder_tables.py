@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from convert.errors import ConversionError
-from convert.rules import Role
 from convert.safetensors_file import TensorInfo
 from sixbit_jax.text_encoders import registry
 from tests.golden import text_cases
@@ -50,18 +49,6 @@ def test_every_parameter_has_a_key_and_every_key_is_used_or_ignored_by_name(name
     assert len(used) == len(found)
     assert used.isdisjoint(ignored)
     assert used | set(ignored) == shapes.keys()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_roles_of_the_rules_are_those_of_the_model(name):
-    (found, _), _, table, kind = assigned(name, text_cases.load(name).shapes)
-    roles = {Role.SITE: "site", Role.OTHER: None}
-    for path, chosen in found.items():
-        stack, _, rest = path.partition(".")
-        if stack in table.stacks:
-            path = f"{stack}.{rest.partition('.')[2]}"
-        if path.endswith(".weight"):
-            assert kind.weight_role(path) == roles[chosen.rule.role], path
 
 
 def prefixed(prefix):

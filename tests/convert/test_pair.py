@@ -11,6 +11,7 @@ import sixbit_jax
 from convert import convert, convert_pair
 from convert.command import main
 from convert.errors import ConversionError
+from convert.reader import open_source
 from sixbit_jax.checkpoint import CheckpointError
 from sixbit_jax.checkpoint.pair import NETWORKS
 from tests.convert.checkpoints import write_checkpoint
@@ -60,6 +61,36 @@ def test_the_command_line_takes_the_root(tmp_path, capsys):
     )
     with pytest.raises(ConversionError, match="name one of them, or convert both"):
         convert(root, tmp_path / "one")
+
+
+def test_the_way_back_is_a_root_of_two_networks(tmp_path, capsys):
+    root = _root(tmp_path / "root", {"boundary_ratio": 0.9})
+    convert_pair(root, tmp_path / "pair")
+    back = tmp_path / "back"
+    assert main([str(tmp_path / "pair"), str(back), "--to-diffusers"]) == 0
+    assert sorted(p.name for p in back.iterdir()) == [
+        "model_index.json",
+        "transformer",
+        "transformer_2",
+    ]
+    index = json.loads((back / "model_index.json").read_text())
+    assert (index["_class_name"], index["boundary_ratio"]) == ("WanPipeline", 0.9)
+    for folder in ("transformer", "transformer_2"):
+        before, after = (open_source(r / folder).tensors for r in (root, back))
+        assert before.keys() == after.keys()
+        for key, tensor in before.items():
+            assert after[key].read().tobytes() == tensor.read().tobytes()
+    convert_pair(back, tmp_path / "again")
+    assert sixbit_jax.load_pair(tmp_path / "again")[1].boundary == 0.9
+
+
+def test_a_way_back_that_fails_leaves_nothing_behind(tmp_path, capsys):
+    convert_pair(_root(tmp_path / "root"), tmp_path / "pair")
+    (tmp_path / "pair" / "low_noise" / "sixbit.json").unlink()
+    argv = [str(tmp_path / "pair"), str(tmp_path / "back"), "--to-diffusers"]
+    assert main(argv) == 1
+    assert "low_noise" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pair", "root"]
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path):

@@ -5,10 +5,9 @@ import pytest
 
 from convert.cogvideox import TABLE
 from convert.errors import ConversionError
-from convert.rules import Role, Rule, RuleTable, Transform, collapse
+from convert.rules import Rule, RuleTable, Transform, collapse
 from convert.safetensors_file import TensorInfo
 from sixbit_jax.checkpoint import parameter_shapes
-from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from tests.golden import cases
 
 CONFIGS = (
@@ -48,48 +47,6 @@ def test_the_cogvideox_table_names_exactly_the_keys_of_diffusers(name):
     }
     for key, (path, _) in table_keys.items():
         assert [t for r in TABLE.rules if (t := r.to_target(key))] == [path]
-
-
-def test_roles_of_cogvideox_linears():
-    roles = {
-        "transformer_blocks.0.attn1.to_out.weight": Role.SITE,
-        "transformer_blocks.0.ff.down.weight": Role.SITE,
-        "transformer_blocks.0.norm1.linear.weight": Role.SMALL_BATCH,
-        "norm_out.linear.weight": Role.SMALL_BATCH,
-        "proj_out.weight": Role.OTHER,
-        "patch_embed.text_proj.weight": Role.SMALL_BATCH,
-    }
-    for path, role in roles.items():
-        assert TABLE.source_of(path)[1].role is role
-
-
-def test_roles_are_those_of_the_model_class():
-    """`convert --weights nvfp4` and `sixbit_jax.quantize` choose the same weights."""
-    names = [
-        "patch_embed.proj.weight",
-        "patch_embed.text_proj.weight",
-        "time_embedding.linear_1.weight",
-        "ofs_embedding.linear_2.weight",
-        "norm_final.weight",
-        "norm_out.linear.weight",
-        "proj_out.weight",
-        *(
-            f"transformer_blocks.0.{part}.weight"
-            for part in (
-                "norm1.linear",
-                "norm1.norm",
-                "attn1.to_q",
-                "attn1.to_out",
-                "attn1.norm_q",
-                "norm2.linear",
-                "ff.up",
-                "ff.down",
-            )
-        ),
-    ]
-    for name in names:
-        role = CogVideoXTransformer.weight_role(name.replace(".0.", "."))
-        assert TABLE.source_of(name)[1].role.value == (role or "other"), name
 
 
 def test_all_problems_of_the_keys_are_listed_at_once():

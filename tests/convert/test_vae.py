@@ -4,7 +4,6 @@ import pytest
 from flax import nnx
 
 from convert import vae_cogvideox, vae_hunyuan_video
-from convert.rules import Role
 from sixbit_jax.vae.cogvideox import AutoencoderKLCogVideoX
 from sixbit_jax.vae.hunyuan_video import AutoencoderKLHunyuanVideo
 from tests.golden import vae_cases
@@ -38,6 +37,6 @@ def test_every_key_has_one_rule_and_none_is_quantized(folder):
     network, table = NETWORKS[folder]
     assert table.model_class == network.class_name
     for path in paths(network, network.config_class()):
-        key, rule = table.source_of(path)
+        key, _ = table.source_of(path)
         assert [t for r in table.rules if (t := r.to_target(key))] == [path]
-        assert rule.role is Role.OTHER
+        assert network.weight_role(path) is None

@@ -7,6 +7,7 @@ from convert.conversion import WEIGHTS
 from convert.errors import ConversionError
 from convert.values import store
 from sixbit_jax.checkpoint import ParameterSpec
+from sixbit_jax.methods.weights import weight_recipe
 
 SHAPE = (8, 256)
 FORMATS = [name for name in WEIGHTS if name != "keep"]
@@ -25,7 +26,7 @@ def test_the_range_of_float32_is_the_range_of_every_format_or_an_error(name, rot
     for scale in (1.0, 1e20, 1e31, 3e33, 1e35, 1e37, 3.4e38):
         weight = _weight(scale)
         try:
-            stored = store(weight, spec, "w")
+            stored = store(weight, spec, "w", weight_recipe(name))
         except ConversionError:
             assert scale > 1e30
             continue
@@ -43,16 +44,21 @@ def test_a_uniform_range_that_overflows_is_refused(name):
     weight = _weight(1.0)
     weight[3, :2] = 3e38, -3e38
     with pytest.raises(ConversionError, match=r"w: .*expected"):
-        store(weight, ParameterSpec(SHAPE, name), "w")
+        store(weight, ParameterSpec(SHAPE, name), "w", weight_recipe(name))
 
 
 def test_nvfp4_says_that_it_saturates():
     with pytest.raises(ConversionError, match=r"w: .*nvfp4"):
-        store(_weight(3.3e38), ParameterSpec(SHAPE, "nvfp4"), "w")
+        store(
+            _weight(3.3e38),
+            ParameterSpec(SHAPE, "nvfp4"),
+            "w",
+            weight_recipe("nvfp4"),
+        )
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_zeros_and_the_smallest_values_stay_finite(name):
     for weight in (np.zeros(SHAPE, np.float32), _weight(1e-38), _weight(1e-44)):
-        stored = store(weight, ParameterSpec(SHAPE, name), "w")
+        stored = store(weight, ParameterSpec(SHAPE, name), "w", weight_recipe(name))
         assert np.isfinite(np.asarray(stored.dequantize("float32"))).all()

@@ -1,9 +1,10 @@
 """Makes `pipelines/*.npz`: videos of diffusers' own pipelines, float32 on CPUs.
 
-python -m tests.golden.make_pipelines
+python -m tests.golden.make_pipelines [NAME ...]
 """
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import diffusers
 import numpy as np
 import torch
 import transformers
+from diffusers.models.autoencoders import vae
 from diffusers.schedulers import scheduling_dpm_cogvideox
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.golden.image_pipeline_cases import IMAGE_CASES, picture
 from tests.golden.pipeline_cases import (
     CASES,
     NEGATIVE,
@@ -43,10 +47,10 @@ def _load(model: torch.nn.Module, folder: str) -> dict[str, list[int]]:
 
 def _component(folder: str, config: dict[str, Any]) -> torch.nn.Module:
     values = {k: v for k, v in config.items() if not k.startswith("_")}
-    if folder.startswith("text_encoder"):
+    if "architectures" in config:
         name = config["architectures"][0]
-        config_type = getattr(transformers, name.replace("EncoderModel", "Config"))
-        return getattr(transformers, name)(config_type(**values))
+        kind = name.removesuffix("Model").removesuffix("Encoder") + "Config"
+        return getattr(transformers, name)(getattr(transformers, kind)(**values))
     return getattr(diffusers, config["_class_name"]).from_config(values)
 
 
@@ -62,6 +66,11 @@ def pipeline(case: PipelineCase) -> tuple[Any, dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = unpack(case.tokenizer, Path(scratch))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if case.processor:
+        options = {k: v for k, v in case.processor.items() if "type" not in k}
+        parts["image_processor"] = CLIPImageProcessorPil(**options)
+    elif case.pictures and case.index["_class_name"].startswith("Wan"):
+        parts["image_processor"] = None
     made = getattr(diffusers, case.index["_class_name"])(
         tokenizer=tokenizer,
         scheduler=scheduler,
@@ -83,12 +92,23 @@ def _draw_from(case: PipelineCase) -> None:
         step = 0 if count == 1 else count // 2
         return torch.from_numpy(case.step_noise(step, tuple(shape)))
 
+    def draw_picture(shape: tuple[int, ...], **_: Any) -> torch.Tensor:
+        return torch.from_numpy(case.picture_noise(tuple(shape)))
+
     scheduling_dpm_cogvideox.randn_tensor = draw
+    vae.randn_tensor = draw_picture
+
+
+def _pictures(case: PipelineCase) -> dict[str, Any]:
+    """The pipeline's arguments with the pictures of a case."""
+    names = ("image", "last_image")[: case.pictures]
+    return {name: picture(f"{name} of {case.name}") for name in names}
 
 
 def main() -> None:
-    """Runs all cases."""
-    for case in CASES.values():
+    """Runs all cases, or those that are named."""
+    cases = CASES | IMAGE_CASES
+    for case in [cases[name] for name in sys.argv[1:] or cases]:
         _draw_from(case)
         pipe, shapes = pipeline(case)
         ratio = pipe.vae_scale_factor_spatial
@@ -103,8 +123,9 @@ def main() -> None:
         length = case.components["transformer"].get("max_text_seq_length", 512)
         with torch.no_grad():
             video = pipe(
-                PROMPT,
-                NEGATIVE,
+                prompt=PROMPT,
+                negative_prompt=NEGATIVE,
+                **_pictures(case),
                 height=case.height,
                 width=case.width,
                 num_frames=case.frames,
@@ -117,12 +138,20 @@ def main() -> None:
                 **case.call,
             ).frames[0]
         video = np.asarray(video)
+        more = {}
+        if case.pictures:
+            first = _pictures(case)["image"]
+            size = {"height": case.height, "width": case.width}
+            pixels = pipe.video_processor.preprocess(first, **size)[0].numpy()
+            # They are bytes after Pillow's filter.
+            more["pixels"] = np.round(pixels * 127.5 + 127.5).astype(np.uint8)
         print(case.name, video.shape, video.min(), video.max(), video.std())
         case.file.parent.mkdir(exist_ok=True)
         np.savez_compressed(
             case.file,
             video=np.round(video * 65535).astype(np.uint16),
             meta=json.dumps({"noise_shape": shape, "shapes": shapes}),
+            **more,
         )
 
 

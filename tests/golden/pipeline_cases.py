@@ -146,6 +146,8 @@ class PipelineCase:
       scheduler: its configuration.
       frames, height, width: of the video.
       call: further arguments of the pipeline.
+      pictures: that it begins with: 1 is the first frame, 2 also the last.
+      processor: of pictures, `preprocessor_config.json`.
     """
 
     name: str
@@ -158,6 +160,8 @@ class PipelineCase:
     steps: int = 4
     guidance: float = 5.0
     call: dict[str, Any] = field(default_factory=dict)
+    pictures: int = 0
+    processor: dict[str, Any] = field(default_factory=dict)
 
     @property
     def file(self) -> Path:
@@ -176,6 +180,10 @@ class PipelineCase:
     def step_noise(self, step: int, shape: tuple[int, ...]) -> np.ndarray:
         """What a stochastic scheduler adds in a step."""
         return random_array(f"noise of {self.name}, step {step}", shape)
+
+    def picture_noise(self, shape: tuple[int, ...]) -> np.ndarray:
+        """What is drawn where the latents of a picture are a sample."""
+        return random_array(f"noise of the picture of {self.name}", shape)
 
     def stored(self) -> dict[str, Any]:
         """`video` float32 [frames, height, width, 3] in 0..1, `noise`, `shapes`."""
@@ -264,7 +272,7 @@ def write_root(case: PipelineCase, folder: Path) -> Path:
     index: dict[str, Any] = dict(case.index)
     for name, config in case.components.items():
         (root / name).mkdir(parents=True)
-        encoder = name.startswith("text_encoder")
+        encoder = "architectures" in config
         library = "transformers" if encoder else "diffusers"
         class_name = config["architectures"][0] if encoder else config["_class_name"]
         index[name] = [library, class_name]
@@ -273,6 +281,11 @@ def write_root(case: PipelineCase, folder: Path) -> Path:
         save_file(weights_of(name, shapes[name]), root / name / f"{stem}.safetensors")
     index["tokenizer"] = ["transformers", "T5Tokenizer"]
     unpack(case.tokenizer, root).rename(root / "tokenizer")
+    if case.processor:
+        index["image_processor"] = ["transformers", "CLIPImageProcessor"]
+        (root / "image_processor").mkdir()
+        file = root / "image_processor" / "preprocessor_config.json"
+        file.write_text(json.dumps(case.processor))
     index["scheduler"] = ["diffusers", case.scheduler["_class_name"]]
     (root / "scheduler").mkdir()
     (root / "scheduler/scheduler_config.json").write_text(json.dumps(case.scheduler))
@@ -293,4 +306,8 @@ def weights_of(folder: str, shapes: dict[str, Any]) -> dict[str, np.ndarray]:
         for key in ("decoder.conv_out.conv.weight",):
             if key in found:
                 found[key] *= np.float32(0.25)
+        # Latents of a picture are as large as noise, or hardly matter for the video.
+        for key in ("encoder.conv_out.weight",):
+            if key in found:
+                found[key] *= np.float32(6)
     return found

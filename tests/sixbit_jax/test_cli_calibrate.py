@@ -124,7 +124,8 @@ def test_a_drift_below_what_quantization_alone_causes_is_refused(
 
 
 def test_the_closed_threshold_counts_what_the_outlier_rule_put_into_bf16():
-    from sixbit_jax.commands._calibration import Sampled, _closed_threshold
+    from sixbit_jax.calibration.calibrate import closed_threshold
+    from sixbit_jax.calibration.runs import Sampled
     from sixbit_jax.policies import BlockGrid, ErrorPredictor
     from sixbit_jax.routes import Route
     from tests.sixbit_jax.report.traces import SITES, make_trace
@@ -140,8 +141,8 @@ def test_the_closed_threshold_counts_what_the_outlier_rule_put_into_bf16():
     grid = BlockGrid(1, SITES, np.ones((1, 4)))
 
     def share_below(trace, **options):
-        sampled = Sampled(None, [trace])
-        threshold = _closed_threshold(sampled, numbers | options, grid, 6.0)
+        sampled = Sampled(None, (trace,))
+        threshold = closed_threshold(sampled, numbers | options, grid, 6.0)
         return np.mean(trace.gamma[:-1] <= threshold)
 
     assert share_below(trace) == pytest.approx(0.5, abs=0.04)

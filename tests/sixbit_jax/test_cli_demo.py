@@ -179,13 +179,13 @@ def test_compare_of_embeddings_needs_a_model(tmp_path, capsys):
 
 def test_the_recommended_policy_belongs_to_the_bundled_checkpoint(tmp_path):
     from convert import convert
-    from sixbit_jax import load
     from sixbit_jax.commands._configurations import configuration_for
     from sixbit_jax.commands._names import BUNDLED_CHECKPOINT, RECOMMENDED
+    from sixbit_jax.commands._networks import load_network
 
     convert(BUNDLED_CHECKPOINT, tmp_path / "model", weights="nvfp4")
-    model, _ = load(tmp_path / "model")
-    chosen = configuration_for(RECOMMENDED, plain=None, quantized=model, steps=50)
+    network = load_network(tmp_path / "model")
+    chosen = configuration_for(RECOMMENDED, plain=network, quantized=network, steps=50)
     assert chosen.name == "6-bit"
     assert chosen.policy.skips
     assert chosen.policy_file is not None

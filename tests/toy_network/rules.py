@@ -1,6 +1,6 @@
 """How checkpoints of the toy network map to ours."""
 
-from convert.rules import Role, Rule, RuleTable
+from convert.rules import Rule, RuleTable
 
 TABLE = RuleTable(
     model_class="ToyTransformer3DModel",
@@ -13,15 +13,11 @@ TABLE = RuleTable(
         Rule(
             "mixing.{layer}.net.0.{leaf}",
             "mixing_blocks.{layer}.up.{leaf}",
-            Role.SITE,
         ),
         Rule(
             "mixing.{layer}.net.2.{leaf}",
             "mixing_blocks.{layer}.down.{leaf}",
-            Role.SITE,
         ),
-        Rule(
-            "closing.{layer}.{leaf}", "closing_blocks.{layer}.linear.{leaf}", Role.SITE
-        ),
+        Rule("closing.{layer}.{leaf}", "closing_blocks.{layer}.linear.{leaf}"),
     ),
 )

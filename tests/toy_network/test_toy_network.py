@@ -41,7 +41,7 @@ def registered(monkeypatch):
     """One row of the registry, and one rule table."""
     row = ("tests.toy_network.network", "ToyTransformer")
     monkeypatch.setitem(registry.ROWS, ToyTransformer.class_name, row)
-    monkeypatch.setitem(tables._TABLES, TABLE.model_class, TABLE)
+    monkeypatch.setitem(tables._FIXED, TABLE.model_class, TABLE)
 
 
 def plain_forward(model, latents, text, timestep):

@@ -10,7 +10,6 @@ Outside the quantizer, Q(W) + B A, this is the best rank-r correction of the wei
 the quantizer rounds it away in part.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -65,30 +64,6 @@ def zero_adapter(shape: tuple[int, ...], rank: int = RANK) -> Adapter:
     return Adapter(jnp.zeros((*lead, rank, columns)), jnp.zeros((*lead, rows, rank)))
 
 
-def adapted(
-    w: Float[Array, "*batch n k"],
-    adapter: Adapter,
-    quantize: Callable[[Array], Array],
-    placement: Placement,
-) -> Float[Array, "*batch n k"]:
-    """The weights that a linear multiplies with.
-
-    Args:
-      w: W, float32.
-      adapter: B and A.
-      quantize: rounds a matrix to its grid.
-      placement: "outside": Q(W) + B A; "inside": Q(W + B A).
-
-    Raises:
-      ValueError: an unknown placement.
-    """
-    if placement == "outside":
-        return quantize(w) + adapter.matrix()
-    if placement == "inside":
-        return quantize(w + adapter.matrix())
-    raise ValueError(f"placement: expected one of {PLACEMENTS}, found {placement!r}")
-
-
 def _check_rank(shape: tuple[int, ...], rank: int) -> None:
     if len(shape) < 2 or not 1 <= rank <= min(shape[-2:]):
         raise ValueError(
@@ -102,7 +77,6 @@ __all__ = [
     "RANK",
     "Adapter",
     "Placement",
-    "adapted",
     "low_rank",
     "zero_adapter",
 ]

@@ -7,7 +7,7 @@ A reconstruction; see `mpq_dm`, `oolri` and `mtrd`. Every site's linear becomes
 with Q the nearest level of each row's residual grid, whose numbers are trained along
 with the adapters. Only one adapter is there in earnest: B A outside the quantizer, or
 B' A' inside it; the other is zero and has learning rate 0, so that all variants and
-all widths share one compiled program. [ours] Activations are not quantized while
+all widths share one compiled program. Our choice: activations are not quantized while
 tuning, as in Q-VDiT.
 """
 

@@ -10,8 +10,8 @@ from all queues,
 with every feature of length one. The gradient goes to the student's features (the code
 of MPQ-DM, v1, detaches both, and its term has no gradient).
 
-[ours] A feature is the mean of the last block's residual stream over the tokens of one
-frame; text tokens are left out. Queue length, draws, temperature and weight.
+Our reading: a feature is the mean of the last block's residual stream over the tokens
+of one frame; text tokens are left out. Queue length, draws, temperature and weight.
 """
 
 from dataclasses import dataclass

@@ -9,7 +9,7 @@ branches (unsalient, normal, salient), n bits on average:
     w_hat = s (q - z) + sum_k (mu_k + a_k sign(.))
 
 Salience is the kurtosis of the channel; as many channels are salient as are unsalient,
-and their share is the one of 0, 10, .. 50% with the least error. [ours] Base and
+and their share is the one of 0, 10, .. 50% with the least error. Our choice: base and
 branches are fitted jointly (`residual_fit`), which contains the n-bit uniform grid as
 a special case and starts from it; s z and the mu_k are one number per channel.
 """
@@ -195,8 +195,8 @@ def fz_rmq(
       method: "joint" fit of base and branches; "uniform": every channel the
         least-squares uniform grid of its bits, which is MPQ-DM v1's three-way bit
         assignment; "greedy": branches fitted one after the other.
-      salience: "kurtosis", or "error" [ours]: what a channel loses from two branches
-        to none.
+      salience: "kurtosis", or "error", which is ours: what a channel loses from two
+        branches to none.
       shares: of salient channels to try; (0,) gives every channel n bits.
 
     Returns:

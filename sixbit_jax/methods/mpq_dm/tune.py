@@ -21,7 +21,7 @@ from sixbit_jax.tuning.observe import observe
 from sixbit_jax.tuning.trajectories import Trajectories
 
 LEARNING_RATES = {"levels": 3e-5, "outside": 3e-4, "inside": 3e-4}
-"""[ours]"""
+"""Our choice; the paper does not say."""
 CALIBRATION_EXAMPLES = 8
 CALIBRATION_ROWS = 512
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 from sixbit_jax.formats import ResidualArray
 from sixbit_jax.methods.mpq_dm.residual_weights import Salience, fz_rmq
 from sixbit_jax.quantizers.residual_fit import Method
-from sixbit_jax.quantizers.uniform import UniformRecipe
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ResidualRecipe:
     small_batch: bool = True
     method: Method = "joint"
     salience: Salience = "kurtosis"
+    multiple: ClassVar[int] = 8
 
     @property
     def compress(self) -> Callable[..., ResidualArray]:
@@ -36,14 +37,15 @@ class ResidualRecipe:
             fz_rmq, bits=self.bits, method=self.method, salience=self.salience
         )
 
-    def rotation_of(self, role: str | None, in_features: int) -> int | None:
-        """Rotation of a weight, or None if it stays as it is.
+    @property
+    def format_name(self) -> str:
+        """As in a checkpoint's header."""
+        return f"residual{self.bits}"
 
-        Raises:
-          ValueError: if K does not fit the rotation.
-        """
-        same = UniformRecipe(rotation=self.rotation, small_batch=self.small_batch)
-        return same.rotation_of(role, in_features)
+    @property
+    def fit(self) -> str:
+        """How the branches are found, in words."""
+        return f"{self.method} residual fit"
 
 
 __all__ = ["ResidualRecipe"]

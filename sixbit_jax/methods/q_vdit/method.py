@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from sixbit_jax.nn.applied_weight import CorrectedWeight
 from sixbit_jax.nn.fake_quantize import fake_quantize_rows, levels_of
 from sixbit_jax.quantizers.range_search import search_range
+from sixbit_jax.sampling.noise import seed_key
 from sixbit_jax.tuning.forward import Outputs
 from sixbit_jax.tuning.losses import mean_squared_error, temporal_maintenance
 from sixbit_jax.tuning.method import (
@@ -53,7 +54,8 @@ class QVDiTOptions:
       activation_bits: 6 or 8 (3 to 8 work), per token, dynamic.
       scope: "all" linears of the blocks, or "attention": the feed-forward linears
         stay at `feed_forward_bits`, as in the released configurations.
-      feed_forward_bits: of weights and activations there; [ours] for activations.
+      feed_forward_bits: of weights and activations there; for activations by our
+        choice.
       searched_range: search the range of every channel; otherwise round to nearest.
       inner_rank: rank of the adapter inside the quantizer; 0: none.
       tmd_weight: of the relation loss beside the mean squared error.
@@ -197,7 +199,7 @@ def _values(
 ) -> tuple[Groups, dict[str, dict[str, Array]]]:
     """Step sizes, estimators and adapters, and the grids."""
     step_sizes, estimator, inner, grids = {}, {}, {}, {}
-    key, shrinks = jax.random.key(options.seed), 50 if options.searched_range else 1
+    key, shrinks = seed_key(options.seed), 50 if options.searched_range else 1
     for name, weight in weights.items():
         lead, (rows, columns) = weight.shape[:-2], weight.shape[-2:]
         levels = jnp.full(lead, levels_of(options.bits_of(name)[0]), jnp.float32)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from sixbit_jax.methods.q_vdit.method import QVDiTOptions, q_vdit_method, q_vdit
 from sixbit_jax.methods.q_vdit.pack import packed_model
 from sixbit_jax.nn.fake_quantize import levels_of
 from sixbit_jax.quantizers.range_search import search_range
-from sixbit_jax.quantizers.uniform import with_weights
+from sixbit_jax.quantizers.storage import changed_weights
 from sixbit_jax.tuning.loop import TuneOptions, Tuner
 from sixbit_jax.tuning.method import Start
 from sixbit_jax.tuning.trajectories import Trajectories
@@ -28,7 +28,7 @@ LEARNING_RATES = {
     "factors": 1e-3,
     "inner": 1e-3,
 }
-"""[ours] The paper's are 1e-6 for step sizes and 1e-5 for adapters, over 5,000 to
+"""Ours. The paper's are 1e-6 for step sizes and 1e-5 for adapters, over 5,000 to
 15,000 iterations; these are for hundreds to a few thousand."""
 CALIBRATION_EXAMPLES = 16
 
@@ -160,15 +160,32 @@ class RangeSearchRecipe:
     """
 
     bits: int = 4
+    multiple: ClassVar[int] = 8
 
     @property
     def compress(self) -> Callable[..., UniformArray]:
         """The compiled function (weight, *, rotation) -> UniformArray."""
         return partial(_to_grid, bits=self.bits, grid=search_rule)
 
-    def rotation_of(self, role: str | None, in_features: int) -> int | None:
-        """0 for the weights of sites, None for all others."""
-        return 0 if role == "site" and in_features % 8 == 0 else None
+    @property
+    def format_name(self) -> str:
+        """As in a checkpoint's header."""
+        return f"uniform{self.bits}"
+
+    @property
+    def rotation(self) -> int:
+        """Adapters read the activation as it is."""
+        return 0
+
+    @property
+    def small_batch(self) -> bool:
+        """Linears that run on few rows stay as they are."""
+        return False
+
+    @property
+    def fit(self) -> str:
+        """How the grid of a row is found, in words."""
+        return "range search"
 
 
 def untuned(model: nnx.Module, options: QVDiTOptions) -> nnx.Module:
@@ -183,7 +200,7 @@ def untuned(model: nnx.Module, options: QVDiTOptions) -> nnx.Module:
         compress = RangeSearchRecipe(options.bits_of(name)[0]).compress
         return compress(weight, rotation=rotation)
 
-    return with_weights(model, RangeSearchRecipe().rotation_of, change)
+    return changed_weights(model, RangeSearchRecipe(), change)
 
 
 __all__ = [

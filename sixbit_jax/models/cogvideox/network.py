@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
 from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
 from sixbit_jax.models.cogvideox.config import CogVideoXConfig
@@ -24,7 +23,6 @@ from sixbit_jax.models.network import (
     Extra,
     PromptInputs,
 )
-from sixbit_jax.nn.attention import attention_of_heads
 from sixbit_jax.nn.embeddings import (
     TimestepEmbedding,
     sinusoidal_embedding,
@@ -34,6 +32,7 @@ from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import LayerNorm, layer_norm
 from sixbit_jax.nn.rope import RotaryTable, rotary_3d
 from sixbit_jax.nn.site import SiteOptions
+from sixbit_jax.nn.sparse_attention import TokenLayout
 
 _ROLES = (
     ("transformer_blocks.attn1.to_", "site"),
@@ -54,12 +53,14 @@ class Conditioning(NamedTuple):
       temb: timestep (and ofs) embedding, [batch, time_embed_dim].
       rotary: table of the video tokens, or None (2b). Constant.
       num_text: number of text tokens. Static.
+      frame_tokens: number of tokens of a frame. Static.
       per_layer: layers read nothing on their own.
     """
 
     temb: Float[Array, "batch E"]
     rotary: RotaryTable | None
     num_text: int
+    frame_tokens: int
     per_layer: None = None
 
 
@@ -117,8 +118,7 @@ class Attention(nnx.Module):
         key: Array,
         value: Array,
         conditioning: Conditioning,
-        options: SiteOptions,
-        scores: Precision | Bool[Array, ""],
+        site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
         shape = (*query.shape[:2], -1, self.head_dim)
@@ -129,13 +129,8 @@ class Attention(nnx.Module):
             Heads(x.reshape(shape), "layer", None, *norm.affine(), norm.eps, table)
             for x, norm in ((query, self.norm_q), (key, self.norm_k))
         )
-        mixed = attention_of_heads(
-            queries,
-            keys,
-            value.reshape(shape),
-            kernels=options.kernels,
-            precision=scores,
-        )
+        layout = TokenLayout(conditioning.frame_tokens, (0, conditioning.num_text))
+        mixed = site.attend(queries, keys, value.reshape(shape), layout)
         return mixed.reshape(value.shape)
 
 
@@ -180,7 +175,7 @@ class CogVideoXBlock(nnx.Module):
         query, key, value = site(
             "attn_in", x, attn.to_q, attn.to_k, attn.to_v, front=front
         )
-        mixed = attn.mix(query, key, value, conditioning, options, site.scores)
+        mixed = attn.mix(query, key, value, conditioning, site)
         (x,) = site("attn_out", mixed, attn.to_out, residual=residual)
         front, residual = self.norm2(x, conditioning, kernels=options.kernels)
         (hidden,) = site("ff_in", x, ff.up, front=front)
@@ -291,10 +286,8 @@ class CogVideoXTransformer(DescribedNetwork):
             temb = temb + self.ofs_embedding(embedding.astype(dtype))
         x = self.patch_embed(latents, prompt.astype(dtype))
         rotary = None
+        frames, height, width = config.token_grid(latents.shape[1], *latents.shape[3:])
         if config.use_rotary_positional_embeddings:
-            frames, height, width = config.token_grid(
-                latents.shape[1], *latents.shape[3:]
-            )
             rotary = rotary_3d(
                 config.attention_head_dim,
                 frames=frames,
@@ -303,7 +296,7 @@ class CogVideoXTransformer(DescribedNetwork):
                 base=config.sample_grid,
                 grid="resize_crop" if config.patch_size_t is None else "slice",
             )
-        return x, Conditioning(temb, rotary, prompt.shape[1])
+        return x, Conditioning(temb, rotary, prompt.shape[1], height * width)
 
     def unembed(
         self,

@@ -5,15 +5,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Float, Float32
 
-from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads, Rotary
+from sixbit_jax.models.blocks import SiteRunner
 from sixbit_jax.models.wan.config import WanConfig
-from sixbit_jax.nn.attention import attention, attention_of_heads
+from sixbit_jax.nn.attention import attention
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.rope import RotaryTable
 from sixbit_jax.nn.site import SiteOptions
+from sixbit_jax.nn.sparse_attention import TokenLayout
 
 
 class TextKeysValues(NamedTuple):
@@ -74,8 +75,8 @@ class SelfAttention(Attention):
         key: Float[Array, "batch tokens D"],
         value: Float[Array, "batch tokens D"],
         rotary: RotaryTable,
-        options: SiteOptions,
-        scores: Precision | Bool[Array, ""],
+        frame_tokens: int,
+        site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention."""
         table = Rotary(rotary.cos, rotary.sin)
@@ -89,13 +90,8 @@ class SelfAttention(Attention):
             )
             for part, norm in ((query, self.norm_q), (key, self.norm_k))
         )
-        mixed = attention_of_heads(
-            queries,
-            keys,
-            self._heads(value),
-            kernels=options.kernels,
-            precision=scores,
-        )
+        layout = TokenLayout(frame_tokens)
+        mixed = site.attend(queries, keys, self._heads(value), layout)
         return mixed.reshape(value.shape)
 
 
@@ -131,7 +127,8 @@ class CrossAttention(Attention):
     ) -> Float[Array, "batch tokens D"]:
         """Attention to the text plus attention to the image.
 
-        There are few keys: scores stay in 16 bits whatever `options.attention` says.
+        There are few keys: attention stays dense, its scores in 16 bits, whatever
+        `options` and the plan say.
         """
         heads = self._heads(self.norm_q(query))
 

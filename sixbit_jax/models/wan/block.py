@@ -35,6 +35,7 @@ class Conditioning(NamedTuple):
         tokens, or None.
       num_clean: how many tokens those are. Static.
       rotary: table of the video tokens. Constant.
+      frame_tokens: number of tokens of a frame. Static.
       per_layer: keys and values of the prompt by stack, with a leading layer axis; one
         layer's slice of them inside a block.
     """
@@ -45,6 +46,7 @@ class Conditioning(NamedTuple):
     clean_modulation: Float[Array, "batch 6 D"] | None
     num_clean: int
     rotary: RotaryTable
+    frame_tokens: int
     per_layer: Any
 
 
@@ -154,7 +156,9 @@ class WanBlock(nnx.Module):
         query, key, value = site(
             "attn_in", y, attn.to_q, attn.to_k, attn.to_v, front=front
         )
-        mixed = attn.mix(query, key, value, conditioning.rotary, options, site.scores)
+        mixed = attn.mix(
+            query, key, value, conditioning.rotary, conditioning.frame_tokens, site
+        )
         x = attn_modulation.add(
             x,
             lambda residual: site("attn_out", mixed, attn.to_out, residual=residual)[0],

@@ -170,6 +170,7 @@ class WanTransformer(DescribedNetwork):
             *clean,
             clean_frames // config.patch_size[0] * grid[1] * grid[2],
             rotary_table(config.attention_head_dim, *grid),
+            grid[1] * grid[2],
             {"blocks": prompt},
         )
         return self.patch_embedding(latents), conditioning

@@ -77,6 +77,9 @@ def choose_scheduler(
         if target not in _SHIFTS:
             raise ValueError(f"shift: expected none for {target}, found {shift}")
         chosen[_SHIFTS[target]] = shift
+    if "spacing" in default.scheduler and target == default.scheduler["_class_name"]:
+        # Said by the pipeline and not by the file.
+        chosen.setdefault("spacing", default.scheduler["spacing"])
     scheduler = from_config(chosen)
     if scheduler.prediction_type != description.prediction:
         raise ValueError(

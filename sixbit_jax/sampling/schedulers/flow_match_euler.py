@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +28,11 @@ _SUPPORTED = {
 }
 SCHEMA = Schema(
     "FlowMatchEuler config",
-    {"num_train_timesteps": integer(1, MOST_STEPS), "shift": SHIFT},
+    {
+        "num_train_timesteps": integer(1, MOST_STEPS),
+        "shift": SHIFT,
+        "spacing": choice("scheduler", "even"),
+    },
     {name: fixed(value) for name, value in _SUPPORTED.items()}
     # Read by diffusers only where dynamic shifting is on.
     | {
@@ -53,9 +57,13 @@ class FlowMatchEuler(FlowSchedule):
 
     Attributes:
       shift: of the sigmas; 3.0 or 5.0 for Wan, 7.0 for HunyuanVideo.
+      spacing: of the sigmas before the shift: "scheduler" is the class's own, "even"
+        is 1, 1 - 1/n, ..., 1/n, which the pipeline of HunyuanVideo asks for. No file of
+        diffusers says it.
     """
 
     shift: float = 1.0
+    spacing: Literal["scheduler", "even"] = "scheduler"
 
     class_name: ClassVar[str] = "FlowMatchEulerDiscreteScheduler"
     schema: ClassVar[Schema] = SCHEMA
@@ -80,7 +88,12 @@ class FlowMatchEuler(FlowSchedule):
             cls,
             class_name=cls.class_name,
             schema=cls.schema,
-            defaults={"num_train_timesteps": 1000, "shift": 1.0} | _SUPPORTED,
+            defaults={
+                "num_train_timesteps": 1000,
+                "shift": 1.0,
+                "spacing": "scheduler",
+            }
+            | _SUPPORTED,
         )
 
     def sigmas(self, num_steps: int) -> np.ndarray:
@@ -93,6 +106,9 @@ class FlowMatchEuler(FlowSchedule):
         given = self._given_levels(self.shift, np.float32)
         if given is not None:
             return np.append(given, np.float32(0))
+        if self.spacing == "even":
+            even = np.linspace(1.0, 0.0, num_steps + 1)[:-1].astype(np.float32)
+            return np.append(shifted(even, self.shift), np.float32(0))
         total = self.num_train_timesteps
         lowest = shifted(np.array([1 / total], np.float32), self.shift)
         times = np.linspace(float(total), float(lowest[0]) * total, num_steps)

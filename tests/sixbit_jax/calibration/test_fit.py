@@ -126,7 +126,8 @@ def test_shapes_that_do_not_fit_are_refused():
 def test_traces_are_stacked():
     runs = recording()
     traces = [
-        SimpleNamespace(gamma=g, error=e, skip=s) for g, e, s in zip(*runs, strict=True)
+        SimpleNamespace(gamma=g, error=e, skip=s)
+        for g, e, s in zip(*runs[:3], strict=True)
     ]
     stacked = Recording.from_traces(traces)
     for ours, theirs in zip(stacked, runs, strict=True):
@@ -145,3 +146,20 @@ def test_plot_writes_an_image(tmp_path, suffix):
     plot_fit(runs, fit_predictor(runs, SITES), path, max_points=100)
     start = path.read_bytes()[:64]
     assert start.startswith(b"\x89PNG") or b"<?xml" in start
+
+
+def test_a_site_that_a_block_does_not_have_is_left_out(tmp_path):
+    rng = np.random.default_rng(0)
+    gamma = rng.uniform(0.1, 0.5, (2, 6, 1, 2))
+    error = np.stack([0.2 * np.roll(gamma, 1, 1) + 0.01] * 2, -1)
+    error[:, :, :, 0, 1] = np.nan
+    recording = Recording(gamma, error, np.zeros(gamma.shape, bool))
+    present = np.array([[True, False], [True, True]])
+    fit = fit_predictor(recording, ("both", "second"), present=present)
+    np.testing.assert_allclose(fit.predictor.alpha, [[0.2, 0.0], [0.2, 0.2]], atol=1e-6)
+    assert fit.predictor.beta[0, 1] == 0.0
+    assert fit.summary()["second"]["pearson_within_blocks"] == pytest.approx(1.0)
+    plot_fit(recording, fit, tmp_path / "fit.png")
+    assert (tmp_path / "fit.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="block 0, site second has 0 valid pairs"):
+        fit_predictor(recording, ("both", "second"))

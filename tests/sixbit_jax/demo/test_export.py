@@ -18,7 +18,7 @@ SMALL = {"num_attention_heads": 1, "num_layers": 2, "patch_size": 16}
 
 @pytest.fixture(scope="module")
 def params():
-    state = nnx.state(model.new_model(0, SMALL))
+    state = nnx.state(model.COGVIDEOX.new(0, SMALL))
     # Distinct values everywhere, so that a swapped pair of tensors is seen.
     leaves, structure = jax.tree.flatten(state)
     random = np.random.default_rng(0)

@@ -24,11 +24,11 @@ SPAN = recipe.Span(jnp.int32(0), jnp.int32(100))
 
 @pytest.fixture(scope="module")
 def small_model():
-    return model.new_model(0, SMALL)
+    return model.COGVIDEOX.new(0, SMALL)
 
 
 def test_the_full_network_has_the_promised_size():
-    shapes = jax.eval_shape(lambda: nnx.state(model.new_model(0)))
+    shapes = jax.eval_shape(lambda: nnx.state(model.COGVIDEOX.new(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     assert 8e6 < count < 10e6
     assert 2 * count < 20e6
@@ -141,7 +141,7 @@ from tests.sixbit_jax.demo.test_recipe import NUMBERS, SMALL
 assert len(jax.devices()) == 2
 losses = []
 for count in (1, 2):
-    graph, state = recipe.init_state(model.new_model(0, SMALL), NUMBERS)
+    graph, state = recipe.init_state(model.COGVIDEOX.new(0, SMALL), NUMBERS)
     training = train.Training(graph, state, NUMBERS)
     train.train(training, steps=8, steps_per_call=4, devices=jax.devices()[:count])
     assert len(training.state.step.sharding.device_set) == count

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.numerics import block_hadamard, int8, nvfp4
-from sixbit_jax.formats import Int8Array, NVFP4Array, rotate
+from pallas_kernels.numerics import block_hadamard, nvfp4
+from sixbit_jax.formats import NVFP4Array, rotate
 
 
 @pytest.fixture
@@ -30,13 +30,6 @@ def test_nvfp4_is_the_definition(w):
     assert array.dequantize(jnp.bfloat16).dtype == jnp.bfloat16
 
 
-def test_int8_is_the_definition(w):
-    array = Int8Array.quantize(w)
-    assert (array.shape, array.ndim, array.dtype) == (w.shape, 3, jnp.float32)
-    assert array.nbytes == w.size + 4 * 3 * 32
-    np.testing.assert_array_equal(array.dequantize(), int8.fake_quantize(w))
-
-
 def test_rotation_is_folded_in_along_k(w):
     array = NVFP4Array.quantize(w, rotation=128)
     assert array.rotation == 128
@@ -53,10 +46,9 @@ def test_rotate_zero_returns_its_argument(w):
     assert rotate(w, 0) is w
 
 
-@pytest.mark.parametrize("make", [NVFP4Array.quantize, Int8Array.quantize])
-def test_survives_tree_transformations(w, make):
-    array = make(w)
-    shapes = jax.eval_shape(make, w)
+def test_survives_tree_transformations(w):
+    array = NVFP4Array.quantize(w)
+    shapes = jax.eval_shape(NVFP4Array.quantize, w)
     assert type(shapes) is type(array)
     assert (shapes.shape, shapes.nbytes) == (array.shape, array.nbytes)
     assert isinstance(jax.tree.map(lambda _: None, array), type(array))
@@ -108,11 +100,3 @@ def test_nvfp4_refuses_rotations_that_do_not_fit(w):
         NVFP4Array.quantize(w, rotation=96)
     with pytest.raises(ValueError, match="multiple of 16"):
         NVFP4Array.quantize(w[..., :40])
-
-
-def test_int8_refuses_parts_that_do_not_fit(w):
-    array = Int8Array.quantize(w)
-    with pytest.raises(ValueError, match=r"\(3, 32, 256\) and \(3, 31\)"):
-        Int8Array(array.values, array.scales[:, :31])
-    with pytest.raises(ValueError, match="found float32 and float32"):
-        Int8Array(w, array.scales)

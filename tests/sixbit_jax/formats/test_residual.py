@@ -71,7 +71,7 @@ def test_stored_bytes_are_the_mean_bits_and_sixteen_per_row(bits):
 def test_every_matrix_has_its_own_share_and_the_same_mean():
     array = drawn(3, lead=(5,))
     assert len(set(np.asarray(array.num_salient).tolist())) > 1
-    bits = np.asarray(array.bits_per_row)
+    bits = np.asarray(array.branches) + array.bits - 1
     np.testing.assert_array_equal(bits.mean(-1), 3.0)
     for layer in range(5):
         counts = np.bincount(bits[layer], minlength=5)

@@ -113,9 +113,10 @@ def test_calibrate_and_sample_by_recipe(folder, tmp_path, capsys):
 
 def test_convert_refuses_options_that_the_recipe_stands_for(folder, capsys):
     argv = ["convert", str(folder / "source"), str(folder / "x"), "--recipe=dvd-quant"]
-    assert cli.main([*argv, "--refine"]) == cli.USER_ERROR
-    assert "expected no --weights, --refine" in capsys.readouterr().err
-    assert not (folder / "x").exists()
+    for words in (["--refine"], ["--rotation=0"], ["--weights=nvfp4"]):
+        assert cli.main([*argv, *words]) == cli.USER_ERROR
+        assert "expected no --weights, --rotation" in capsys.readouterr().err
+        assert not (folder / "x").exists()
 
 
 def test_sixbit_diffusion_is_nvfp4():

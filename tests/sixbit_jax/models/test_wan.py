@@ -75,7 +75,7 @@ def test_keys_and_values_made_once_give_the_same_output():
 
 
 def test_parameter_counts_of_the_published_models():
-    """Counts of models.md; nothing is allocated."""
+    """Counts of the published checkpoints; nothing is allocated."""
     published = {
         1_418_996_800: {"num_attention_heads": 12, "num_layers": 30, "ffn_dim": 8960},
         14_288_491_584: {},

@@ -7,6 +7,7 @@ import pytest
 from convert.root import convert_root
 from sixbit_jax.pipelines.pipeline import load_pipeline
 from sixbit_jax.sampling.options import Noise
+from tests.golden.image_pipeline_cases import IMAGE_CASES, picture
 from tests.golden.pipeline_cases import (
     CASES,
     NEGATIVE,
@@ -22,15 +23,26 @@ def made(case: PipelineCase, folder):
     return load_pipeline(folder / "converted", dtype="float32")
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+ALL = CASES | IMAGE_CASES
+
+
+@pytest.mark.parametrize("case", ALL.values(), ids=ALL)
 def test_video_is_that_of_the_published_pipeline(case, tmp_path):
     pipe, stored = made(case, tmp_path), case.stored()
     noise = stored["noise"]
     if case.index["_class_name"].startswith("Wan"):
         noise = np.moveaxis(noise, 2, 1)
     extra = pipe.description.extra_frames((case.frames - 1) // 4 + 1)
+    pictures = ("image", "last_image")[: case.pictures]
+    more: dict = {name: picture(f"{name} of {case.name}") for name in pictures}
+    if pictures and case.index["_class_name"].startswith("CogVideoX"):
+        shape = (1, 1, *noise.shape[2:])
+        # diffusers has channels before frames there.
+        drawn = case.picture_noise((1, shape[2], 1, *shape[3:]))
+        more["picture_noise"] = np.moveaxis(drawn, 2, 1)
     video = pipe(
         PROMPT,
+        **more,
         negative_prompt=NEGATIVE,
         noise=Noise(
             jnp.asarray(noise),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from sixbit_jax.measured import NO_CHANGE, NOT_MEASURED
 from sixbit_jax.policies import (
     BlockGrid,
     Plan,
@@ -12,9 +13,9 @@ from sixbit_jax.policies import (
     PolicyState,
     Stats,
     StepIndex,
-    empty_stats,
     full_precision_plan,
 )
+from sixbit_jax.routes import Route
 
 SITES = ("attn_in", "attn_out", "ff_in", "ff_mid")
 
@@ -31,6 +32,21 @@ def at(index: int, count: int = 50, latent_change: float = 0.0) -> StepIndex:
 
 def start(num_blocks: int = 3) -> Plan:
     return full_precision_plan(num_blocks, len(SITES))
+
+
+def empty_stats(num_blocks: int, num_sites: int) -> Stats:
+    """Stats of a step that measured nothing."""
+    return Stats(
+        computed=jnp.zeros((num_blocks,), bool),
+        gamma=jnp.zeros((num_blocks,), jnp.float32),
+        delta_change=jnp.zeros((num_blocks,), jnp.float32),
+        outlier=jnp.zeros((num_blocks, num_sites), jnp.float32),
+        route=jnp.full((num_blocks, num_sites), Route.BF16, jnp.int32),
+        error=jnp.full((num_blocks, num_sites), NOT_MEASURED, jnp.float32),
+        output_change=jnp.array(NO_CHANGE, jnp.float32),
+        latent_change=jnp.array(0.0, jnp.float32),
+        attention_density=jnp.zeros((num_blocks,), jnp.float32),
+    )
 
 
 def measured(plan: Plan, **fields) -> Stats:

@@ -7,6 +7,7 @@ import pytest
 
 from sixbit_jax.policies import (
     activation_bits,
+    attention_density,
     effective_bits,
     route_shares,
     skip_fraction,
@@ -55,3 +56,10 @@ def test_shapes_that_do_not_fit_are_refused():
         activation_bits(np.zeros((2, 4), int), np.zeros(2, bool), grid())
     with pytest.raises(ValueError, match=r"\(3, 4\) and \(5, 3\)"):
         effective_bits(np.zeros((3, 4), int), np.zeros((5, 3), bool), grid())
+
+
+def test_the_density_of_attention_is_that_of_computed_blocks():
+    skip = np.array([[False, True], [False, False]])
+    density = np.array([[1.0, 0.0], [0.25, 0.25]])
+    assert attention_density(density, skip) == pytest.approx(0.5)
+    assert attention_density(density, np.ones((2, 2), bool)) == 1.0

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sixbit_jax.policies import fixed, static_routes
+from sixbit_jax.policies import fixed
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.policies.driving import at, drive, grid, routes, skips, start
 
@@ -23,7 +23,7 @@ def test_routes_per_block_and_site_and_per_step():
     table = rng.integers(0, 2, (4, 3, 4))
     plans, _ = drive(fixed(route=table), 4)
     np.testing.assert_array_equal(routes(plans), table)
-    plans, _ = drive(static_routes(table[0]), 2)
+    plans, _ = drive(fixed(route=table[0]), 2)
     np.testing.assert_array_equal(routes(plans), [table[0]] * 2)
     assert fixed(route=table).routes == (Route.NVFP4, Route.INT8)
 

@@ -22,9 +22,11 @@ from sixbit_jax.policies import (
     dmpq,
     int8_attention,
     pdr,
+    sparse_attention,
     tdc,
 )
 from sixbit_jax.routes import Route
+from sixbit_jax.sparsity import SparseWay
 from tests.sixbit_jax.calibration.runs import BLOCKS, SITES, law
 
 
@@ -80,6 +82,54 @@ def test_a_file_may_limit_8_bit_attention(tmp_path):
     assert policy_from_file(path, model()) == expected
     with pytest.raises(ValueError, match="max_gamma"):
         stored(attention_max_gamma=-1.0)
+
+
+def test_a_file_may_make_attention_sparse(tmp_path):
+    path = tmp_path / "policy.json"
+    changes = {"sparse_way": "threshold", "sparse_tau": -0.4, "tau": None}
+    changes |= {"sparse_dense_blocks": [0, 2], "sparse_max_gamma": 0.3}
+    save_policy(stored(purify=False, **changes), path)
+    expected = chain(
+        dmpq(ErrorPredictor(SITES, *law()), 0.137),
+        sparse_attention(-0.4, dense_blocks=[0, 2], max_gamma=0.3),
+    )
+    assert policy_from_file(path, model()) == expected
+    masked = stored(sparse_way="radial", sparse_width=0.5, sparse_dense_last=True)
+    save_policy(masked, path)
+    assert load_policy(path) == masked
+    made = masked.policy()
+    assert made.sparse == SparseWay("radial", width=0.5)
+    assert made.init(BlockGrid(BLOCKS, SITES, np.ones((BLOCKS, 4))))[-1].dense_last
+
+
+def test_a_file_of_before_sparse_attention_loads(tmp_path):
+    path = tmp_path / "policy.json"
+    save_policy(stored(), path)
+    content = json.loads(path.read_text())
+    old = {k: v for k, v in content.items() if not k.startswith("sparse_")}
+    assert len(old) < len(content)
+    path.write_text(json.dumps(old))
+    assert load_policy(path) == stored()
+    assert policy_from_file(path, model()).sparse is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sparse_way": "best"},
+        {"sparse_width": 0.0},
+        {"sparse_dense_steps": 2.0},
+        {"sparse_dense_blocks": [BLOCKS]},
+        {"sparse_frames": -1},
+        {"sparse_tau": "much"},
+    ],
+)
+def test_sparse_attention_that_is_none_is_refused(tmp_path, change):
+    path = tmp_path / "policy.json"
+    save_policy(stored(sparse_way="threshold"), path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"sparse|way|width|dense_steps"):
+        load_policy(path)
 
 
 def test_without_fp4_tensor_cores_the_fastest_stable_route_is_int8(tmp_path):

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pytest
 from flax import nnx
 
 from sixbit_jax import NVFP4Array, NVFP4Recipe, quantize
@@ -38,24 +37,3 @@ def test_refining_changes_the_values_of_the_same_arrays():
             assert error(refined[name], weight) < 0.9 * error(plain[name], weight)
         else:
             np.testing.assert_array_equal(refined[name], weight)
-
-
-@pytest.mark.parametrize(
-    ("recipe", "role", "width", "rotation"),
-    [
-        (NVFP4Recipe(), "site", 256, 128),
-        (NVFP4Recipe(rotation=0), "site", 48, 0),
-        (NVFP4Recipe(rotation=0), "site", 40, None),
-        (NVFP4Recipe(), "small_batch", 48, 0),
-        (NVFP4Recipe(), "small_batch", 40, None),
-        (NVFP4Recipe(small_batch=False), "small_batch", 48, None),
-        (NVFP4Recipe(), None, 256, None),
-    ],
-)
-def test_the_role_of_a_weight_decides(recipe, role, width, rotation):
-    assert recipe.rotation_of(role, width) == rotation
-
-
-def test_a_width_that_the_rotation_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"rotation of 128: expected a divisor.*192"):
-        NVFP4Recipe().rotation_of("site", 192)

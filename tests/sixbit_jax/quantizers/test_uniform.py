@@ -74,8 +74,3 @@ def test_alpha_one_takes_all_of_the_activations_range():
     np.testing.assert_allclose(
         smoothing_divisor(activation, w, alpha=0.0), [1 / 2, 1 / 8]
     )
-
-
-def test_a_rotation_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="expected a divisor of the input"):
-        UniformRecipe(4).rotation_of("site", 96)

@@ -148,6 +148,22 @@ def test_the_share_of_int8_scores_is_that_of_computed_blocks(comparison):
     assert row[1:] == ["0.0 %", f"{100 * share:.1f} %"]
 
 
+def test_sparse_attention_has_a_row_and_heat_maps(comparison, tmp_path):
+    full, low = comparison.runs
+    assert all("blocks of keys" not in row[0] for row in table_rows(comparison)[1])
+    sparse = tuple(
+        trace._replace(attention_density=np.where(trace.skip, 0.0, 0.5))
+        for trace in low.traces
+    )
+    changed = Comparison(comparison.prompts, (full, replace(low, traces=sparse)))
+    (row,) = (row for row in table_rows(changed)[1] if "blocks of keys" in row[0])
+    assert row[1:] == ["100.0 %", "50.0 %"]
+    for name, found, maps in (("sparse", changed, 2), ("dense", comparison, 0)):
+        (tmp_path / name).mkdir()
+        written = write_report(tmp_path / name, found, title="t", facts={})
+        assert len([part for part in written if part.startswith("density_")]) == maps
+
+
 def test_runs_of_one_name_write_files_of_their_own(comparison, tmp_path):
     first, second = comparison.runs
     names = ("policy", "Policy")

@@ -42,6 +42,22 @@ def test_route_map_has_one_panel_per_guidance_branch():
     assert [axis.get_title(loc="left") for axis in single.axes] == ["all branches"]
 
 
+def test_density_map_has_a_panel_per_branch_and_marks_skips():
+    trace = make_trace()
+    density = np.where(trace.skip, 0.0, 0.25).astype(np.float32)
+    figure = plots.density_map(trace._replace(attention_density=density))
+    assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == [
+        "conditional",
+        "unconditional",
+    ]
+    cells = figure.axes[0].get_images()[0].get_array()
+    assert cells.shape == (3, 6)
+    np.testing.assert_array_equal(cells.mask, trace.skip[:, 0].T)
+    assert (cells.compressed() == 0.25).all()
+    assert as_bytes(plots.SKIPPED_COLOUR) in colours_of(figure)
+    assert not plots.density_map(make_trace(skip_step=None)).legends
+
+
 def test_signal_curves_have_no_point_where_a_block_was_skipped():
     figure = plots.signal_curves(make_trace(), SITES)
     lines = figure.axes[0].get_lines()

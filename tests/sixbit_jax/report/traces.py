@@ -37,4 +37,5 @@ def make_trace(
         error=np.full((*shape, len(SITES)), np.nan, np.float32),
         output_change=np.ones(steps, np.float32),
         int8_scores=np.zeros(shape, bool),
+        attention_density=np.where(skip, 0.0, 1.0).astype(np.float32),
     )

@@ -1,6 +1,7 @@
 """The whole sampler lowers for Hopper at real shapes, our kernels at every site."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from pallas_kernels import dispatch
 from pallas_kernels.attention import reference as attention_reference
+from pallas_kernels.attention import sparse_reference
 from pallas_kernels.block_stats import reference as block_stats_reference
 from pallas_kernels.int8_matmul import reference as int8_matmul_reference
 from pallas_kernels.nvfp4_expand import reference as nvfp4_expand_reference
@@ -16,13 +18,22 @@ from pallas_kernels.nvfp4_matmul import reference as nvfp4_matmul_reference
 from pallas_kernels.quantize_int8 import reference as quantize_int8_reference
 from pallas_kernels.quantize_nvfp4 import reference as quantize_nvfp4_reference
 from sixbit_jax.benchmark import subject as sampling_model
-from sixbit_jax.policies import chain, fixed, int8_attention, pdr, tdc
+from sixbit_jax.policies import (
+    chain,
+    fixed,
+    int8_attention,
+    pdr,
+    sparse_attention,
+    tdc,
+)
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program
 from sixbit_jax.sampling.options import Execution, Prompt
 
 DEFINITIONS = (
     (attention_reference, "attention"),
+    (sparse_reference, "attention"),
+    (sparse_reference, "quantized_attention"),
     (block_stats_reference, "block_stats"),
     (int8_matmul_reference, "int8_matmul"),
     (nvfp4_expand_reference, "nvfp4_expand"),
@@ -143,6 +154,74 @@ def test_attention_by_plan_holds_both_kernels(model):
     # Norm and rotary of queries and of keys without quantization, and the attention
     # with a fixed and with a running maximum.
     assert kernels(planned.jaxpr) == kernels(fixed_one.jaxpr) + 4
+
+
+def loops_in_branches(jaxpr, *, inside: bool = False) -> list[str]:
+    """Loops in the branches of conditionals, kernels aside."""
+    found = []
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "mpmd_map":
+            continue
+        if inside and name in ("while", "scan", "sort"):
+            found.append(name)
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += loops_in_branches(inner, inside=inside or name == "cond")
+    return found
+
+
+def test_a_loop_in_a_branch_is_found():
+    def run(x):
+        loop = functools.partial(jax.lax.fori_loop, 0, x.astype(int), jnp.add)
+        return jax.lax.cond(x > 0, lambda: loop(0), lambda: 0)
+
+    assert loops_in_branches(jax.make_jaxpr(run)(1.0).jaxpr) == ["while"]
+
+
+SPARSE_WAYS = [
+    {"way": "threshold"},
+    {"way": "threshold", "approximate": False},
+    {"way": "radial"},
+    {"way": "window", "approximate": False},
+]
+
+
+@pytest.mark.parametrize("options", SPARSE_WAYS, ids=str)
+@pytest.mark.parametrize(
+    ("model", "attention"), [("5b", "int8"), ("5b", "bf16"), ("wan-1.3b", "int8")]
+)
+def test_sparse_attention_adds_two_kernels_and_no_loop(model, attention, options):
+    policy = chain(int8_routes(), sparse_attention(**options))
+    sparse = traced(model, policy, attention=attention)
+    dense = traced(model, int8_routes(), attention=attention)
+    # With a fixed and with a running maximum; norm and rotary are made once.
+    assert kernels(sparse.jaxpr) == kernels(dense.jaxpr) + 2
+    assert not loops_in_branches(sparse.jaxpr.jaxpr)
+
+
+def test_sparse_attention_by_plan_holds_kernels_of_both_precisions():
+    policy = chain(int8_routes(), int8_attention(0.1))
+    dense = traced("5b", policy, attention=None)
+    sparse = traced("5b", chain(policy, sparse_attention()), attention=None)
+    # In each precision norm and rotary of queries and of keys, and attention with a
+    # fixed and with a running maximum.
+    assert kernels(sparse.jaxpr) == kernels(dense.jaxpr) + 2 * (2 + 2)
+    assert not loops_in_branches(sparse.jaxpr.jaxpr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "attention", "approximate"),
+    [("5b", "int8", True), ("5b", "bf16", False), ("wan-1.3b", "int8", True)],
+)
+def test_sparse_attention_lowers(model, attention, approximate):
+    sparse = sparse_attention(0.5, approximate=approximate)
+    program = traced(model, chain(int8_routes(), sparse), attention=attention)
+    assert lowered_kernels(program) >= INT8_KERNELS + 2
 
 
 @pytest.mark.slow

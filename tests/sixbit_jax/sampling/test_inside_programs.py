@@ -38,6 +38,7 @@ def every_mechanism():
         sixbit_jax.tdc(0.5, residual=True, shared=True),
         sixbit_jax.pdr(),
         sixbit_jax.int8_attention(0.5),
+        sixbit_jax.sparse_attention(0.5, dense_steps=0.0, dense_blocks=()),
     )
 
 

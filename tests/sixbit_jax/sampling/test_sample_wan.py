@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sixbit_jax
-from sixbit_jax.policies.fixed import static_routes
+from sixbit_jax.policies import fixed
 from sixbit_jax.quantizers.nvfp4 import quantize
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.guidance import guide
@@ -67,7 +67,7 @@ def test_six_sites_take_the_routes_of_the_plan(model):
     }
     exact = sixbit_jax.sample(model, UniPC(), text, **options)
     low = sixbit_jax.sample(
-        quantize(model), UniPC(), text, policy=static_routes(Route.INT8), **options
+        quantize(model), UniPC(), text, policy=fixed(route=Route.INT8), **options
     )
     assert low.trace.route.shape == (STEPS, 1, 2, 6)
     assert (low.trace.route == Route.INT8).all()

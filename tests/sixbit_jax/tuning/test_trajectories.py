@@ -66,7 +66,7 @@ def test_files_hold_the_same_and_know_what_made_them(tmp_path):
 
 def test_bad_inputs_are_refused():
     arguments = {"latent_shape": LATENTS, "num_steps": 2}
-    with pytest.raises(ValueError, match="expected prompts, steps and a batch"):
+    with pytest.raises(ValueError, match="prompts: expected at least one"):
         record_trajectories(
             teacher(), demo_scheduler(), prompts(0), prompts(1)[0], **arguments
         )

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from sixbit_jax.calibration import Recording
+from sixbit_jax.calibration.decisions import decisions
 from sixbit_jax.policies import BlockGrid, ErrorPredictor, dmpq, full_precision_plan
-from sixbit_jax.policies.base import StepIndex, empty_stats
-from sixbit_jax.report.decisions import decisions
+from sixbit_jax.policies.base import StepIndex
 from sixbit_jax.routes import Route
+from tests.sixbit_jax.policies.driving import empty_stats
 from tests.sixbit_jax.report.traces import SITES, make_trace
 
 GRID = BlockGrid(3, SITES, np.ones((3, 4)))

@@ -5,8 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from sixbit_jax.calibration import PolicyFile, Recording, predicted_errors
+from sixbit_jax.calibration.recording import Recording
+from sixbit_jax.calibration.threshold import predicted_errors
 from sixbit_jax.policies import BlockGrid, ErrorPredictor
+from sixbit_jax.policies.policy_file import PolicyFile
 
 
 class Decisions(NamedTuple):

@@ -1,0 +1,53 @@
+"""How blocks of keys are chosen where attention is sparse: a program is made for it."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["threshold", "radial", "window"]
+
+
+@dataclass(frozen=True)
+class SparseWay:
+    """The way of choosing; static, for each way is another compiled program.
+
+    Attributes:
+      kind: "threshold": the test of Sol-Attn (arXiv 2607.24027), whose `tau` is traced;
+        "radial" (arXiv 2506.19852) and "window": fixed masks over frames.
+      approximate: a skipped block counts as its mean key and mean value; otherwise it
+        is dropped.
+      width: of "radial": 1 is the paper's, less is sparser.
+      frames: of "window": how far apart frames attend to each other.
+
+    Raises:
+      ValueError: for values outside of these; lists all of them.
+    """
+
+    kind: Kind = "threshold"
+    approximate: bool = True
+    width: float = 1.0
+    frames: int = 1
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.kind not in get_args(Kind):
+            problems.append(
+                f"way: expected one of {', '.join(get_args(Kind))}, found {self.kind!r}"
+            )
+        if not isinstance(self.approximate, bool):
+            problems.append(
+                f"approximate: expected True or False, found {self.approximate!r}"
+            )
+        if type(self.width) not in (int, float) or not 0 < self.width < math.inf:
+            problems.append(
+                f"width: expected a positive finite number, found {self.width!r}"
+            )
+        if type(self.frames) is not int or self.frames < 0:
+            problems.append(
+                f"frames: expected a whole number of at least 0, found {self.frames!r}"
+            )
+        if problems:
+            raise ValueError("sparse attention:\n  " + "\n  ".join(problems))
+
+
+__all__ = ["Kind", "SparseWay"]

@@ -12,15 +12,19 @@ if TYPE_CHECKING:
     from convert.conversion import ConversionReport, convert
     from convert.errors import ConversionError
     from convert.export import to_diffusers
+    from convert.fuse import fuse_lora
+    from convert.lora import LoraChoice
     from convert.pair import convert_pair, pair_to_diffusers
 
 __all__ = [
     "DIALECTS",
     "ConversionError",
     "ConversionReport",
+    "LoraChoice",
     "cli_arguments",
     "convert",
     "convert_pair",
+    "fuse_lora",
     "pair_to_diffusers",
     "run",
     "to_diffusers",
@@ -31,9 +35,11 @@ _PLACES = {
     "DIALECTS": "choices",
     "ConversionError": "errors",
     "ConversionReport": "conversion",
+    "LoraChoice": "lora",
     "cli_arguments": "command",
     "convert": "conversion",
     "convert_pair": "pair",
+    "fuse_lora": "fuse",
     "pair_to_diffusers": "pair",
     "run": "command",
     "to_diffusers": "export",

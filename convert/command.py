@@ -19,8 +19,9 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         help="diffusers root (everything in it: transformers, text encoders, VAE, "
         "tokenizers), one component's directory, or one file of weights "
-        "(.safetensors, or .bin, .pt, .pth of torch.save; nothing in it is run) with "
-        "config.json next to it; with --to-diffusers, a converted directory",
+        "(.safetensors, .gguf, or .bin, .pt, .pth of torch.save; nothing in it is "
+        "run), with config.json next to it unless it is a Wan; with --to-diffusers, a "
+        "converted directory",
     )
     parser.add_argument(
         "destination", metavar="DST", help="directory to make; must not exist"
@@ -68,6 +69,14 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same network unquantized, to check packed weights of SRC against",
     )
     parser.add_argument(
+        "--lora",
+        metavar="[high=|low=]FILE[:STRENGTH]",
+        action="append",
+        default=[],
+        help="LoRA to add to the weights before they are quantized; may be repeated. "
+        "high= or low= (Wan2.2-A14B): for one network of the pair",
+    )
+    parser.add_argument(
         "--only",
         metavar="FOLDER",
         nargs="+",
@@ -79,6 +88,12 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="{keep,nvfp4,uniform2..uniform8}",
         help="of text and image encoders (default: keep with --weights keep, else "
         "uniform8, which is INT8)",
+    )
+    parser.add_argument(
+        "--state-dict",
+        metavar="NAME",
+        help="of a file of torch.save with several state dicts (raw and EMA weights): "
+        "the one to take, as ema or generator_ema",
     )
     parser.add_argument(
         "--to-diffusers",
@@ -99,9 +114,10 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         if args.to_diffusers:
-            if args.weights != "keep" or args.refine or args.reference:
+            if args.weights != "keep" or args.refine or args.reference or args.lora:
                 raise ConversionError(
-                    "--to-diffusers: expected no --weights, no --refine, no --reference"
+                    "--to-diffusers: expected no --weights, no --refine, no "
+                    "--reference, no --lora"
                 )
             if args.dialect not in ("auto", *WRITTEN):
                 raise ConversionError(
@@ -133,6 +149,8 @@ def run(args: argparse.Namespace) -> int:
                 "refine": args.refine,
                 "dialect": args.dialect,
                 "reference": args.reference,
+                "lora": args.lora,
+                "state_dict": args.state_dict,
             }
             if is_root(args.source):
                 made = [

@@ -2,13 +2,15 @@
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from convert.choices import DTYPES, ROTATIONS, WEIGHTS
 from convert.errors import ConversionError
+from convert.lora import LoraChoice, fuse
+from convert.lora_reader import open_lora
 from convert.nvfp4_dialects import PackedInfo, cropped
 from convert.reader import Source, open_source
 from convert.rules import Assignment, RuleTable, collapse
@@ -50,6 +52,8 @@ class ConversionReport:
       seconds: wall time.
       packed: dialect and layout of weights that were packed already, who named it, and
         what the weights confirm of it; None if none were.
+      loras: what was added to the weights, a record per file.
+      left: what else the files hold (`Source.left`).
       unrotated: weights of sites that are stored without the rotation that was asked
         for, because it does not divide their width.
     """
@@ -65,6 +69,8 @@ class ConversionReport:
     written_bytes: int
     seconds: float
     packed: Mapping[str, Any] | None = None
+    loras: Sequence[Mapping[str, Any]] = ()
+    left: Mapping[str, Any] = field(default_factory=dict)
     unrotated: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -80,6 +86,21 @@ class ConversionReport:
             lines.append("ignored by name: " + ", ".join(collapse(self.keys_ignored)))
         if self.packed is not None:
             lines.append(_said_of_packed(self.packed))
+        lines += [
+            f"LoRA {lora['file']} at strength {lora['strength']:g}: "
+            f"{lora['parameters_changed']} parameters changed, all "
+            f"{lora['keys_read']} keys used"
+            for lora in self.loras
+        ]
+        if others := self.left.get("others"):
+            said = ", ".join(f"{kind} ({n} tensors)" for kind, n in others.items())
+            lines.append(f"not taken, of other components: {said}")
+        for name, record in self.left.get("state_dicts", {}).items():
+            rest = ", ".join(f"{n} ({count})" for n, count in record["left"].items())
+            lines.append(
+                f"{name}: took {record['taken'] or 'the top level'}, left "
+                f"{rest or 'nothing'}"
+            )
         if self.unrotated:
             lines.append(
                 "stored without rotation, which does not divide their width: "
@@ -114,6 +135,8 @@ def convert(
     refine: bool = False,
     dialect: str = "auto",
     reference: str | os.PathLike | None = None,
+    lora: Sequence[str | os.PathLike | LoraChoice] = (),
+    state_dict: str | None = None,
 ) -> ConversionReport:
     """Converts a diffusers checkpoint; holds one block in memory at a time.
 
@@ -141,6 +164,10 @@ def convert(
         its codes and scales are kept, without rotation; weights that are not packed
         follow `weights`. "auto" is what the files say.
       reference: the same network unquantized, to check packed weights against.
+      lora: LoRA files to add to the weights, in float32, before anything is quantized:
+        FILE or FILE:strength; see `lora_names` for whose files are read.
+      state_dict: of a file of `torch.save` with several (raw and EMA weights), the one
+        to take.
 
     Returns:
       What was read and written.
@@ -154,7 +181,10 @@ def convert(
         refine without quantized weights.
     """
     began = time.perf_counter()
-    found = open_source(source, dialect=dialect, reference=reference)
+    found = open_source(
+        source, dialect=dialect, reference=reference, state_dict=state_dict
+    )
+    found = _with_loras(found, lora)
     header, assigned = plan(
         found, dtype=dtype, weights=weights, rotation=rotation, refine=refine
     )
@@ -182,7 +212,30 @@ def convert(
         written_bytes=summarize(destination).disk_bytes,
         seconds=time.perf_counter() - began,
         packed=found.packed.facts,
+        loras=found.loras,
+        left=found.left,
         unrotated=tuple(header.quantization.get("unrotated", ())),
+    )
+
+
+def _with_loras(
+    found: Source, choices: Sequence[str | os.PathLike | LoraChoice]
+) -> Source:
+    """The source with LoRA files added to its tensors when they are read."""
+    if not choices:
+        return found
+    parsed = [LoraChoice.parse(choice) for choice in choices]
+    if any(choice.network for choice in parsed):
+        raise ConversionError(
+            "LoRA: expected high= and low= with a pair of networks, found one network"
+        )
+    shapes = {key: info.shape for key, info in found.tensors.items()}
+    model = str(found.config.get("_class_name", "the network"))
+    loras = [open_lora(choice, shapes, model=model) for choice in parsed]
+    return replace(
+        found,
+        tensors=fuse(found.tensors, loras),
+        loras=tuple(one.record() for one in loras),
     )
 
 
@@ -355,6 +408,8 @@ def plan(
             "dtypes": dtypes,
             "keys_read": len(assigned),
             "keys_ignored": [*ignored, *found.packed.unused],
+            **({"loras": list(found.loras)} if found.loras else {}),
+            **({"left": dict(found.left)} if found.left else {}),
         },
     )
     return header, assigned

@@ -25,7 +25,7 @@ from sixbit_jax.checkpoint import (
     new_directory,
     value_of,
 )
-from sixbit_jax.formats import rotate
+from sixbit_jax.formats import CorrectedArray, rotate
 
 _NAME = "diffusion_pytorch_model"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -109,7 +109,7 @@ def to_diffusers(
 def _stored_dtype(spec: ParameterSpec, dtype: str) -> np.dtype:
     if dtype != "keep":
         return jnp.dtype(dtype)
-    return jnp.dtype("bfloat16" if spec.dtype == "nvfp4" else spec.dtype)
+    return jnp.dtype("bfloat16" if spec.compressed else spec.dtype)
 
 
 def _check_packable(header: Header, table: Any) -> None:
@@ -259,11 +259,29 @@ def _arrays(reader: CheckpointReader, table: Any, packed: bool) -> Any:
                 yield f"{key}_scale_2", np.asarray(array.tensor_scale)
                 continue
             if spec.compressed:
-                array = np.asarray(_dequantize(array))
+                array = np.asarray(_dequantize(_foldable(array, key)))
             yield key, rule.transform.backward(array)
 
 
 @jax.jit
 def _dequantize(quantized: Any) -> jax.Array:
     """float32 values in the basis of the original network: W = (W H) H."""
-    return rotate(quantized.dequantize(jnp.float32), quantized.rotation)
+    matrix = rotate(quantized.dequantize(jnp.float32), quantized.rotation)
+    if isinstance(quantized, CorrectedArray):
+        up = quantized.up * quantized.factors
+        matrix += jnp.matmul(up, quantized.down, precision="highest")
+    return matrix
+
+
+def _foldable(quantized: Any, key: str) -> Any:
+    """The weight, if all of it is one matrix.
+
+    Raises:
+      ConversionError: a correction has a factor for each frame.
+    """
+    if isinstance(quantized, CorrectedArray) and quantized.factors.shape[-1] != 1:
+        raise ConversionError(
+            f"{key}: expected a weight that is one matrix, found a correction with "
+            f"{quantized.factors.shape[-1]} factors for frames, which diffusers has not"
+        )
+    return quantized

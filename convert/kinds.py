@@ -2,14 +2,53 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convert.errors import ConversionError
+from convert.lora_names import UP, part_of
 from convert.safetensors_file import TensorInfo
 from sixbit_jax.reading.messages import named
+from sixbit_jax.reading.regular_file import open_regular
 
+# Other networks of the family, by what only they have; behind no prefix.
+_NETWORKS = {
+    "Wan VACE": r"vace_(blocks|patch_embedding)\..*",
+    "Wan Animate": (
+        r"(face_adapter|motion_encoder|pose_patch_embedding|face_encoder)\..*"
+    ),
+    "Wan S2V (sound)": (
+        r"(casual_audio_encoder|audio_injector|cond_encoder|frame_packer"
+        r"|trainable_cond_mask|audio_proj)\b.*"
+    ),
+    "SkyReels": r"fps_(embedding|projection)\..*",
+    "Wan Fun (control)": r"(control_adapter|ref_conv)\..*",
+    "Wan with a camera (ReCamMaster)": r"blocks\.\d+\.(cam_encoder|projector)\..*",
+    "Wan with sound (MultiTalk)": r"blocks\.\d+\.audio_cross_attn\..*",
+    "MoCha or another Wan with its own condition": r"(dwpose_embedding|randomref_).*",
+}
+# What is not the network at all.
+_COMPONENTS = {
+    "Wan's VAE in its original layout": (
+        r"(encoder|decoder)\.(downsamples|upsamples)\.\d+\..*"
+    ),
+    "the text encoder UMT5 in its original layout": (
+        r"blocks\.\d+\.pos_embedding\.embedding\.weight"
+    ),
+    "a text encoder (T5) in the layout of transformers": (
+        r"(encoder\.)?block\.\d+\.layer\.\d+\.SelfAttention\..*"
+    ),
+}
+# Beginnings of files that stand for others, whatever they are called.
+_STAND_INS = {
+    b"version https://git-lfs.github.com/spec/": (
+        "a Git LFS pointer, which stands for the file (fetch it: git lfs pull)"
+    ),
+    b"<!DOCTYPE": "a web page (a download that failed, or that asked to log in)",
+    b"<html": "a web page (a download that failed, or that asked to log in)",
+}
 _KEYS = {
     "bitsandbytes (nf4, fp4 or int8)": (
         r".*\.(weight\.(absmax|quant_map|nested_\w+|quant_state\..*)|SCB|weight_format)"
@@ -46,6 +85,7 @@ def refuse_others(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) 
         for name in tensors:
             if re.fullmatch(pattern, name):
                 raise _refused(kind, named(name))
+    _refuse_networks(tensors)
     for name, info in tensors.items():
         if name.endswith(".weight") and info.dtype == np.int8 and len(info.shape) == 2:
             raise _refused("int8", f"{named(name)} of int8")
@@ -60,6 +100,45 @@ def refuse_others(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any]) 
                 _METHODS[method.lower()],
                 f"config.json quantization_config.quant_method {method!r}",
             )
+
+
+def _refuse_networks(tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuses other networks of the family, and a LoRA in the place of a network."""
+    for kind, pattern in _NETWORKS.items():
+        for name in tensors:
+            if re.fullmatch(pattern, name):
+                raise ConversionError(
+                    f"expected CogVideoX or Wan, found {kind} ({named(name)}), a "
+                    "network of its own, which is not converted; the file is not "
+                    "damaged"
+                )
+    parts = [part_of(name) for name in tensors]
+    if any(part is not None and part.part == UP for part in parts):
+        raise ConversionError(
+            "expected the weights of a network, found a LoRA ("
+            f"{named(next(iter(tensors)))}); convert its network and add it with --lora"
+        )
+
+
+def component_of(tensors: Mapping[str, TensorInfo]) -> str | None:
+    """What a file without config.json is, where it is no transformer."""
+    for kind, pattern in _COMPONENTS.items():
+        if any(re.fullmatch(pattern, name) for name in tensors):
+            return kind
+    return None
+
+
+def refuse_stand_in(file: Path) -> None:
+    """Refuses a text that lies where a file of weights should.
+
+    Raises:
+      ConversionError: names what it is.
+    """
+    with open_regular(file) as stream:
+        begin = stream.read(64)
+    for start, kind in _STAND_INS.items():
+        if begin.lstrip()[: len(start)].lower() == start.lower():
+            raise ConversionError(f"{file}: expected weights, found {kind}")
 
 
 def _by_exponents(weight: TensorInfo, scale: TensorInfo) -> bool:
@@ -78,4 +157,4 @@ def _refused(kind: str, where: str) -> ConversionError:
     )
 
 
-__all__ = ["refuse_others"]
+__all__ = ["component_of", "refuse_others", "refuse_stand_in"]

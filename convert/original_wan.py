@@ -52,6 +52,13 @@ _HEAD_DIM = 128
 _BLOCK = r"blocks\.([0-9]{1,4})\."
 _PATCH = 4
 _MODEL = "WanTransformer3DModel"
+_NEEDED = (
+    "patch_embedding.weight",
+    "proj_out.weight",
+    _EMBEDDER + "time_embedder.linear_1.weight",
+    _EMBEDDER + "text_embedder.linear_1.weight",
+    "blocks.0.ffn.net.0.proj.weight",
+)
 
 
 def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
@@ -95,9 +102,30 @@ def _rename(key: str) -> str | None:
     return None if name is None else f"blocks.{block[1]}.{name}"
 
 
+def original_of(module: str) -> str | None:
+    """The original name of a module, or of a parameter that is no module's."""
+    for original, name in _ALONE.items():
+        if name == module:
+            return original
+    block = re.match(_BLOCK + r"(.*)$", module)
+    table = _OUTSIDE if block is None else _INSIDE
+    inner = module if block is None else block[2]
+    if block is not None and inner == "scale_shift_table":
+        return f"blocks.{block[1]}.modulation"
+    for original, name in table.items():
+        if name == inner:
+            return original if block is None else f"blocks.{block[1]}.{original}"
+    return None
+
+
 def _stem(key: str, table: Mapping[str, str]) -> str | None:
     stem, _, leaf = key.rpartition(".")
     return f"{table[stem]}.{leaf}" if stem in table else None
+
+
+def is_whole(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether these, under diffusers' names, say what Wan they are."""
+    return all(name in tensors for name in _NEEDED)
 
 
 def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
@@ -109,13 +137,7 @@ def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     Raises:
       ConversionError: lists the tensors that it needs and that are missing.
     """
-    needed = (
-        "patch_embedding.weight",
-        "proj_out.weight",
-        _EMBEDDER + "time_embedder.linear_1.weight",
-        _EMBEDDER + "text_embedder.linear_1.weight",
-        "blocks.0.ffn.net.0.proj.weight",
-    )
+    needed = _NEEDED
     missing = [name for name in needed if name not in tensors]
     if missing:
         raise ConversionError(
@@ -167,4 +189,4 @@ def _columns(weight: TensorInfo) -> int:
     return weight.shape[1] * (2 if weight.dtype.name == "uint8" else 1)
 
 
-__all__ = ["config_of", "renamed"]
+__all__ = ["config_of", "is_whole", "original_of", "renamed"]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
 from convert.export import to_diffusers
-from convert.reader import SECOND
-from sixbit_jax.checkpoint import new_directory
+from convert.lora import NETWORKS as LORA_NETWORKS
+from convert.lora import LoraChoice
+from convert.reader import PAIRS, SECOND
+from sixbit_jax.checkpoint import new_directory, read_header
 from sixbit_jax.checkpoint.header import PAIR_NAME
 from sixbit_jax.checkpoint.pair import (
     BOUNDARY,
     NETWORKS,
+    published_boundary,
     read_boundary,
     write_description,
 )
@@ -30,19 +34,31 @@ FOLDERS = ("transformer", SECOND)
 
 
 def is_pair(source: str | os.PathLike) -> bool:
-    """Whether a diffusers root holds two networks."""
-    return (Path(source) / SECOND).is_dir()
+    """Whether a root, of diffusers or of Wan's authors, holds two networks."""
+    return _folders(Path(source)) is not None
+
+
+def _folders(source: Path) -> tuple[str, str] | None:
+    """The folders of the network for high noise and of the one for low noise."""
+    return next((pair for pair in PAIRS if (source / pair[1]).is_dir()), None)
 
 
 def convert_pair(
-    source: str | os.PathLike, destination: str | os.PathLike, **options: Any
+    source: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    lora: Sequence[str | os.PathLike | LoraChoice] = (),
+    **options: Any,
 ) -> tuple[ConversionReport, ConversionReport]:
     """Converts both networks of a diffusers root, one block in memory at a time.
 
     Args:
-      source: diffusers root with `transformer/` (high noise) and `transformer_2/`.
+      source: diffusers root with `transformer/` (high noise) and `transformer_2/`, or
+        one of Wan's authors with `high_noise_model/` and `low_noise_model/`.
       destination: directory to make: `high_noise/` and `low_noise/`, each as `convert`
-        makes it, and `pair.json` with the boundary of model_index.json.
+        makes it, and `pair.json` with the boundary of model_index.json, or the
+        published one.
+      lora: as of `convert`, for both networks; high=FILE or low=FILE for one.
       options: of `convert`, for both.
 
     Returns:
@@ -55,18 +71,36 @@ def convert_pair(
         behind in either case.
     """
     source, destination = Path(source), Path(destination)
-    if not is_pair(source):
-        raise ConversionError(f"{source}: expected transformer/ and {SECOND}/")
-    boundary = boundary_of(source)
+    folders = _folders(source)
+    if folders is None:
+        said = " or ".join(f"{first}/ and {second}/" for first, second in PAIRS)
+        raise ConversionError(f"{source}: expected {said}")
+    boundary = _boundary(source / "model_index.json")
     with new_directory(destination) as temporary:
         reports = [
-            convert(source / folder, temporary / name, **options)
-            for folder, name in zip(FOLDERS, NETWORKS, strict=True)
+            convert(source / folder, temporary / name, **options, lora=chosen)
+            for folder, name, chosen in zip(
+                folders, NETWORKS, by_network(lora), strict=True
+            )
         ]
+        if boundary is None:
+            boundary = published_boundary(read_header(temporary / NETWORKS[0]))
         write_description(temporary, boundary)
     high, low = (
         replace(report, destination=destination / name)
         for report, name in zip(reports, NETWORKS, strict=True)
+    )
+    return high, low
+
+
+def by_network(
+    choices: Sequence[str | os.PathLike | LoraChoice],
+) -> tuple[list[LoraChoice], list[LoraChoice]]:
+    """What is added to the network for high noise, and to the one for low noise."""
+    parsed = [LoraChoice.parse(choice) for choice in choices]
+    high, low = (
+        [replace(one, network="") for one in parsed if one.network in ("", name)]
+        for name in LORA_NETWORKS
     )
     return high, low
 
@@ -134,15 +168,20 @@ def boundary_of(source: str | os.PathLike) -> float:
     Raises:
       ConversionError: if the file is damaged, or its boundary is none.
     """
-    index = Path(source) / "model_index.json"
+    found = _boundary(Path(source) / "model_index.json")
+    return _DEFAULT_BOUNDARY if found is None else found
+
+
+def _boundary(index: Path) -> float | None:
+    """What model_index.json says; None: nothing."""
     if not is_there(index):
-        return _DEFAULT_BOUNDARY
+        return None
     try:
         found = read_json_object(index).get("boundary_ratio")
     except (ValueError, OSError) as error:
         raise ConversionError(str(error)) from error
     if found is None:
-        return _DEFAULT_BOUNDARY
+        return None
     try:
         return BOUNDARY.read(found)
     except (ValueError, TypeError) as error:
@@ -154,6 +193,7 @@ def boundary_of(source: str | os.PathLike) -> float:
 
 __all__ = [
     "boundary_of",
+    "by_network",
     "convert_pair",
     "export",
     "is_pair",

@@ -2,30 +2,34 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert import original_wan, safetensors_file, torch_file
+from convert import gguf_file, original_wan, safetensors_file, torch_file
+from convert.all_in_one import network_alone
 from convert.errors import ConversionError
-from convert.kinds import refuse_others
+from convert.kinds import component_of, refuse_others, refuse_stand_in
 from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.prefixes import strip_prefixes
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
 from convert.scaled_fp8 import read_scaled
+from convert.state_dicts import Chosen
 from sixbit_jax.reading.json_file import LARGEST_BYTES, read_json_object
 from sixbit_jax.reading.messages import brief, named, several
 from sixbit_jax.reading.regular_file import check_regular, is_there
 
 # Where pipelines with two networks (Wan2.2-A14B) have the one for low noise.
 SECOND = "transformer_2"
+# Folders of the two networks: in diffusers' roots, and in those of Wan's authors.
+PAIRS = (("transformer", SECOND), ("high_noise_model", "low_noise_model"))
 # Those of diffusers have 1 KiB, with a description of quantized layers some 100.
 _LARGEST_CONFIG = 4 * 2**20
 _SAFETENSORS = ".safetensors"
 # diffusers prefers safetensors where both are there.
-_SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES)
+_SUFFIXES = (_SAFETENSORS, *torch_file.SUFFIXES, gguf_file.SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,9 @@ class Source:
       tensors: where each tensor lies.
       packed: how packed NVFP4 weights were read, and which tensors were left aside;
         nothing is packed if it names no dialect.
+      loras: what is added to the tensors when they are read, a record per file.
+      left: what else the files hold: "others", numbers of tensors by component, and
+        "state_dicts", what was taken and left of each file of several.
     """
 
     directory: Path
@@ -48,6 +55,8 @@ class Source:
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
     packed: PackedSource
+    loras: tuple[Mapping[str, Any], ...] = ()
+    left: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -60,18 +69,20 @@ def open_source(
     *,
     dialect: str = "auto",
     reference: str | os.PathLike | None = None,
+    state_dict: str | None = None,
 ) -> Source:
     """Finds the network's checkpoint at `path`.
 
     Args:
       path: a diffusers root (its `transformer/` is taken), the directory of the
         network itself, or one file of weights with `config.json` next to it:
-        `.safetensors`, or what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`).
-        Wan may have the key names of its original repository, and then needs no
+        `.safetensors`, what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`), or
+        `.gguf`. Wan may have the key names of its original repository, and needs no
         config.json.
       dialect: of packed NVFP4 weights (`nvfp4_dialects.CHOICES`); "auto" is what the
         files say.
       reference: the same network unquantized, to check packed weights against.
+      state_dict: of a file of `torch.save` with several, the one to take.
 
     Returns:
       The indexed checkpoint.
@@ -93,11 +104,12 @@ def open_source(
             )
         directory, files = path.parent, {path: None}
     else:
-        if (path / SECOND).is_dir():
-            raise ConversionError(
-                f"{path}: expected one network, found transformer/ and {SECOND}/; name "
-                "one of them, or convert both (convert_pair)"
-            )
+        for first, second in PAIRS:
+            if (path / second).is_dir():
+                raise ConversionError(
+                    f"{path}: expected one network, found {first}/ and {second}/; name "
+                    "one of them, or convert both (convert_pair)"
+                )
         inside = path / "transformer"
         use_inside = inside.is_dir() and not is_there(path / "config.json")
         directory = inside if use_inside else path
@@ -112,7 +124,9 @@ def open_source(
         )
     _check_weights(files)
     check_listed(directory)
-    tensors = strip_prefixes(_index_all(directory, files))
+    found, chosen = _index_all(directory, files, state_dict)
+    alone, others = network_alone(found)
+    tensors = strip_prefixes(alone)
     layout = foreign_layout(tensors)
     if layout not in (None, "Wan"):
         raise ConversionError(
@@ -130,9 +144,12 @@ def open_source(
         config = original_wan.config_of(tensors) | {
             key: value for key, value in kept.items() if key == "quantization_config"
         }
+    elif config is None and original_wan.is_whole(tensors):
+        config = original_wan.config_of(tensors)
     if config is None:
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
+            + (f" (and {component})" if (component := component_of(tensors)) else "")
         )
     packed = open_packed(
         tensors,
@@ -148,6 +165,7 @@ def open_source(
         files=tuple(files),
         tensors=packed.tensors,
         packed=packed._replace(unused=tuple(sorted({*packed.unused, *left}))),
+        left={**({"others": others} if others else {}), **chosen},
     )
 
 
@@ -167,6 +185,7 @@ def _check_weights(files: Iterable[Path]) -> None:
     for file in files:
         try:
             check_regular(file)
+            refuse_stand_in(file)
         except (ValueError, OSError) as error:
             problems.append(str(error))
     if problems:
@@ -260,18 +279,36 @@ def _is_file_name(name: str, index: Path) -> bool:
     return plain and name.endswith(suffix)
 
 
+def _read_chosen(file: Path, state_dict: str | None) -> Chosen:
+    """The tensors of one file, by the reader of its kind."""
+    if file.suffix in torch_file.SUFFIXES:
+        return torch_file.read_chosen(file, state_dict)
+    if state_dict is not None:
+        raise ConversionError(
+            f"{file}: --state-dict {named(state_dict)}: expected a file of torch.save"
+        )
+    reader = gguf_file if file.suffix == gguf_file.SUFFIX else safetensors_file
+    return Chosen(reader.read_index(file))
+
+
 def _index_all(
-    directory: Path, files: Mapping[Path, set[str] | None]
-) -> dict[str, TensorInfo]:
+    directory: Path,
+    files: Mapping[Path, set[str] | None],
+    state_dict: str | None,
+) -> tuple[dict[str, TensorInfo], dict[str, Any]]:
+    """All tensors, and what was taken and left of files with several state dicts."""
     tensors: dict[str, TensorInfo] = {}
+    records: dict[str, Any] = {}
     problems = []
     for file, wanted in files.items():
         try:
-            reader = safetensors_file if file.suffix == _SAFETENSORS else torch_file
-            found = reader.read_index(file)
+            chosen = _read_chosen(file, state_dict)
         except (ConversionError, OSError) as error:
             problems.append(str(error))
             continue
+        found = chosen.tensors
+        if record := chosen.record():
+            records[file.name] = record
         if wanted is not None:
             missing, more = wanted - found.keys(), found.keys() - wanted
             differences = [
@@ -285,6 +322,6 @@ def _index_all(
         tensors |= found
     if problems:
         raise ConversionError(
-            "\n".join([f"{directory}: damaged checkpoint:", *problems])
+            "\n".join([f"{directory}: files that cannot be read:", *problems])
         )
-    return tensors
+    return tensors, ({"state_dicts": records} if records else {})

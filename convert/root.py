@@ -10,6 +10,8 @@ from typing import Any
 
 from convert.conversion import ConversionReport, convert
 from convert.errors import ConversionError
+from convert.lora import LoraChoice
+from convert.pair import by_network
 from convert.reader import read_config
 from sixbit_jax import components
 from sixbit_jax.checkpoint.directory import new_directory
@@ -86,6 +88,7 @@ def convert_root(
     weights: Any = "keep",
     encoder_weights: Any = None,
     only: Sequence[str] = (),
+    lora: Sequence[str | os.PathLike | LoraChoice] = (),
     **options: Any,
 ) -> RootReport:
     """Converts every component of a diffusers root, one after the other.
@@ -98,6 +101,7 @@ def convert_root(
         is, and 8 bits per output channel otherwise (their embeddings suffer more from
         4 bits than the transformer does). The VAE is never quantized.
       only: folders to convert; empty for all. The others can be added by hand.
+      lora: as of `convert`, for all transformers; high=FILE or low=FILE for one of two.
       options: `dtype`, `rotation`, `refine`, `dialect` of `convert`, for transformers
         (`dtype` for all).
 
@@ -109,6 +113,7 @@ def convert_root(
     source = Path(source)
     index = read_config(source / INDEX)
     header, todo = plan_root(source, index, only)
+    loras = _loras(todo, lora)
     if encoder_weights is None:
         encoder_weights = weights if weights == "keep" else ENCODER_WEIGHTS
     reports: dict[str, ConversionReport] = {}
@@ -117,7 +122,7 @@ def convert_root(
             kind = components.kind_of(class_name)
             chosen: dict[str, Any] = {"dtype": options.get("dtype", "keep")}
             if kind == "transformer":
-                chosen = options | {"weights": weights}
+                chosen = options | {"weights": weights, "lora": loras[folder]}
             elif kind not in _NEVER_QUANTIZED:
                 chosen["weights"] = encoder_weights
             try:
@@ -136,6 +141,20 @@ def convert_root(
         missing=header.missing,
         seconds=time.perf_counter() - began,
     )
+
+
+def _loras(
+    todo: Mapping[str, str], lora: Sequence[str | os.PathLike | LoraChoice]
+) -> dict[str, Sequence[LoraChoice]]:
+    """The LoRA files of every transformer."""
+    folders = [
+        folder
+        for folder, name in todo.items()
+        if components.kind_of(name) == "transformer"
+    ]
+    if len(folders) == 2:
+        return dict(zip(sorted(folders), by_network(lora), strict=True))
+    return {folder: [LoraChoice.parse(one) for one in lora] for folder in folders}
 
 
 def plan_root(

@@ -43,6 +43,14 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _UNSUPPORTED = frozenset(
     ("F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64")
 )
+_WRITERS = {
+    "F8_E8M0": "MXFP8 or MXFP4 (scales per 32 values)",
+    "F4": "MXFP4 or NVFP4",
+    "F6_E2M3": "MXFP6",
+    "F6_E3M2": "MXFP6",
+    "F8_E4M3FNUZ": "float8 of AMD",
+    "F8_E5M2FNUZ": "float8 of AMD",
+}
 _FIELDS = frozenset(("dtype", "shape", "data_offsets"))
 # The reference implementation takes 100 MB, which need 3 GB of memory to parse. The
 # header of a thousand tensors has 0.1 MB.
@@ -152,6 +160,7 @@ def read_index(file: Path) -> dict[str, TensorInfo]:
         not fit shapes, leave holes or overlap, or the file is truncated.
     """
     entries, data, size = _read_header(file)
+    _refuse_dtypes(file, entries)
     problems = _metadata_problems(entries.pop("__metadata__", {}))
     tensors: dict[str, TensorInfo] = {}
     spans: list[tuple[int, int, str]] = []
@@ -171,6 +180,23 @@ def read_index(file: Path) -> dict[str, TensorInfo]:
             "\n  ".join([f"{file}: bad safetensors header:", *several(problems)])
         )
     return tensors
+
+
+def _refuse_dtypes(file: Path, entries: Mapping[str, Any]) -> None:
+    """Refuses dtypes that the format has and nothing here reads, by their names.
+
+    Raises:
+      ConversionError: there is one; names the quantization that writes it, if known.
+    """
+    for name, entry in entries.items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if isinstance(dtype, str) and dtype in _UNSUPPORTED:
+            kind = _WRITERS.get(dtype)
+            raise ConversionError(
+                f"{file}: expected tensors of {', '.join(DTYPES)}, found unsupported "
+                f"dtype {dtype}{f' of {kind}' if kind else ''} ({named(name)}); the "
+                "file is not damaged; use the network's unquantized weights"
+            )
 
 
 def _check_length(file: Path, length: int, size: int) -> None:
@@ -209,11 +235,6 @@ def _entry_problem(entry: Any) -> str | None:
         return f"expected {', '.join(sorted(_FIELDS))}, found {brief(entry)}"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        if isinstance(dtype, str) and dtype in _UNSUPPORTED:
-            return (
-                f"unsupported dtype {dtype} (supported: {', '.join(DTYPES)}); the file "
-                "is not damaged"
-            )
         return f"expected dtype to be one of {', '.join(DTYPES)}, found {brief(dtype)}"
     if not _whole_numbers(shape, _MOST_AXES):
         return f"expected a shape of whole numbers from 0, found {brief(shape)}"

@@ -18,6 +18,7 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.safetensors_file import TensorInfo
+from convert.state_dicts import Chosen, choose
 from convert.torch_pickle import (
     Call,
     Damaged,
@@ -64,8 +65,6 @@ _DTYPES = {
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.bool_),
 }
-# Where training programs put the state dict among other things.
-_WRAPPERS = ("state_dict", "model", "module", "model_state_dict", "generator")
 # A state dict of a thousand tensors has 0.2 MB.
 _LARGEST_PICKLE = 16 * 2**20
 _LARGEST_NOTE = 1024
@@ -236,11 +235,17 @@ def _tensor(
 
 
 def read_index(file: Path) -> dict[str, TensorInfo]:
+    """The tensors of `read_chosen`, where there is one state dict."""
+    return dict(read_chosen(file).tensors)
+
+
+def read_chosen(file: Path, state_dict: str | None = None) -> Chosen:
     """Reads which tensors a file holds, and where; no tensor is read yet.
 
     Args:
-      file: made by `torch.save` of a state dict (torch 1.6 or later), or of a dict that
-        has one under a usual name such as "state_dict".
+      file: made by `torch.save` of a state dict (torch 1.6 or later), or of dicts that
+        have one or several in them.
+      state_dict: which one to take, as "ema" or "module.ema"; None: the only one.
 
     Returns:
       Tensors by name. Tensors that share a storage read the same bytes.
@@ -259,7 +264,13 @@ def read_index(file: Path) -> dict[str, TensorInfo]:
             f"{file}: expected the zip format of torch.save, found the format "
             "before torch 1.6; load and save it with a current torch"
         )
-    return _state_dict(file, _unpickle(file, read_directory(file)))
+    found = _unpickle(file, read_directory(file))
+    if not isinstance(found, dict):
+        raise ConversionError(
+            f"{file}: expected a dict of tensors, found a "
+            f"{_KINDS.get(type(found), type(found).__name__)}"
+        )
+    return choose(found, _info_of, where=file, name=state_dict)
 
 
 def _unpickle(file: Path, archive: Mapping[str, Entry]) -> Any:
@@ -307,32 +318,8 @@ def _unpickle(file: Path, archive: Mapping[str, Entry]) -> Any:
         ) from error
 
 
-def _state_dict(file: Path, found: Any) -> dict[str, TensorInfo]:
-    place = "the top level"
-    if isinstance(found, dict) and not any(
-        isinstance(v, _Tensor) for v in found.values()
-    ):
-        inside = [n for n in _WRAPPERS if isinstance(found.get(n), dict)]
-        if len(inside) == 1:
-            place = repr(inside[0])
-            found = found[inside[0]]
-    if not isinstance(found, dict):
-        raise ConversionError(
-            f"{file}: expected a dict of tensors, found a "
-            f"{_KINDS.get(type(found), type(found).__name__)}"
-        )
-    tensors = {
-        name: value.info
-        for name, value in found.items()
-        if isinstance(name, str) and isinstance(value, _Tensor)
-    }
-    if not tensors:
-        names = ", ".join(brief(name, 40) for name in list(found)[:8])
-        raise ConversionError(
-            f"{file}: expected tensors at {place} or in one of {', '.join(_WRAPPERS)}; "
-            f"found no tensor among {names or 'nothing'}"
-        )
-    return tensors
+def _info_of(value: Any) -> TensorInfo | None:
+    return value.info if isinstance(value, _Tensor) else None
 
 
-__all__ = ["SUFFIXES", "StoredInfo", "StridedInfo", "read_index"]
+__all__ = ["SUFFIXES", "StoredInfo", "StridedInfo", "read_chosen", "read_index"]

@@ -8,6 +8,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convert.fuse import fuse_lora
     from sixbit_jax import recipes
     from sixbit_jax.checkpoint import load, save
     from sixbit_jax.checkpoint.pair import load_pair
@@ -52,7 +53,9 @@ if TYPE_CHECKING:
         CogVideoXDDIM,
         CogVideoXDPM,
         FlowMatchEuler,
+        FlowMatchLCM,
         UniPC,
+        few_step,
     )
     from sixbit_jax.sampling.schedulers import from_config as scheduler_from_config
     from sixbit_jax.sampling.trace import SampleResult, Trace
@@ -67,6 +70,7 @@ __all__ = [
     "ErrorPredictor",
     "Execution",
     "FlowMatchEuler",
+    "FlowMatchLCM",
     "Guidance",
     "Interrupted",
     "LowNoise",
@@ -89,7 +93,9 @@ __all__ = [
     "chain",
     "delta_gbs",
     "dmpq",
+    "few_step",
     "fixed",
+    "fuse_lora",
     "initial_noise",
     "int8_attention",
     "load",
@@ -149,13 +155,17 @@ _MODULES = {
         "CogVideoXDDIM",
         "CogVideoXDPM",
         "FlowMatchEuler",
+        "FlowMatchLCM",
         "UniPC",
+        "few_step",
     ),
     "sampling.trace": ("SampleResult", "Trace"),
 }
 _PLACES = {
     name: (module, name) for module, names in _MODULES.items() for name in names
 } | {"scheduler_from_config": ("sampling.schedulers", "from_config")}
+# Reads PyTorch's files, and so lives with the converter; no module here imports it.
+_OF_CONVERTER = ("fuse_lora",)
 
 
 def __getattr__(name: str) -> Any:
@@ -163,6 +173,8 @@ def __getattr__(name: str) -> Any:
     if name in _PLACES:
         module, attribute = _PLACES[name]
         value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    elif name in _OF_CONVERTER:
+        value = getattr(importlib.import_module("convert"), name)
     elif name.startswith("_") or importlib.util.find_spec(f"{__name__}.{name}") is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     else:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "demo": "sample the bundled model: videos, trace and report",
     "convert": "convert a PyTorch (diffusers) checkpoint, or back",
+    "pair": "join two converted networks (Wan2.2-A14B) into one directory",
     "inspect": "say what a checkpoint directory holds",
     "generate": "prompts in, video files out",
     "sample": "prompt embeddings in, latents out",

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sixbit_jax.checkpoint.directory import CheckpointError
+from sixbit_jax.checkpoint.directory import CheckpointError, new_directory
 from sixbit_jax.checkpoint.header import PAIR_NAME, Header, seal
+from sixbit_jax.checkpoint.items import verify
 from sixbit_jax.checkpoint.model import load
 from sixbit_jax.config_schema import Schema, choice, number, sequence
 from sixbit_jax.reading.json_file import read_json_object
@@ -75,6 +77,61 @@ def read_boundary(path: str | os.PathLike) -> float:
     return float(boundary)
 
 
+def published_boundary(header: Header) -> float:
+    """The boundary of Wan2.2-A14B: 0.9 from an image, 0.875 from text."""
+    # Latents, their mask and the image's latents.
+    return 0.9 if header.config.get("in_channels") == 36 else 0.875
+
+
+def join_pair(
+    high: str | os.PathLike,
+    low: str | os.PathLike,
+    destination: str | os.PathLike,
+    *,
+    boundary: float | None = None,
+) -> None:
+    """Copies two converted networks into the directory of a pair.
+
+    Args:
+      high, low: directories that `convert` made, for high and for low noise.
+      destination: the directory to make.
+      boundary: share of the noise from which the first one runs; None is the published
+        one of Wan2.2-A14B.
+
+    Raises:
+      CheckpointError: if one is damaged, the two are not of one network stored in one
+        way, or the destination exists. Nothing is left behind.
+    """
+    folders = [Path(high).absolute(), Path(low).absolute()]
+    headers = [verify(folder)[0] for folder in folders]
+    first, second = headers
+    problems = [
+        f"{name}: expected {brief(ours)} of {folders[0]}, found {brief(theirs)}"
+        for name, ours, theirs in (
+            ("network", first.model_class, second.model_class),
+            ("config", dict(first.config), dict(second.config)),
+            ("parameters", first.parameters, second.parameters),
+            ("blocks", first.stacks, second.stacks),
+        )
+        if ours != theirs
+    ]
+    if problems:
+        raise CheckpointError(
+            "\n  ".join([f"{folders[1]}: not the other half of a pair:", *problems])
+        )
+    if boundary is None:
+        boundary = published_boundary(first)
+    described = _Description(boundary, NETWORKS)
+    size = sum(sum(header.item_bytes.values()) for header in headers)
+    try:
+        with new_directory(destination, expected_bytes=size) as temporary:
+            for folder, name in zip(folders, NETWORKS, strict=True):
+                shutil.copytree(folder, temporary / name)
+            write_description(temporary, described.boundary)
+    except OSError as error:
+        raise CheckpointError(f"{destination}: writing: {error}") from error
+
+
 def load_pair(
     path: str | os.PathLike,
     *,
@@ -107,4 +164,11 @@ def load_pair(
     return high, LowNoise(low, boundary, guidance_scale), header
 
 
-__all__ = ["NETWORKS", "load_pair", "read_boundary", "write_description"]
+__all__ = [
+    "NETWORKS",
+    "join_pair",
+    "load_pair",
+    "published_boundary",
+    "read_boundary",
+    "write_description",
+]

@@ -8,7 +8,7 @@ BUNDLED_POLICY = BUNDLED / "policy.json"
 RECOMMENDED = "6bit"
 RECIPES = ("sixbit-diffusion", "dvd-quant", "q-vdit", "mpq-dm-v2")
 """The keys of `recipes.RECIPES`."""
-SCHEDULERS = ("ddim", "dpm", "unipc", "euler")
+SCHEDULERS = ("ddim", "dpm", "unipc", "euler", "lcm")
 """The keys of `sampling.schedulers.choice.NAMES`."""
 DEFAULT_CAPTIONS = (
     "a red circle moves left on a blue background",

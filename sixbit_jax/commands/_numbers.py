@@ -62,3 +62,9 @@ def real(minimum: float, maximum: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def reals(word: str) -> list[float]:
+    """Finite numbers with commas between them."""
+    number = real(-math.inf)
+    return [number(part) for part in word.split(",")]

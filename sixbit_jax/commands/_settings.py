@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any, NamedTuple
 
+from sixbit_jax.commands import _shared
 from sixbit_jax.commands._networks import Network
 
 Size = tuple[int | None, int | None, int | None]
@@ -72,7 +73,7 @@ def settings_for(
         default[3] if width is None else width,
     )
     defaults, ratio = description.defaults, description.compression
-    steps = defaults.num_steps if args.steps is None else args.steps
+    steps = _shared.steps_of(args) or defaults.num_steps
     problems = _caption_problems(description) if captions else []
     problems = problems or list(size_problems(description, model.config, shape))
     scheduler: Any = None
@@ -82,6 +83,8 @@ def settings_for(
             network.header.scheduler,
             name=args.scheduler,
             shift=args.shift,
+            sigmas=args.sigmas,
+            timesteps=args.timesteps,
             size=(shape[2] * ratio.spatial, shape[3] * ratio.spatial),
         )
     except ValueError as error:

@@ -52,6 +52,25 @@ def add_schedule_arguments(group: Any) -> None:
         help="of the noise levels of unipc and euler (the checkpoint's, or the "
         "published one for the size)",
     )
+    add_given_arguments(group)
+
+
+def add_given_arguments(group: Any) -> None:
+    """`--sigmas` and `--timesteps`."""
+    given = group.add_mutually_exclusive_group()
+    for name, text in (
+        ("sigmas", "noise levels before each step, before the shift, as 1,0.75,0.5"),
+        ("timesteps", "of the network at each step, not shifted, as 1000,750,500"),
+    ):
+        given.add_argument(
+            f"--{name}", metavar="N,N,...", type=_numbers.reals, help=text
+        )
+
+
+def steps_of(args: argparse.Namespace) -> int | None:
+    """`--steps`; without it, as many as `--sigmas` or `--timesteps` name."""
+    given = args.sigmas or args.timesteps
+    return len(given) if args.steps is None and given else args.steps
 
 
 def add_pair_argument(group: Any) -> None:

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sixbit_jax.commands import _compile_cache, _numbers, _pictures, _shared
+from sixbit_jax.commands import (
+    _compile_cache,
+    _names,
+    _numbers,
+    _pictures,
+    _shared,
+)
 
 DESCRIPTION = """\
 Makes videos from prompts with a pipeline that `sixbit convert` made of a whole
@@ -101,15 +107,17 @@ def _add_sampling(group: Any) -> None:
     _shared.add_seed_argument(group, "of the first video's noise (0)")
     group.add_argument(
         "--scheduler",
-        choices=("ddim", "dpm", "unipc", "euler"),
-        help="what fits the network: ddim, dpm (CogVideoX), unipc, euler (Wan); "
-        "default: the pipeline's own",
+        choices=_names.SCHEDULERS,
+        help="what fits the network: ddim, dpm (CogVideoX), unipc, euler, lcm (Wan; "
+        "lcm adds new noise after each step, for models of few steps); default: the "
+        "pipeline's own",
     )
     group.add_argument(
         "--shift",
         type=_numbers.real(0.01, 1000.0),
         help="of the flow sigmas (the pipeline's own)",
     )
+    _shared.add_given_arguments(group)
     group.add_argument(
         "--dtype",
         choices=_shared.DTYPES,
@@ -169,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         "frames": args.frames,
         "height": height,
         "width": width,
-        "num_steps": args.steps,
+        "num_steps": _shared.steps_of(args),
         "guidance_scale": args.guidance,
         "fps": args.fps,
     }
@@ -183,6 +191,8 @@ def run(args: argparse.Namespace) -> int:
         "policy": args.policy,
         "scheduler": args.scheduler,
         "shift": args.shift,
+        "sigmas": args.sigmas,
+        "timesteps": args.timesteps,
         "attention": args.attention,
         "cache_format": args.cache_format,
         "tiled": args.tiled,
@@ -213,6 +223,8 @@ def run(args: argparse.Namespace) -> int:
                 guidance_scale_2=args.guidance_2,
                 scheduler=args.scheduler,
                 shift=args.shift,
+                sigmas=args.sigmas,
+                timesteps=args.timesteps,
                 **options,
             )
             for job, video in zip(batch, made, strict=True):

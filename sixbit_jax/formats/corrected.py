@@ -13,7 +13,7 @@ from sixbit_jax.formats._checks import described
 from sixbit_jax.formats.applied import AppliedWeight, low_rank_update
 from sixbit_jax.formats.stored import ArrayLayout, StoredWeight
 
-_NAME = re.compile(r"corrected-r(\d+)g(\d+)t(\d+)-(.+)")
+_NAME = re.compile(r"corrected-r(\d+)g(\d+)t(\d+)(l?)-(.+)")
 _OWN = ("down", "up", "factors")
 
 
@@ -24,34 +24,38 @@ class CorrectedArray(StoredWeight, AppliedWeight):
 
     With rank one this is what stays of Q-VDiT's Token-aware Quantization Estimator at
     inference (arXiv 2505.22167): M has one factor for each frame, so that the update
-    cannot be folded into the matrix.
+    cannot be folded into the matrix. With M = 1 it is a LoRA beside a quantized weight.
 
     Attributes:
-      weight: a stored format without rotation.
+      weight: a stored format; without rotation unless `live`.
       down: A, float32 [..., r, K].
       up: B, float32 [..., N, r].
       factors: M, float32 [..., G]: of the text rows (where there are any), then of
         each frame; G = 1 is one for all rows.
       text_rows: rows before the first frame.
+      live: the correction reads the activation before it is quantized; otherwise as the
+        route quantizes it, which is what was tuned.
     """
 
     array_names: ClassVar[tuple[str, ...]] = ("weight", *_OWN)
-    static_names: ClassVar[tuple[str, ...]] = ("text_rows",)
+    static_names: ClassVar[tuple[str, ...]] = ("text_rows", "live")
 
     weight: StoredWeight
     down: Array
     up: Array
     factors: Array
     text_rows: int = 0
+    live: bool = False
 
     def __post_init__(self) -> None:
         if not all(map(described, (self.weight, self.down, self.up, self.factors))):
             return
         *lead, rows, columns = self.weight.shape
-        if self.weight.rotation:
+        if self.weight.rotation and not self.live:
             raise ValueError(
                 "a corrected weight must not be rotated: its correction reads the "
-                f"activation as it is; found rotation {self.weight.rotation}"
+                "activation as it is quantized, but not rotated; found rotation "
+                f"{self.weight.rotation}"
             )
         rank = self.down.shape[-2] if len(self.down.shape) > 1 else 0
         expected = {
@@ -69,7 +73,7 @@ class CorrectedArray(StoredWeight, AppliedWeight):
 
     @property
     def rotation(self) -> int:
-        """0."""
+        """Of the weight inside."""
         return self.weight.rotation
 
     @property
@@ -78,15 +82,20 @@ class CorrectedArray(StoredWeight, AppliedWeight):
         return self.weight.shape
 
     def correction(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
-        """M (x A^T) B^T in float32, x as the route quantizes it."""
+        """M (x A^T) B^T in float32, x live or as the route quantizes it."""
         return low_rank_update(
             x, self.down, self.up, self.factors, text_rows=self.text_rows
         )
 
     def apply(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         """The corrected product of an activation that is not quantized."""
-        y = jnp.einsum("...k,nk->...n", x, self.dequantize(x.dtype))
+        inside = self.weight.prepare(x)
+        y = jnp.einsum("...k,nk->...n", inside, self.dequantize(x.dtype))
         return (y.astype(jnp.float32) + self.correction(x)).astype(x.dtype)
+
+    def prepare(self, x: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
+        """The activation itself, which the correction reads; see `apply`."""
+        return x
 
     def dequantize(
         self, dtype: jax.typing.DTypeLike = jnp.float32
@@ -112,10 +121,10 @@ class CorrectedArray(StoredWeight, AppliedWeight):
 
     @property
     def format_name(self) -> str:
-        """ "corrected", rank, factors, text rows, and the format inside."""
+        """ "corrected", rank, factors, text rows, l for live, and the format inside."""
         rank, groups = self.down.shape[-2], self.factors.shape[-1]
-        inner = self.weight.format_name
-        return f"corrected-r{rank}g{groups}t{self.text_rows}-{inner}"
+        inner, live = self.weight.format_name, "l" if self.live else ""
+        return f"corrected-r{rank}g{groups}t{self.text_rows}{live}-{inner}"
 
     @classmethod
     def layout(cls, format_name: str, shape: tuple[int, ...]) -> ArrayLayout | None:
@@ -127,7 +136,7 @@ class CorrectedArray(StoredWeight, AppliedWeight):
         found = _inner(format_name, shape)
         if found is None:
             return None
-        (rank, groups, _), _, arrays = found
+        (rank, groups, _, _), _, arrays = found
         number = np.dtype(np.float32)
         return {
             **arrays,
@@ -145,25 +154,26 @@ class CorrectedArray(StoredWeight, AppliedWeight):
         found = _inner(format_name, (128, 128))
         if found is None:
             raise ValueError(f"expected corrected-...-FORMAT, found {format_name!r}")
-        (_, _, text_rows), kind, _ = found
+        (_, _, text_rows, live), kind, _ = found
         rest = {name: value for name, value in arrays.items() if name not in _OWN}
         inner = format_name.split("-", 2)[2]
         weight = kind.from_arrays(inner, rest, rotation)
-        return cls(weight, *(arrays[name] for name in _OWN), text_rows=text_rows)
+        own = (arrays[name] for name in _OWN)
+        return cls(weight, *own, text_rows=text_rows, live=live)
 
 
 def _inner(
     format_name: str, shape: tuple[int, ...]
-) -> tuple[tuple[int, int, int], type[StoredWeight], ArrayLayout] | None:
-    """Rank, factors and text rows, the format inside, and its arrays."""
+) -> tuple[tuple[int, int, int, bool], type[StoredWeight], ArrayLayout] | None:
+    """Rank, factors, text rows and live, the format inside, and its arrays."""
     # The list of formats contains this one.
     from sixbit_jax.formats import stored_layout
 
     match = _NAME.fullmatch(format_name)
-    found = None if match is None else stored_layout(match[4], shape)
+    found = None if match is None else stored_layout(match[5], shape)
     if match is None or found is None:
         return None
-    return (int(match[1]), int(match[2]), int(match[3])), *found
+    return (int(match[1]), int(match[2]), int(match[3]), bool(match[4])), *found
 
 
 __all__ = ["CorrectedArray"]

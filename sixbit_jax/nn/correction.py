@@ -58,10 +58,12 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
         for linear, weight in zip(work.linears, weights, strict=True)
     ]
     outputs = replace(work, linears=plain, residual=None).route(route)(x)
-    activation = as_quantized(work.front(x), route)
+    live = work.front(x)
+    quantized = as_quantized(live, route)
     made = []
     for y, weight in zip(outputs, weights, strict=True):
         if isinstance(weight, CorrectedArray):
+            activation = live if weight.live else quantized
             y = (y.astype(jnp.float32) + weight.correction(activation)).astype(x.dtype)
         made.append(y if work.residual is None else work.residual(y))
     return tuple(y.astype(x.dtype) for y in made)

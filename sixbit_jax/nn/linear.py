@@ -77,7 +77,8 @@ class Linear(nnx.Module):
         weight = self.weight.get_value()
         if isinstance(weight, StoredWeight):
             x = weight.prepare(x)
-            if kernels and x.dtype == jnp.bfloat16:
+            whole = isinstance(weight, AppliedWeight)
+            if kernels and x.dtype == jnp.bfloat16 and not whole:
                 # XLA's fused dequantization of a few rows takes longer than both.
                 weight = weight.expand_bfloat16()
         return matmul(x, weight, self.bias_array())

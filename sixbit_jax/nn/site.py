@@ -97,7 +97,7 @@ def relative_l1(value: Array, reference: Array) -> Float[Array, ""]:
 
 def _nvfp4_error(work: Work, x: Array) -> Array:
     outputs = replace(work, residual=None)
-    exact, low = outputs.bf16(x), outputs.nvfp4(x)
+    exact, low = outputs.route(Route.BF16)(x), outputs.route(Route.NVFP4)(x)
     return relative_l1(jnp.concatenate(low, -1), jnp.concatenate(exact, -1))
 
 

@@ -240,6 +240,8 @@ class VideoPipeline:
         *,
         scheduler: str | None = None,
         shift: float | None = None,
+        sigmas: Sequence[float] | None = None,
+        timesteps: Sequence[float] | None = None,
         policy: Policy | Callable[[Any], Policy] | None = None,
         execution: Execution | None = None,
         guidance_scale_2: float | None = None,
@@ -257,6 +259,8 @@ class VideoPipeline:
             name=scheduler,
             shift=shift,
             size=size,
+            sigmas=sigmas,
+            timesteps=timesteps,
         )
         execution = Execution(dtype=self.dtype) if execution is None else execution
         with contextlib.ExitStack() as stack:
@@ -357,13 +361,17 @@ class VideoPipeline:
           frames, height, width, num_steps, guidance_scale: None is the published
             value of the network; the size then follows the picture where the
             published pipelines let it.
-          sampling: `scheduler`, `shift`, `policy`, `execution`, `guidance_scale_2`
-            of `sampler`, `fit` and `picture_noise` of `videos`.
+          sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
+            that of the steps), `policy`, `execution`, `guidance_scale_2` of `sampler`,
+            `fit` and `picture_noise` of `videos`.
 
         Raises:
           ValueError: for sizes and options that the network does not have.
           Stopped: where `tell` ended the run.
         """
+        given = sampling.get("sigmas") or sampling.get("timesteps")
+        if num_steps is None and given is not None:
+            num_steps = len(given)
         pictures = self.pictures(image, last_image)
         settings = self.settings(
             pictures=pictures,

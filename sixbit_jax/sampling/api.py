@@ -61,7 +61,8 @@ def sample(
       prompt: embeddings of prompts and negative prompts; an array is a prompt without
         a negative one.
       latent_shape: (F, C, H, W) of one video's latents.
-      num_steps: denoising steps; None is the network's published number.
+      num_steps: denoising steps; None is the network's published number, or that of a
+        given schedule (`with_sigmas`).
       guidance: classifier-free guidance, or its scale; None is the published scale.
       conditions: images, first frames, a second network: what the network takes.
       policy: who decides routes and skips; None is full precision.

@@ -282,7 +282,7 @@ def _call(
         description=description,
         prompt=_kind("prompt", prompt, Prompt),
         latent_shape=latent_shape,
-        num_steps=description.defaults.num_steps if num_steps is None else num_steps,
+        num_steps=num_steps,
         guidance=guidance,
         scale=description.defaults.guidance_scale if scale is None else scale,
         conditions=_kind("conditions", conditions, Conditions),
@@ -328,6 +328,10 @@ def prepare(
     """
     if unknown:
         refuse(unknown)
+    if num_steps is None:
+        given = scheduler.given_steps
+        default = model.description.defaults.num_steps
+        num_steps = default if given is None else given
     call = _call(
         model,
         prompt,

@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from convert.safetensors_file import write_file
+from convert.tables import table_for
+from sixbit_jax import checkpoint
+from sixbit_jax.formats import StoredWeight
 from tests.golden.cases import GoldenCase, load
 
 NAME = "diffusion_pytorch_model"
@@ -56,3 +60,23 @@ def write_golden(
     if edit is not None:
         edit(weights)
     return write_checkpoint(directory, case.config, weights, shards=shards)
+
+
+def converted(directory: Path) -> dict[str, np.ndarray]:
+    """The values of a converted network by the checkpoint's keys; not rotated ones."""
+    model, header = checkpoint.load(directory)
+    table = table_for(header.config)
+    found = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        name, value = ".".join(map(str, path)), variable.get_value()
+        if isinstance(value, StoredWeight):
+            assert not value.rotation
+            value = value.dequantize()
+        value = np.asarray(value)
+        stack, _, leaf = name.partition(".")
+        if stack in table.stacks:
+            for layer, part in enumerate(value):
+                found[table.source_of(f"{stack}.{layer}.{leaf}")[0]] = part
+        else:
+            found[table.source_of(name)[0]] = value
+    return found

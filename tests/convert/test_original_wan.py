@@ -93,10 +93,15 @@ def test_other_kinds_of_wan_are_named(tmp_path, case):
     weights = _original(case.weights())
     weights["vace_blocks.0.before_proj.weight"] = np.zeros(2, np.float32)
     write_file(tmp_path / "a.safetensors", weights)
-    with pytest.raises(ConversionError, match=r"another kind of Wan.*\n.*vace_blocks"):
+    with pytest.raises(ConversionError, match=r"found Wan VACE \(vace_blocks"):
+        open_source(tmp_path)
+    del weights["vace_blocks.0.before_proj.weight"]
+    weights["blocks.0.wonder.weight"] = np.zeros(2, np.float32)
+    write_file(tmp_path / "a.safetensors", weights)
+    with pytest.raises(ConversionError, match=r"another kind of Wan.*\n.*wonder"):
         open_source(tmp_path)
     (tmp_path / "a.safetensors").unlink()
-    del weights["vace_blocks.0.before_proj.weight"], weights["head.head.weight"]
+    del weights["blocks.0.wonder.weight"], weights["head.head.weight"]
     write_file(tmp_path / "a.safetensors", weights)
     with pytest.raises(ConversionError, match=r"incomplete: .* proj_out\.weight"):
         open_source(tmp_path)

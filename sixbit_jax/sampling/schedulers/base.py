@@ -35,6 +35,11 @@ class Scheduler(Protocol):
         """Timesteps are integers in [0, num_train_timesteps)."""
         ...
 
+    @property
+    def given_steps(self) -> int | None:
+        """How many steps a given schedule has; None: as many as are asked for."""
+        ...
+
     def timesteps(self, num_steps: int) -> np.ndarray:
         """The model's timesteps in the order they run, int64 [num_steps]."""
         ...

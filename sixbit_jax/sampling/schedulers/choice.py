@@ -1,22 +1,25 @@
 """Which scheduler a network runs with: its checkpoint's, its published, or another."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sixbit_jax.models.network import Description
 from sixbit_jax.sampling.schedulers import from_config
 from sixbit_jax.sampling.schedulers.base import Scheduler
+from sixbit_jax.sampling.schedulers.flow import FlowSchedule
 
 NAMES = {
     "ddim": ("v_prediction", "CogVideoXDDIMScheduler"),
     "dpm": ("v_prediction", "CogVideoXDPMScheduler"),
     "unipc": ("flow_prediction", "UniPCMultistepScheduler"),
     "euler": ("flow_prediction", "FlowMatchEulerDiscreteScheduler"),
+    "lcm": ("flow_prediction", "FlowMatchLCMScheduler"),
 }
 """What each short name predicts, and diffusers' class."""
 _SHIFTS = {
     "UniPCMultistepScheduler": "flow_shift",
     "FlowMatchEulerDiscreteScheduler": "shift",
+    "FlowMatchLCMScheduler": "shift",
 }
 
 
@@ -36,6 +39,8 @@ def choose_scheduler(
     name: str | None = None,
     shift: float | None = None,
     size: tuple[int, int] | None = None,
+    sigmas: Sequence[float] | None = None,
+    timesteps: Sequence[float] | None = None,
 ) -> Scheduler:
     """The scheduler of a run.
 
@@ -46,10 +51,12 @@ def choose_scheduler(
       shift: of the flow sigmas; None is that of `config`, or the published one.
       size: (height, width) of the video in pixels, which the published shift depends
         on; None is the network's default.
+      sigmas: of a flow: noise levels before each step, not shifted (`with_sigmas`).
+      timesteps: of each step (`with_timesteps`).
 
     Raises:
-      ValueError: for a scheduler that predicts something else than the network, and
-        for a shift where there is none.
+      ValueError: for a scheduler that predicts something else than the network, for a
+        shift or sigmas where there are none, and for a given schedule that is none.
     """
     default = description.defaults
     height, width = (default.height, default.width) if size is None else size
@@ -80,6 +87,24 @@ def choose_scheduler(
             f"this network predicts ({', '.join(names_for(description))}); found "
             f"{scheduler.prediction_type}"
         )
+    return _at(scheduler, sigmas, timesteps)
+
+
+def _at(
+    scheduler: Any,
+    sigmas: Sequence[float] | None,
+    timesteps: Sequence[float] | None,
+) -> Scheduler:
+    """The scheduler at a given schedule."""
+    if sigmas is not None:
+        if not isinstance(scheduler, FlowSchedule):
+            raise ValueError(
+                f"sigmas: expected none for {type(scheduler).__name__}, which is no "
+                f"flow, found {list(sigmas)}; give timesteps"
+            )
+        scheduler = scheduler.with_sigmas(sigmas)
+    if timesteps is not None:
+        scheduler = scheduler.with_timesteps(timesteps)
     return scheduler
 
 

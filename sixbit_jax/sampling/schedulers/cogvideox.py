@@ -1,7 +1,7 @@
 """The noise schedule that the two CogVideoX schedulers share."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from sixbit_jax.config_schema import (
     number,
 )
 from sixbit_jax.sampling.schedulers.base import read_config
+from sixbit_jax.sampling.schedulers.given import check_count, check_given
 
 PREDICTION_TYPES = ("v_prediction", "epsilon", "sample")
 TIMESTEP_SPACINGS = ("trailing", "leading", "linspace")
@@ -115,6 +116,7 @@ class CogVideoXSchedule:
       set_alpha_to_one: cumulative alpha after the last step is 1, else that of
         timestep 0.
       prediction_type: "v_prediction", "epsilon" or "sample".
+      given_timesteps: instead of spaced ones (`with_timesteps`).
 
     Raises:
       ValueError: for a value outside of these.
@@ -129,11 +131,37 @@ class CogVideoXSchedule:
     steps_offset: int = 0
     set_alpha_to_one: bool = True
     prediction_type: str = "v_prediction"
+    given_timesteps: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     class_name: ClassVar[str]
 
     def __post_init__(self) -> None:
         _SCHEMA.check(self)
+        top = self.num_train_timesteps - 1
+        found = check_given("given_timesteps", self.given_timesteps, top, above=None)
+        if found is not None and any(value != int(value) for value in found):
+            raise ValueError(
+                f"given_timesteps: expected whole numbers, found {list(found)}"
+            )
+        whole = None if found is None else tuple(map(int, found))
+        object.__setattr__(self, "given_timesteps", whole)
+
+    @property
+    def given_steps(self) -> int | None:
+        """How many steps are given; None: as many as are asked for."""
+        return None if self.given_timesteps is None else len(self.given_timesteps)
+
+    def with_timesteps(self, timesteps: Sequence[int]) -> Self:
+        """This schedule at given timesteps; each step leads to the next one.
+
+        Args:
+          timesteps: whole numbers, falling, in [0, num_train_timesteps). The last step
+            leads to the clean sample.
+
+        Raises:
+          ValueError: for others.
+        """
+        return replace(self, given_timesteps=tuple(timesteps))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -183,6 +211,9 @@ class CogVideoXSchedule:
           ValueError: if the schedule has no such number of steps.
         """
         total = self.num_train_timesteps
+        check_count(num_steps, self.given_steps)
+        if self.given_timesteps is not None:
+            return np.array(self.given_timesteps, np.int64)
         if not 1 <= num_steps <= total:
             raise ValueError(
                 f"num_steps: expected 1 to {total} (num_train_timesteps), "
@@ -227,6 +258,9 @@ class CogVideoXSchedule:
 
     def previous_timesteps(self, num_steps: int) -> np.ndarray:
         """Timestep that each step leads to, negative for the clean sample."""
+        if self.given_timesteps is not None:
+            check_count(num_steps, self.given_steps)
+            return np.array([*self.given_timesteps[1:], -1], np.int64)
         return self.timesteps(num_steps) - self.num_train_timesteps // num_steps
 
     def clean_coefficients(self, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +26,7 @@ _SUPPORTED = {
     "use_beta_sigmas": False,
     "stochastic_sampling": False,
 }
-_SCHEMA = Schema(
+SCHEMA = Schema(
     "FlowMatchEuler config",
     {
         "num_train_timesteps": integer(1, MOST_STEPS),
@@ -66,12 +66,14 @@ class FlowMatchEuler(FlowSchedule):
     spacing: Literal["scheduler", "even"] = "scheduler"
 
     class_name: ClassVar[str] = "FlowMatchEulerDiscreteScheduler"
+    schema: ClassVar[Schema] = SCHEMA
 
     def __post_init__(self) -> None:
-        _SCHEMA.check(self)
+        self.schema.check(self)
+        self._check_given()
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "FlowMatchEuler":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read a diffusers `scheduler_config.json`.
 
         Args:
@@ -85,7 +87,7 @@ class FlowMatchEuler(FlowSchedule):
             config,
             cls,
             class_name=cls.class_name,
-            schema=_SCHEMA,
+            schema=cls.schema,
             defaults={
                 "num_train_timesteps": 1000,
                 "shift": 1.0,
@@ -101,6 +103,9 @@ class FlowMatchEuler(FlowSchedule):
         timesteps, whose end it takes, and once in the schedule made from it.
         """
         self._check_steps(num_steps)
+        given = self._given_levels(self.shift, np.float32)
+        if given is not None:
+            return np.append(given, np.float32(0))
         if self.spacing == "even":
             even = np.linspace(1.0, 0.0, num_steps + 1)[:-1].astype(np.float32)
             return np.append(shifted(even, self.shift), np.float32(0))
@@ -156,4 +161,4 @@ class FlowMatchEuler(FlowSchedule):
         return after.astype(sample.dtype), state
 
 
-__all__ = ["FlowMatchEuler", "FlowMatchEulerState"]
+__all__ = ["SCHEMA", "FlowMatchEuler", "FlowMatchEulerState"]

@@ -121,6 +121,7 @@ class UniPC(FlowSchedule):
 
     def __post_init__(self) -> None:
         _SCHEMA.check(self)
+        self._check_given()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "UniPC":
@@ -147,8 +148,10 @@ class UniPC(FlowSchedule):
         The first is 1 - 1e-6: at 1 the log-SNR would be infinite.
         """
         self._check_steps(num_steps)
-        levels = np.linspace(1, 1 / self.num_train_timesteps, num_steps + 1)[:-1]
-        levels = shifted(levels, self.flow_shift)
+        levels = self._given_levels(self.flow_shift, np.float64)
+        if levels is None:
+            levels = np.linspace(1, 1 / self.num_train_timesteps, num_steps + 1)[:-1]
+            levels = shifted(levels, self.flow_shift)
         if abs(levels[0] - 1) < 1e-6:
             levels[0] -= 1e-6
         return np.append(levels, 0.0)
@@ -156,10 +159,17 @@ class UniPC(FlowSchedule):
     def timesteps(self, num_steps: int) -> np.ndarray:
         """The model's timesteps in the order they run, int64 [num_steps].
 
+        Given ones are float32 where they are no whole numbers.
+
         Raises:
           ValueError: for a number of steps outside of 1 to num_train_timesteps.
         """
-        return (self.sigmas(num_steps)[:-1] * self.num_train_timesteps).astype(np.int64)
+        levels = self.sigmas(num_steps)[:-1]
+        if self.given_timesteps is not None:
+            times = np.array(self.given_timesteps)
+            whole = (times == np.floor(times)).all()
+            return times.astype(np.int64 if whole else np.float32)
+        return (levels * self.num_train_timesteps).astype(np.int64)
 
     def init(self, num_steps: int, sample_shape: tuple[int, ...]) -> UniPCState:
         """Coefficient tables of all steps and an empty history.

@@ -10,7 +10,6 @@ from sixbit_jax.reading.messages import brief
 Kind = Literal["transformer", "text encoder", "image encoder", "vae"]
 
 _PLACES: dict[str, tuple[Kind, str, str]] = {
-    **{name: ("transformer", *place) for name, place in ROWS.items()},
     "AutoencoderKLCogVideoX": (
         "vae",
         "sixbit_jax.vae.cogvideox",
@@ -40,6 +39,14 @@ _WRAPPED = {
 }
 
 
+def _places() -> dict[str, tuple[Kind, str, str]]:
+    """All of them; networks are the rows of their own registry."""
+    networks: dict[str, tuple[Kind, str, str]] = {
+        name: ("transformer", module, model) for name, (module, model) in ROWS.items()
+    }
+    return networks | _PLACES
+
+
 def class_name_of(config: Mapping[str, Any]) -> str:
     """The class name that a `config.json` gives: diffusers' or transformers'.
 
@@ -51,8 +58,8 @@ def class_name_of(config: Mapping[str, Any]) -> str:
         names = config.get("architectures")
         given = names[0] if isinstance(names, list) and len(names) == 1 else names
     name = _WRAPPED.get(given, given) if isinstance(given, str) else None
-    if name not in _PLACES:
-        known = ", ".join(sorted({*_PLACES, *_WRAPPED}))
+    if name not in _places():
+        known = ", ".join(sorted({*_places(), *_WRAPPED}))
         field = "architectures" if "architectures" in config else "_class_name"
         raise ValueError(
             f"config.json {field}: expected one of {known}, found {brief(given)}"
@@ -77,7 +84,8 @@ def get(class_name: str) -> tuple[type, type]:
 
 
 def _place(class_name: str) -> tuple[Kind, str, str]:
-    if not isinstance(class_name, str) or class_name not in _PLACES:
-        known, found = ", ".join(sorted(_PLACES)), brief(class_name)
+    places = _places()
+    if not isinstance(class_name, str) or class_name not in places:
+        known, found = ", ".join(sorted(places)), brief(class_name)
         raise ValueError(f"model class: expected one of {known}; found {found}")
-    return _PLACES[class_name]
+    return places[class_name]

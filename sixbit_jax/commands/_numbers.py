@@ -66,5 +66,5 @@ def real(minimum: float, maximum: float) -> Callable[[str], float]:
 
 def reals(word: str) -> list[float]:
     """Finite numbers with commas between them."""
-    number = real(-math.inf)
+    number = real(-1e6, 1e6)
     return [number(part) for part in word.split(",")]

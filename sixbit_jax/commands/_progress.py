@@ -26,6 +26,7 @@ def progress(
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -48,7 +49,7 @@ def progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as display:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
         current = 0
 
         def tell(part: str, done: int, count: int) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +26,18 @@ from sixbit_jax.pipelines.pictures import Fit, Picture
 from sixbit_jax.pipelines.progress import Stopped, Tell, nothing
 from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
 from sixbit_jax.pipelines.settings import VideoSettings, resolve, with_vae
+from sixbit_jax.pipelines.video import Clock, Video
 from sixbit_jax.policies import Policy
 from sixbit_jax.sampling.api import sample
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
 from sixbit_jax.sampling.pair import LowNoise
 from sixbit_jax.sampling.schedulers.choice import choose_scheduler
-from sixbit_jax.sampling.trace import Trace
 from sixbit_jax.text_encoders.tokenizers import load_tokenizer
 from sixbit_jax.vae.families import FAMILIES, decode_frames
 
 TRANSFORMER, SECOND, VAE = "transformer", "transformer_2", "vae"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 _NEEDED = (TRANSFORMER, VAE, TEXT_ENCODER)
-
-
-@dataclass(frozen=True, eq=False)
-class Video:
-    """What a pipeline makes.
-
-    Attributes:
-      frames: RGB, uint8 [frames, height, width, 3].
-      fps: frames per second that the network was trained on.
-      prompt, negative_prompt: what it was made from.
-      seed: of the noise.
-      settings: size, steps, guidance.
-      trace: plans and stats of all steps.
-      seconds: by part: "text", "picture" where there is one, "sampling", "vae",
-        compiling included where it happened; and "load", from disk, of everything that
-        this video needed.
-      cut: the end of the prompt that did not fit into the text encoder; empty if all
-        of it did.
-    """
-
-    frames: UInt8[np.ndarray, "frames height width 3"]
-    fps: int
-    prompt: str
-    negative_prompt: str
-    seed: int
-    settings: VideoSettings
-    trace: Trace
-    seconds: dict[str, float] = field(default_factory=dict)
-    cut: str = ""
 
 
 class VideoPipeline:
@@ -432,7 +403,7 @@ class VideoPipeline:
         Yields:
           Every video as soon as it is decoded.
         """
-        clock = _Clock(lambda: self._load_seconds)
+        clock = Clock(lambda: self._load_seconds)
         texts = [prompt for prompt, _ in jobs]
         texts += [negative_prompt] if settings.guided else []
         encoded = self.encode(texts, tell=tell)
@@ -485,31 +456,6 @@ class VideoPipeline:
                     cut=encoded.cut.get(prompt, ""),
                 )
                 clock.restart("sampling", "vae", "load")
-
-
-class _Clock:
-    """Seconds by part, those of loading apart."""
-
-    def __init__(self, loaded: Callable[[], float]):
-        self._loaded, self._before = loaded, loaded()
-        self._began = time.perf_counter()
-        self._seconds = dict.fromkeys(("text", "sampling", "vae", "load"), 0.0)
-
-    def ends(self, part: str) -> None:
-        """What has passed since the last end was this part, but for the loading."""
-        now, loaded = time.perf_counter(), self._loaded()
-        loading = loaded - self._before
-        passed = now - self._began - loading
-        self._seconds[part] = self._seconds.get(part, 0.0) + passed
-        self._seconds["load"] += loading
-        self._began, self._before = now, loaded
-
-    def read(self) -> dict[str, float]:
-        return dict(self._seconds)
-
-    def restart(self, *parts: str) -> None:
-        self._began = time.perf_counter()
-        self._seconds |= dict.fromkeys(parts, 0.0)
 
 
 def load_pipeline(

@@ -37,7 +37,10 @@ def time_peers(
         z = torch.randn((1, config.z_dim, *size), dtype=torch.bfloat16)
     for variant in _VARIANTS:
         if variant == "channels_last_3d":
-            model = model.to(memory_format=torch.channels_last_3d)
+            # Not model.to(memory_format=...): it refuses the 2D convolutions' weights.
+            for weight in model.parameters():
+                if weight.ndim == 5:
+                    weight.data = weight.to(memory_format=torch.channels_last_3d)
             z = z.to(memory_format=torch.channels_last_3d)
         if variant == "torch.compile":
             model.decoder.forward = torch.compile(model.decoder.forward)

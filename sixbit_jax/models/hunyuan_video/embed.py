@@ -144,7 +144,8 @@ class ConditionEmbedding(nnx.Module):
 
     @staticmethod
     def _of(embedder: TimestepEmbedding, values: Array, dtype: jnp.dtype) -> Array:
-        return embedder(sinusoidal_embedding(values, FREQUENCIES).astype(dtype))
+        angles = sinusoidal_embedding(values, FREQUENCIES, rounded_once=True)
+        return embedder(angles.astype(dtype))
 
 
 def embed_prompt(

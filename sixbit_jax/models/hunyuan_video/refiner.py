@@ -123,7 +123,8 @@ class TokenRefiner(nnx.Module):
           mask: which tokens are no padding.
           timestep: of each sample.
         """
-        angles = sinusoidal_embedding(timestep, FREQUENCIES).astype(tokens.dtype)
+        angles = sinusoidal_embedding(timestep, FREQUENCIES, rounded_once=True)
+        angles = angles.astype(tokens.dtype)
         temb = self.time_text_embed.timestep_embedder(angles) + mean
         # Every query sees the first token, so that rows of padding are numbers.
         visible = (mask[:, :, None] & mask[:, None, :]).at[:, :, 0].set(True)

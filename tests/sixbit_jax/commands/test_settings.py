@@ -26,7 +26,8 @@ def network(kind: str, scheduler=None) -> Network:
 
 
 def options(**changes) -> argparse.Namespace:
-    values = dict.fromkeys(("steps", "guidance", "scheduler", "shift"))
+    names = ("steps", "guidance", "scheduler", "shift", "sigmas", "timesteps")
+    values = dict.fromkeys(names)
     return argparse.Namespace(**(values | changes))
 
 

@@ -3,23 +3,19 @@
     python -m benchmarks.kernels --out FILE [--only OP,...] [--jobs 8]
     python -m benchmarks.kernels --tune --out FILE
 
-Modules `benchmarks.kernel_ops_*` that have a function `cases` add their entries. Device
-times are medians over rotating inputs; correctness of every entry is measured in the
-same run.
+The modules of `ENTRIES` add theirs. Device times are medians over rotating inputs;
+correctness of every entry is measured in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import pkgutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import benchmarks
-from benchmarks.kernels import gemm_tune
+from benchmarks.kernels import corrected, elementwise, gemm, gemm_tune, norm_rope
 from benchmarks.kernels import peers_torch as kernel_peers_torch
 from pallas_kernels import shapes
 from sixbit_jax.benchmark import harness, records
@@ -28,14 +24,14 @@ from sixbit_jax.benchmark.workers import in_turn, wait_for_turn
 PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "torch")
 
 
+ENTRIES = (corrected, elementwise, gemm, norm_rope)
+"""Modules with entries."""
+
+
 def all_cases() -> Iterator[harness.Case]:
     """The entries of every module that registers some."""
-    for module in pkgutil.iter_modules(benchmarks.__path__):
-        if not module.name.startswith("kernel_ops_"):
-            continue
-        loaded = importlib.import_module(f"benchmarks.{module.name}")
-        if hasattr(loaded, "cases"):
-            yield from loaded.cases()
+    for module in ENTRIES:
+        yield from module.cases()
 
 
 def _is_costly_peer(case: harness.Case) -> bool:

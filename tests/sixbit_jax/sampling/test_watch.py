@@ -72,6 +72,15 @@ def test_another_callback_does_not_compile_again(model):
     assert run_jitted._cache_size() == before
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler: a shell's background jobs start with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_run_within_a_step_and_holds_the_result(model, plain):
     def press(done, count):
         if done == 2:

@@ -9,6 +9,7 @@ float32 with the weights that the writer itself decodes; latents are [B, F, C, H
 """
 
 import copy
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -145,6 +146,10 @@ def torchao(path, family, name, **options):
         path / "plain", quantization_config=config, torch_dtype=torch.float32
     )
     model.save_pretrained(path / name)
+    stored = path / name / "config.json"
+    # diffusers writes down the temporary folder that it read.
+    values = json.loads(stored.read_text()) | {"_name_or_path": "plain"}
+    stored.write_text(json.dumps(values, indent=2) + "\n")
     decoded = {
         key: value.dequantize(torch.float32)
         for key, value in model.state_dict().items()

@@ -56,9 +56,7 @@ class Scene(NamedTuple):
     tint: Float[Array, "batch 3"]
 
 
-def sample_scenes(
-    key: Key[Array, ""], attributes: world.Attributes, *, frames: int = world.FRAMES
-) -> Scene:
+def sample_scenes(key: Key[Array, ""], attributes: world.Attributes) -> Scene:
     """Draws places, sizes and speeds that fit the attributes."""
     batch = attributes.shape.shape[0]
     keys = iter(jax.random.split(key, 16))
@@ -73,7 +71,7 @@ def sample_scenes(
     upright = (motion == world.MOTIONS.index("up")) | (
         motion == world.MOTIONS.index("down")
     )
-    time = jnp.linspace(0.0, 1.0, frames)
+    time = jnp.linspace(0.0, 1.0, world.FRAMES)
     radius, small = draw(*_RADIUS), draw(*_SMALL)
     last = jnp.where(grows, small * draw(*_GROWTH), radius)
     first = jnp.where(grows, small, radius)
@@ -251,22 +249,30 @@ def make_videos(
     *,
     frames: int = world.FRAMES,
     size: int = world.SIZE,
-    span: int = world.FRAMES,
+    anywhere: bool = False,
 ) -> Float[Array, "batch frames 3 H W"]:
     """Random videos with the given attributes, as `render` returns them.
 
     Args:
       key: random key.
       rows: attribute vectors.
-      frames: how many are drawn, the first ones.
+      frames: how many are drawn of each.
       size: rows and columns of a frame.
-      span: frames over which the scene plays.
+      anywhere: draw them from anywhere in a video, not from its beginning.
     """
     attributes = world.from_rows(rows)
-    scene = sample_scenes(key, attributes, frames=span)
-    cut = scene._replace(
-        centre=scene.centre[:, :frames],
-        radius=scene.radius[:, :frames],
-        camera=scene.camera[:, :frames],
-    )
-    return render(attributes, cut, size=size)
+    key, place = jax.random.split(key)
+    scene = sample_scenes(key, attributes)
+    first = jnp.zeros(rows.shape[0], jnp.int32)
+    if anywhere:
+        limit = world.FRAMES - frames + 1
+        first = jax.random.randint(place, first.shape, 0, limit)
+
+    def cut(x: Array, start: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(x, start, frames)
+
+    moving = {
+        name: jax.vmap(cut)(getattr(scene, name), first)
+        for name in ("centre", "radius", "camera")
+    }
+    return render(attributes, scene._replace(**moving), size=size)

@@ -32,7 +32,7 @@
     const videos = data.videos.map(function (video) {
       const view = canvas(views, video.name, data.width, data.height, scale);
       const image = new Image();
-      const shown = {video, view, image, context: view.getContext("2d")};
+      const shown = {video, view, image, context: view.getContext("2d", {willReadFrequently: true})};
       image.onload = function () { loaded += 1; draw(); };
       image.src = "data:image/png;base64," + video.strip;
       return shown;
@@ -115,7 +115,7 @@
       playing = !playing;
       last = performance.now();
       draw();
-      if (playing) requestAnimationFrame(tick);
+      if (playing) setTimeout(tick, 250 / data.fps);
     }
 
     function swap() {
@@ -124,8 +124,9 @@
       draw();
     }
 
-    function tick(now) {
+    function tick() {
       if (!playing) return;
+      const now = performance.now();
       const passed = Math.floor((now - last) * data.fps / 1000);
       if (passed > 0) {
         last += passed * 1000 / data.fps;
@@ -133,7 +134,7 @@
         follow();
         draw();
       }
-      requestAnimationFrame(tick);
+      setTimeout(tick, 250 / data.fps);
     }
 
     function draw() {
@@ -162,7 +163,7 @@
     function drawDifference() {
       const [a, b] = [videos[0], videos[videos.length - 1]].map((shown) =>
         shown.context.getImageData(0, 0, data.width, data.height).data);
-      const context = gap.getContext("2d");
+      const context = gap.getContext("2d", {willReadFrequently: true});
       const image = context.createImageData(data.width, data.height);
       const factor = [1, 2, 4, 8][gain.selectedIndex];
       for (let i = 0; i < image.data.length; i += 1) {

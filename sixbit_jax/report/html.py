@@ -1,4 +1,4 @@
-"""One HTML page with everything in it: no files besides it, and nothing from a network."""
+"""One HTML page with everything in it: no files besides it, nothing from a network."""
 
 import base64
 import html

@@ -125,8 +125,10 @@ def _write_videos(
         for number, prompt in enumerate(comparison.prompts)
         for run, frames in zip(comparison.runs, pixels, strict=True)
     ]
-    video.contact_sheet(rows).save(directory / "contact_sheet.png")
-    grid = animation(comparison, pixels)
+    height = pixels[0].shape[2]
+    sheet = video.contact_sheet(rows, scale=_magnified(height, 96))
+    sheet.save(directory / "contact_sheet.png")
+    grid = animation(comparison, pixels, scale=_magnified(height, 160))
     video.write_gif(directory / "videos.gif", grid, fps=FPS, scale=1)
     page.heading("Videos")
     _add_players(comparison, pixels, page)
@@ -135,11 +137,17 @@ def _write_videos(
     for part, frames in zip(_parts(comparison), pixels, strict=True):
         for number in range(len(comparison.prompts)):
             stem = f"{number + 1}_{part}"
-            video.write_gif(directory / f"{stem}.gif", frames[number], fps=FPS)
+            options = {"fps": FPS, "scale": _magnified(height, 256)}
+            video.write_gif(directory / f"{stem}.gif", frames[number], **options)
             names.append(f"{stem}.gif")
-            if video.write_mp4(directory / f"{stem}.mp4", frames[number], fps=FPS):
+            if video.write_mp4(directory / f"{stem}.mp4", frames[number], **options):
                 names.append(f"{stem}.mp4")
     return names
+
+
+def _magnified(height: int, wanted: int) -> int:
+    """The whole number of times that frames are enlarged to about `wanted` rows."""
+    return max(1, wanted // height)
 
 
 def _add_players(

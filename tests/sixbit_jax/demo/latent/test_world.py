@@ -12,7 +12,7 @@ from sixbit_jax.demo.latent import render, scorer, world
 @functools.cache
 def drawn() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Attribute vectors, their videos, and what is read from them."""
-    rows = np.asarray(world.sample_rows(jax.random.key(5), 32))
+    rows = np.asarray(world.sample_rows(jax.random.key(5), 16))
     make = jax.jit(render.make_videos)
     videos = np.asarray(make(jax.random.key(6), rows))
     return rows, videos, np.asarray(scorer.read(videos).rows)
@@ -63,14 +63,23 @@ def test_attributes_are_read_back_from_pixels():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(world.NAMES))
 def test_a_wrong_attribute_is_found_wrong(name: str):
-    rows, videos, read = drawn()
+    rows, _, read = drawn()
     column, count = list(world.NAMES).index(name), len(world.NAMES[name])
     wrong = rows.copy()
     wrong[:, column] = (wrong[:, column] + 1) % count
     assert (read[:, column] == wrong[:, column]).mean() <= 0.01
-    found = scorer.score(videos[:4], wrong[:4])
-    assert found[name] == 0
-    assert found["all_right"] == 0
+
+
+@pytest.mark.slow
+def test_scores_count_what_is_right():
+    rows, videos, _ = drawn()
+    wrong = rows[:2].copy()
+    wrong[0, 6] = 1 - wrong[0, 6]
+    found = scorer.score(videos[:2], wrong)
+    assert found["tone"] == 0.5
+    assert found["shape"] == 1
+    assert found["attribute_score"] == 15 / 16
+    assert found["all_right"] == 0.5
 
 
 @pytest.mark.slow

@@ -140,7 +140,8 @@ def run_site(
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
-    work = Work(linears, front, residual, options.implementation, options.arq_block)
+    affines = [linear.affine() for linear in linears]
+    work = Work(affines, front, residual, options.implementation, options.arq_block)
     nothing = jnp.full((), NOT_MEASURED, jnp.float32)
     if control is None:
         stats = SiteStats(jnp.zeros(()), jnp.int32(Route.BF16), nothing)

@@ -98,7 +98,13 @@ def _add_sampling(group: Any) -> None:
     group.add_argument(
         "--guidance",
         type=_numbers.real(0.0, 1000.0),
-        help="classifier-free guidance scale; 1 or less runs without (as published)",
+        help="guidance scale (as published): classifier-free, where 1 or less runs "
+        "without; HunyuanVideo reads it itself",
+    )
+    group.add_argument(
+        "--true-cfg",
+        type=_numbers.real(0.0, 1000.0),
+        help="classifier-free guidance of a network that reads its scale (none)",
     )
     group.add_argument(
         "--guidance-2",
@@ -180,6 +186,7 @@ def run(args: argparse.Namespace) -> int:
         "width": width,
         "num_steps": _shared.steps_of(args),
         "guidance_scale": args.guidance,
+        "true_cfg_scale": args.true_cfg,
         "fps": args.fps,
     }
     shots = _pictures.plan_shots(args, pipe, texts, given)

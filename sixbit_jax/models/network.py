@@ -263,10 +263,16 @@ class Conditioning(Protocol):
       per_layer: None, or by name of a stack what each of its layers reads on its own,
         with a leading layer axis. A block is given its layer's slice in the place of
         the whole mapping (`for_layer`).
+      boundaries: how many tokens stand before each change of treatment (text, clean
+        frames). Between them all rows are alike to a block, so that a part of each run
+        can stand for a part of the stream.
     """
 
     @property
     def per_layer(self) -> Any: ...
+
+    @property
+    def boundaries(self) -> tuple[int, ...]: ...
 
     def _replace(self, **changes: Any) -> Self: ...
 

@@ -9,9 +9,12 @@ from jaxtyping import Array
 from pallas_kernels.numerics import int8, nvfp4
 from sixbit_jax.formats import StoredWeight
 from sixbit_jax.formats.corrected import CorrectedArray
+from sixbit_jax.nn.axes import Axes
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.token_levels import token_levels
 from sixbit_jax.routes import Route
+
+NO_AXES = Axes()
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
     ]
     outputs = replace(work, linears=plain, residual=None).route(route)(x)
     live = work.front(x)
-    quantized = as_quantized(live, route)
+    quantized = as_quantized(live, route, work.axes)
     made = []
     for y, weight in zip(outputs, weights, strict=True):
         if isinstance(weight, CorrectedArray):
@@ -69,7 +72,7 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
     return tuple(y.astype(x.dtype) for y in made)
 
 
-def as_quantized(x: Array, route: Route) -> Array:
+def as_quantized(x: Array, route: Route, axes: Axes = NO_AXES) -> Array:
     """The activation with the values that a route multiplies.
 
     The ARQ routes have scales of their own in a rotated space: corrections, which are
@@ -83,7 +86,8 @@ def as_quantized(x: Array, route: Route) -> Array:
         levels, scales = int8.quantize(values)
         return (levels.astype(jnp.float32) * scales[..., None]).astype(x.dtype)
     if route == Route.NVFP4:
-        return nvfp4.fake_quantize(values).astype(x.dtype)
+        scale = axes.largest_of_tokens(nvfp4.tensor_scale_of(values))
+        return nvfp4.fake_quantize(values, scale).astype(x.dtype)
     return x
 
 

@@ -69,23 +69,19 @@ class _Layer(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """What a block measured, or a group of blocks with a leading axis."""
+    """What a block measured, or a group of blocks with a leading axis.
 
-    gamma: Float[Array, "*blocks"]
-    delta_change: Float[Array, "*blocks"]
+    Attributes:
+      sums: of |delta|, |X|, |delta - old| and |old|, over the tokens of this device.
+      sites: stats of the sites.
+    """
+
+    sums: Float[Array, "*blocks 4"]
     sites: BlockStats
 
 
-def _l1(x: Array) -> Array:
-    return jnp.abs(x).sum(dtype=jnp.float32)
-
-
 def _relative(change: Array, base: Array) -> Array:
-    return jnp.where(base > 0, change / jnp.maximum(base, 1e-30), NO_CHANGE)
-
-
-def _finite(ratio: Array) -> Array:
-    """The kernels divide by what may be zero."""
+    ratio = jnp.where(base > 0, change / jnp.maximum(base, 1e-30), NO_CHANGE)
     return jnp.where(jnp.isfinite(ratio), ratio, NO_CHANGE)
 
 
@@ -114,8 +110,8 @@ class _StackScan:
         block: Any = nnx.merge(self.graph, layer.params)
         return block(x, given, layer.control, self.options)
 
-    def measure(self, x: Array, y: Array, stored: Any) -> tuple[Array, Array, Any]:
-        """gamma, the change of the delta, and the delta as it is stored."""
+    def measure(self, x: Array, y: Array, stored: Any) -> tuple[Array, Any]:
+        """The sums of `_Measured`, and the delta as it is stored."""
         if stored is not None and self.cache_format != "float32":
             # One row per token of the whole batch: its videos share the plan.
             flat = jax.tree.map(
@@ -129,31 +125,36 @@ class _StackScan:
             delta = jax.tree.map(
                 lambda new, old: new.reshape(old.shape), found.delta, stored
             )
-            return _finite(found.gamma), _finite(found.delta_change), delta
+            rows = found.row_sums.reshape(*x.shape[:2], 4)
+            return self.options.axes.sum_of_tokens(rows), delta
         before = x.astype(jnp.float32)
         delta = y.astype(jnp.float32) - before
-        gamma = _relative(_l1(delta), _l1(before))
+        parts = [delta, before]
+        if stored is not None:
+            parts += [delta - stored, stored]
+        rows = jnp.stack([jnp.abs(part).sum(-1) for part in parts], -1)
+        sums = self.options.axes.sum_of_tokens(rows)
         if stored is None:
-            return gamma, jnp.full_like(gamma, NO_CHANGE), None
-        return gamma, _relative(_l1(delta - stored), _l1(stored)), delta
+            return jnp.concatenate([sums, jnp.zeros_like(sums)]), None
+        return sums, delta
 
     def run_one(self, x: Array, layer: _Layer) -> tuple[Array, _Measured]:
         """One block without a slot."""
         y, sites = self.run_block(x, layer)
-        gamma, change, _ = self.measure(x, y, None)
-        return y, _Measured(gamma, change, sites)
+        return y, _Measured(self.measure(x, y, None)[0], sites)
 
     def compute(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
         """What runs where the slot is not skipped."""
         if self.group == 1:
             y, sites = self.run_block(x, layer)
-            gamma, change, stored = self.measure(x, y, stored)
-            measured = _Measured(gamma, change, sites)
+            sums, stored = self.measure(x, y, stored)
+            measured = _Measured(sums, sites)
         else:
             y, measured = jax.lax.scan(self.run_one, x, layer)
-            _, change, stored = self.measure(x, y, stored)
-            change = jnp.broadcast_to(change, measured.gamma.shape)
-            measured = measured._replace(delta_change=change)
+            whole, stored = self.measure(x, y, stored)
+            own = measured.sums[:, :2]
+            change = jnp.broadcast_to(whole[2:], own.shape)
+            measured = measured._replace(sums=jnp.concatenate([own, change], 1))
         return vary((y, stored, measured), self.axes)
 
     def reuse(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
@@ -161,9 +162,10 @@ class _StackScan:
         route = layer.control.route
         y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
         zero = jnp.zeros(route.shape[:-1], jnp.float32)
+        sums = jnp.zeros((*zero.shape, 4), jnp.float32)
         nothing = jnp.zeros(route.shape, jnp.float32)
         sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED), zero)
-        return vary((y, stored, _Measured(zero, zero, sites)), self.axes)
+        return vary((y, stored, _Measured(sums, sites)), self.axes)
 
     def body(self, carry: tuple[Any, Any], scanned: tuple[Any, ...]):
         """One slot's blocks."""
@@ -227,8 +229,10 @@ def _scan_stack(
     )
     if group > 1:
         measured = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), measured)
-    change = jnp.where(jnp.asarray(may_skip), measured.delta_change, NO_CHANGE)
-    return x, cache, skips, measured._replace(delta_change=change)
+    # Nothing is compared where nothing is kept, also not with what a slot shares.
+    kept = jnp.asarray(may_skip)[:, None] | (jnp.arange(4) < 2)
+    sums = jnp.where(kept, measured.sums, 0.0)
+    return x, cache, skips, measured._replace(sums=sums)
 
 
 def _over_all_sites(sites: BlockStats, columns: list[int], count: int) -> BlockStats:
@@ -297,10 +301,14 @@ def scan_blocks(
         if len(parts) == 1
         else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
     )
+    # One sum over the mesh for all blocks: no plan of this step asks for it.
+    sums = options.axes.total(measured.sums)
+    ratios = _relative(sums[:, ::2], sums[:, 1::2])
+    ratios = jnp.where(computed[:, None], ratios, 0.0)
     stats = Stats(
         computed=computed,
-        gamma=measured.gamma,
-        delta_change=measured.delta_change,
+        gamma=ratios[:, 0],
+        delta_change=ratios[:, 1],
         outlier=measured.sites.outlier,
         route=measured.sites.route,
         error=measured.sites.error,

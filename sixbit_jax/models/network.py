@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.site import SiteOptions
 
 Prediction = Literal["v_prediction", "flow_prediction", "epsilon", "sample"]
@@ -230,12 +231,15 @@ class PromptInputs(NamedTuple):
       mask: which text tokens are no padding.
       pooled: embedding of the whole prompt.
       image: embeddings of image tokens.
+      axes: over which the blocks' weights are split: whoever reads them here gathers
+        them first (`Axes.gather`). Static.
     """
 
     text: Float[Array, "rows T E"]
     mask: Bool[Array, "rows T"] | None = None
     pooled: Float[Array, "rows P"] | None = None
     image: Float[Array, "rows I E2"] | None = None
+    axes: Axes = NO_AXES
 
 
 class Extra(NamedTuple):

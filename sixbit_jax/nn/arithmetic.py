@@ -18,7 +18,7 @@ from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
 from pallas_kernels.quantize_int8.api import quantize_int8
 from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array, StoredWeight, rotate
-from sixbit_jax.nn.axes import Axes
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.correction import corrected, has_correction
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
 from sixbit_jax.nn.linear import Linear, matmul
@@ -86,7 +86,7 @@ class Work:
     implementation: str | None
     arq_block: int = 128
     divided: bool = False
-    axes: Axes = Axes()
+    axes: Axes = NO_AXES
 
     def weights(self) -> list[StoredWeight]:
         """The stored weights without what they divide activations by."""

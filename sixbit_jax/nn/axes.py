@@ -22,6 +22,9 @@ from jaxtyping import Array, Bool, Float, Float32
 
 type Names = tuple[str, ...]
 
+MATRIX = 2
+"""Axes of what is split of a layer's weights: rows of matrices, codes and scales."""
+
 
 @dataclass(frozen=True)
 class Axes:
@@ -34,6 +37,7 @@ class Axes:
       parts: devices that share the tokens.
       branch_parts: devices that share the branches, 1 or 2.
       weight_parts: devices that share the weights.
+      stacks: of the network: their matrices are what `weights` splits.
       one_plan: the branches decide as one (batched guidance): sums are over them too.
       runs: tokens of each run, in order; set for one forward pass.
     """
@@ -44,6 +48,7 @@ class Axes:
     parts: int = 1
     branch_parts: int = 1
     weight_parts: int = 1
+    stacks: Names = ()
     one_plan: bool = False
     runs: tuple[int, ...] = ()
 
@@ -212,6 +217,33 @@ class Axes:
         """The mean over all heads, of means over each device's."""
         return jax.lax.pmean(x, self.tokens) if self.tokens else x
 
+    def gather(self, layer: Any) -> Any:
+        """The whole weights of one layer, from every device's part of its matrices."""
+        if not self.weights:
+            return layer
+        return jax.tree.map(
+            lambda x: (
+                jax.lax.all_gather(x, self.weights, tiled=True)
+                if x.ndim == MATRIX
+                else x
+            ),
+            layer,
+        )
+
+    def all_skip(self, skip: Bool[Array, ""]) -> Bool[Array, ""]:
+        """Whether all devices skip that share weights and may decide apart."""
+        apart = self.apart
+        if not apart:
+            return skip
+        return jax.lax.pmin(skip.astype(jnp.int32), apart).astype(jnp.bool_)
+
+    @property
+    def apart(self) -> Names:
+        """Axes that split weights, and branches with plans of their own."""
+        if self.one_plan:
+            return ()
+        return tuple(name for name in self.weights if name in self.branches)
+
     def counted(self) -> Bool[Array, "n"] | None:
         """Which rows here are tokens and no copies; None where all are."""
         shares = self._shares()
@@ -243,8 +275,11 @@ class Axes:
         return batch * (sum(self.runs) if self.tokens else x.shape[1])
 
 
+NO_AXES = Axes()
+
+
 def _joined(parts: list[Array]) -> Array:
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, 1)
 
 
-__all__ = ["Axes"]
+__all__ = ["MATRIX", "NO_AXES", "Axes"]

@@ -9,12 +9,10 @@ from jaxtyping import Array
 from pallas_kernels.numerics import int8, nvfp4
 from sixbit_jax.formats import StoredWeight
 from sixbit_jax.formats.corrected import CorrectedArray
-from sixbit_jax.nn.axes import Axes
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.token_levels import token_levels
 from sixbit_jax.routes import Route
-
-NO_AXES = Axes()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.attention.api import Precision
 from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.nn.arithmetic import Work
-from sixbit_jax.nn.axes import Axes
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.varying import vary, varying_axes
@@ -67,7 +67,7 @@ class SiteOptions:
     attention: Precision | Literal["plan"] = "bf16"
     arq_block: int = 128
     sparse: SparseWay | None = None
-    axes: Axes = Axes()
+    axes: Axes = NO_AXES
 
     @property
     def branches(self) -> tuple[Route, ...]:
@@ -82,7 +82,6 @@ class SiteOptions:
 
 
 IDENTITY = Identity()
-NO_AXES = Axes()
 
 
 def outlier_ratio(

@@ -61,9 +61,15 @@ class CacheLayout:
 
 
 class _Layer(NamedTuple):
-    """What a block is scanned over, or a group of blocks with a leading axis."""
+    """What a block is scanned over, or a group of blocks with a leading axis.
 
-    params: nnx.State
+    Attributes:
+      params: of the block; its number where weights are split over a mesh.
+      context: what this layer reads on its own.
+      control: its slice of the plan.
+    """
+
+    params: nnx.State | Int[Array, "*blocks"]
     context: Any
     control: BlockControl
 
@@ -96,6 +102,7 @@ class _StackScan:
       cache_format: how a delta is stored.
       group: blocks that share a slot.
       axes: mesh axes over which the run differs.
+      shards: this device's part of all blocks' weights, where they are split.
     """
 
     graph: nnx.GraphDef
@@ -104,6 +111,16 @@ class _StackScan:
     cache_format: delta_cache.Format
     group: int
     axes: frozenset[str]
+    shards: nnx.State | None = None
+
+    def weights(self, number: Array) -> nnx.State:
+        """The whole weights of a block, gathered; of the first after the last."""
+        count = jax.tree.leaves(self.shards)[0].shape[0]
+        own = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, number % count, keepdims=False),
+            self.shards,
+        )
+        return self.options.axes.gather(own)
 
     def run_block(self, x: Array, layer: _Layer) -> tuple[Array, BlockStats]:
         given = for_layer(self.conditioning, layer.context)
@@ -143,6 +160,21 @@ class _StackScan:
         y, sites = self.run_block(x, layer)
         return y, _Measured(self.measure(x, y, None)[0], sites)
 
+    def run_group(self, x: Array, layers: _Layer) -> tuple[Array, _Measured]:
+        """Blocks that share a slot, one after the other."""
+        if self.shards is None:
+            return jax.lax.scan(self.run_one, x, layers)
+
+        def body(carry: tuple[Any, Any], layer: _Layer):
+            x, ahead = carry
+            following = self.weights(layer.params + 1)
+            x, measured = self.run_one(x, layer._replace(params=ahead))
+            return (x, following), measured
+
+        start = (x, self.weights(layers.params[0]))
+        (x, _), measured = jax.lax.scan(body, start, layers)
+        return x, measured
+
     def compute(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
         """What runs where the slot is not skipped."""
         if self.group == 1:
@@ -150,7 +182,7 @@ class _StackScan:
             sums, stored = self.measure(x, y, stored)
             measured = _Measured(sums, sites)
         else:
-            y, measured = jax.lax.scan(self.run_one, x, layer)
+            y, measured = self.run_group(x, layer)
             whole, stored = self.measure(x, y, stored)
             own = measured.sums[:, :2]
             change = jnp.broadcast_to(whole[2:], own.shape)
@@ -167,20 +199,49 @@ class _StackScan:
         sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED), zero)
         return vary((y, stored, _Measured(sums, sites)), self.axes)
 
-    def body(self, carry: tuple[Any, Any], scanned: tuple[Any, ...]):
+    def computed_apart(self, x: Array, stored: Any, layer: _Layer, skip: Array):
+        """What runs where not all devices skip the slot that share its weights.
+
+        Those that do take part in gathering, and throw away what they compute.
+        """
+        found = self.compute(x, stored, layer)
+        other = self.reuse(x, stored, layer)
+        return jax.tree.map(lambda new, old: jnp.where(skip, old, new), found, other)
+
+    def run_slot(self, x: Array, stored: Any, layer: _Layer, skip: Array):
+        """One slot's blocks: computed, or its delta added."""
+        mesh_axes = self.options.axes
+        if self.group > 1 and mesh_axes.apart:
+            return jax.lax.cond(
+                mesh_axes.all_skip(skip),
+                lambda: self.reuse(x, stored, layer),
+                lambda: self.computed_apart(x, stored, layer, skip),
+            )
+        return jax.lax.cond(skip, self.reuse, self.compute, x, stored, layer)
+
+    def body(self, carry: tuple[Any, Any, Any], scanned: tuple[Any, ...]):
         """One slot's blocks."""
-        x, cache = carry
+        x, cache, ahead = carry
         layer, skip, slot = scanned
+        if ahead is not None:
+            # Asked for before the block runs, so that both may at once.
+            following = self.weights(layer.params + 1)
+            layer, ahead = layer._replace(params=ahead), following
         if cache is None:
             x, measured = self.run_one(x, layer)
-            return (vary(x, self.axes), cache), measured
+            return (vary(x, self.axes), cache, ahead), measured
         # Only this delta goes through the conditional: with the whole cache as an
         # operand, XLA's CPU backend copies it in every block.
         stored = delta_cache.read(cache, slot)
-        x, stored, measured = jax.lax.cond(
-            skip, self.reuse, self.compute, x, stored, layer
-        )
-        return (x, delta_cache.write(cache, slot, stored)), measured
+        x, stored, measured = self.run_slot(x, stored, layer, skip)
+        return (x, delta_cache.write(cache, slot, stored), ahead), measured
+
+    def start(self, x: Array, cache: Any) -> tuple[Any, Any, Any]:
+        """The carry before the first slot."""
+        ahead = None
+        if self.shards is not None and self.group == 1:
+            ahead = self.weights(jnp.int32(0))
+        return (*vary((x, cache), self.axes), ahead)
 
 
 def _scan_stack(
@@ -210,7 +271,9 @@ def _scan_stack(
         plan.sparse[rows],
         plan.sparse_tau[rows],
     )
-    layers = _Layer(params, layers_of(conditioning, stack.name), control)
+    split = params if options.axes.weights else None
+    own = params if split is None else jnp.arange(stack.num_blocks)
+    layers = _Layer(own, layers_of(conditioning, stack.name), control)
     may_skip = np.isin(np.arange(layout.num_blocks), layout.blocks)[rows]
     skips = plan.skip[rows] & jnp.asarray(may_skip)
     of_groups = skips
@@ -220,12 +283,14 @@ def _scan_stack(
         skips = jnp.repeat(of_groups, group)
     slots = None
     if cache is not None:
-        own = layout.slots()[first // group : (first + stack.num_blocks) // group]
-        slots = jnp.asarray(own) + first_slot
+        those = layout.slots()[first // group : (first + stack.num_blocks) // group]
+        slots = jnp.asarray(those) + first_slot
     axes = varying_axes(params, conditioning, plan, x, cache)
-    run = _StackScan(graph, conditioning, options, layout.cache_format, group, axes)
-    (x, cache), measured = jax.lax.scan(
-        run.body, vary((x, cache), axes), (layers, of_groups, slots)
+    run = _StackScan(
+        graph, conditioning, options, layout.cache_format, group, axes, split
+    )
+    (x, cache, _), measured = jax.lax.scan(
+        run.body, run.start(x, cache), (layers, of_groups, slots)
     )
     if group > 1:
         measured = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), measured)

@@ -64,7 +64,7 @@ def _run(program: Program, graph, params, inputs: Inputs) -> SampleResult:
         if end == first:
             continue
         network = nnx.merge(graph, state)
-        prompts = prepare_prompts(network, inputs, program.dtype)
+        prompts = prepare_prompts(network, inputs, program)
         stepper = Stepper(program, inputs, network, prompts, first, axes)
         start = stepper.start(carry)
         if program.watched:

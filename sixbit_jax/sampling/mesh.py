@@ -23,7 +23,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
-from sixbit_jax.nn.axes import Axes
+from sixbit_jax.nn.axes import MATRIX, Axes
 from sixbit_jax.sampling.program import Inputs, Program
 from sixbit_jax.sampling.trace import SampleResult, Trace
 
@@ -94,13 +94,16 @@ def default_sizes(devices: int, heads: int, *, guided: bool) -> dict[str, int]:
     return {GUIDANCE: branches, SEQUENCE: tokens}
 
 
-def axes_of(mesh: Mesh, *, guided: bool, batched: bool) -> Axes:
+def axes_of(
+    mesh: Mesh, *, guided: bool, batched: bool, stacks: tuple[str, ...] = ()
+) -> Axes:
     """What a mesh splits.
 
     Args:
       mesh: with axes among `AXIS_NAMES`.
       guided: whether there are two guidance branches.
       batched: whether those share one plan.
+      stacks: names of the network's stacks of blocks.
     """
     large = {name: size for name, size in mesh.shape.items() if size > 1}
     branches = [name for name in (GUIDANCE,) if name in large]
@@ -120,6 +123,7 @@ def axes_of(mesh: Mesh, *, guided: bool, batched: bool) -> Axes:
         parts=count(tokens),
         branch_parts=count(branches),
         weight_parts=count(weights),
+        stacks=stacks if weights else (),
         one_plan=batched,
     )
 
@@ -160,9 +164,47 @@ def anywhere(stop: Bool[Array, ""], mesh: Mesh | None) -> Bool[Array, ""]:
 
 
 def parameter_specs(params: Any, axes: Axes) -> Any:
-    """Which axis of every parameter is split, as `PartitionSpec`s."""
-    del axes
-    return jax.tree.map(lambda _: _EVERYWHERE, params)
+    """Which axis of every parameter is split, as `PartitionSpec`s.
+
+    Args:
+      params: of a network, or of a pair.
+      axes: of the mesh.
+    """
+    if not axes.weights:
+        return jax.tree.map(lambda _: _EVERYWHERE, params)
+    by_rows = PartitionSpec(None, axes.weights)
+
+    def one(path: Any, leaf: Any) -> PartitionSpec:
+        return by_rows if is_split(path, leaf, axes) else _EVERYWHERE
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def is_split(path: Any, leaf: Any, axes: Axes) -> bool:
+    """Whether a parameter is split over `fsdp`: the blocks' matrices, by rows.
+
+    Args:
+      path: of `jax.tree_util`.
+      leaf: its array.
+      axes: of the mesh.
+    """
+    names = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
+    return bool(names & {*axes.stacks}) and leaf.ndim == 1 + MATRIX
+
+
+def split_problems(params: Any, axes: Axes) -> list[str]:
+    """Matrices whose rows do not divide."""
+    wrong = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        whole = leaf.shape[1:2] == () or not leaf.shape[1] % axes.weight_parts
+        if is_split(path, leaf, axes) and not whole:
+            wrong.append(f"{jax.tree_util.keystr(path)} {list(leaf.shape)}")
+    if not wrong:
+        return []
+    return [
+        f"mesh: fsdp={axes.weight_parts}: expected rows that divide, found "
+        + ", ".join(wrong[:4])
+    ]
 
 
 def input_specs(inputs: Inputs, axes: Axes) -> Inputs:

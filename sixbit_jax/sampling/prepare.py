@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from sixbit_jax.models.network import Description
-from sixbit_jax.nn.axes import Axes
+from sixbit_jax.nn.axes import NO_AXES
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import Policy, chain
 from sixbit_jax.routes import Route
@@ -222,11 +222,14 @@ def _program(
     record_errors: bool,
 ) -> Program:
     """The static part of the program."""
-    policy, execution, mesh, axes = call.policy, call.execution, call.mesh, Axes()
+    policy, execution, mesh, axes = call.policy, call.execution, call.mesh, NO_AXES
     if mesh is not None:
         mesh = meshes.automatic(mesh)
         axes = meshes.axes_of(
-            mesh, guided=call.guided, batched=execution.batched_guidance
+            mesh,
+            guided=call.guided,
+            batched=execution.batched_guidance,
+            stacks=model.stack_names,
         )
     return Program(
         scheduler=scheduler,
@@ -387,6 +390,9 @@ def prepare(
     grid = block_grid(model, call.num_steps)
     inputs = _inputs(call, scheduler, seed, switch, grid, token)
     if program.mesh is not None:
+        wrong = meshes.split_problems(params, program.site.axes)
+        if wrong:
+            raise ValueError("sample:\n  " + "\n  ".join(wrong))
         params, inputs = meshes.placed_for(program, params, inputs)
     return Prepared(program, graph, params, inputs)
 

@@ -63,7 +63,7 @@ def with_first_frames(latents: Array, inputs: Inputs) -> Array:
     return jnp.concatenate([given.astype(latents.dtype), rest], 1)
 
 
-def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
+def prepare_prompts(network: Any, inputs: Inputs, program: Program) -> Any:
     """What `network.embed` takes as a prompt, with a leading branch axis."""
     branches, rows = inputs.text.shape[:2]
     image = inputs.image_embeds
@@ -76,8 +76,9 @@ def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
             None if part is None else part[branch]
             for part in (inputs.mask, inputs.pooled)
         )
-        given = PromptInputs(inputs.text[branch], mask, pooled, image)
-        made.append(network.prepare_prompt(given, dtype=dtype))
+        axes = program.site.axes
+        given = PromptInputs(inputs.text[branch], mask, pooled, image, axes)
+        made.append(network.prepare_prompt(given, dtype=program.dtype))
     return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
 
 

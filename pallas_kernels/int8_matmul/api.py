@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 from pallas_kernels.gemm.epilogue import Activation, EpilogueOperands
-from pallas_kernels.int8_matmul import mosaic_gpu, reference
+from pallas_kernels.int8_matmul import mosaic_gpu, reference, triton
+from pallas_kernels.triton_backend.calls import needs_triton
 
 
 def int8_matmul(
@@ -48,8 +49,9 @@ def int8_matmul(
         text_gate: like `gate`, for the first `text_rows` rows of every batch entry.
         text_rows: static; needs `text_gate`.
         out_dtype: bfloat16, float16 or float32.
-        implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
-            that supports the device and the inputs.
+        implementation: `"mosaic_gpu"` (Hopper), `"triton"` (any GPU since Ampere),
+            `"reference"`, or `None` for the first that supports the device and the
+            inputs.
 
     Returns:
         `[..., M, N]` in `out_dtype`.
@@ -89,6 +91,10 @@ def int8_matmul(
                 functools.partial(mosaic_gpu.int8_matmul, *arrays),
                 needs_hopper,
             ),
+            Implementation(
+                "triton", functools.partial(triton.int8_matmul, *arrays), needs_triton
+            ),
+            # A GPU runs this well: XLA's INT8 product with the epilogue fused.
             Implementation(
                 "reference", functools.partial(reference.int8_matmul, *arrays)
             ),

@@ -1,0 +1,102 @@
+"""Runs Triton kernels on the CPU: Triton's interpreter over NumPy buffers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pallas_kernels.triton_backend import calls
+
+_NAMES = {
+    np.dtype(ml_dtypes.bfloat16): "bfloat16",
+    np.dtype(ml_dtypes.float8_e4m3fn): "float8_e4m3fn",
+}
+
+
+class _Buffer:
+    """What the interpreter asks of a torch tensor, around a NumPy array."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = np.ascontiguousarray(array)
+        self.dtype = _NAMES.get(array.dtype, str(array.dtype))
+
+    def data_ptr(self) -> int:
+        return self.array.ctypes.data
+
+    def untyped_storage(self) -> _Buffer:
+        return self
+
+    def cpu(self) -> _Buffer:
+        return self
+
+    def new_empty(self, *_, **__) -> _Buffer:
+        return _Buffer(np.empty(0, self.array.dtype))
+
+    def set_(self, storage: _Buffer, *_) -> None:
+        self.array, self.dtype = storage.array, storage.dtype
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def stride(self) -> tuple[int, ...]:
+        return ()
+
+    def copy_(self, _) -> None:
+        pass
+
+
+def _call(kernel, arrays, outputs, *, grid, launch, fused_multiply_add=False, **rest):
+    del launch, fused_multiply_add
+    module, name = kernel.split(":")
+    function = getattr(
+        importlib.import_module(f"pallas_kernels.{module}.triton_kernel"), name
+    )
+    # What is not written must not look like an answer.
+    empty = [np.full(o.shape, 85, np.uint8).astype(o.dtype) for o in outputs]
+    buffers = [_Buffer(np.array(a)) for a in (*arrays, *empty)]
+    with np.errstate(all="ignore"):
+        function[grid](*buffers, **rest)
+    return [jnp.asarray(b.array) for b in buffers[len(arrays) :]]
+
+
+def _exact_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
+    """The interpreter multiplies the bits of bfloat16 as whole numbers."""
+    from triton.runtime import interpreter
+
+    language = interpreter.tl
+    operands = []
+    for operand in (a, b):
+        data = operand.data
+        if operand.dtype.scalar == language.bfloat16:
+            data = data.view(ml_dtypes.bfloat16)
+        whole = np.issubdtype(data.dtype, np.integer)
+        operands.append(data.astype(np.int32 if whole else np.float32))
+    product = np.matmul(*operands).astype(d.data.dtype)
+    return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
+
+
+@contextlib.contextmanager
+def interpreted() -> Iterator[None]:
+    """Inside, `implementation="triton"` runs eagerly in the interpreter."""
+    pytest.importorskip("triton")
+    from triton.runtime import interpreter
+
+    patch = pytest.MonkeyPatch()
+    builder = type(interpreter.interpreter_builder)
+    try:
+        patch.setattr(calls, "call", _call)
+        patch.setattr(builder, "create_dot", _exact_dot)
+        with jax.disable_jit():
+            yield
+    finally:
+        patch.undo()

@@ -118,5 +118,6 @@ def int8_matmul(
         BLOCK_N=tile.columns,
         BLOCK_K=tile.depth,
         GROUP_M=tile.group,
+        PARTS=2 if tile.columns >= 128 else 1,
     )
     return out.reshape(*lead, m, n)

@@ -9,6 +9,62 @@ from pallas_kernels.triton_backend.arithmetic import gelu_tanh  # pyrefly: ignor
 
 
 @triton.jit
+def _finish(
+    sums,
+    rows,
+    columns,
+    x_scale_ptr,
+    w_scale_ptr,
+    bias_ptr,
+    residual_ptr,
+    gate_ptr,
+    text_gate_ptr,
+    out_ptr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    ROWS_PER_ENTRY: tl.constexpr,
+    TEXT_ROWS: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_GATE: tl.constexpr,
+    GATE_STRIDE: tl.constexpr,
+    TEXT_GATE_STRIDE: tl.constexpr,
+):
+    """The epilogue of some columns of a tile; rows and columns exist or are the last."""
+    row, column = tl.minimum(rows, M - 1), tl.minimum(columns, N - 1)
+    x_scale = tl.load(x_scale_ptr + row)
+    w_scale = tl.load(w_scale_ptr + column)
+    y = sums.to(tl.float32) * x_scale[:, None] * w_scale[None, :]
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + column).to(tl.float32)[None, :]
+    if GELU:
+        y = gelu_tanh(y)
+    if HAS_GATE:
+        if GATE_STRIDE == 0 and TEXT_GATE_STRIDE == 0:
+            gate = tl.load(gate_ptr + column).to(tl.float32)[None, :]
+            if TEXT_ROWS > 0:
+                text = tl.load(text_gate_ptr + column).to(tl.float32)[None, :]
+                is_text = row % ROWS_PER_ENTRY < TEXT_ROWS
+                gate = tl.where(is_text[:, None], text, gate)
+        else:
+            entry = (row // ROWS_PER_ENTRY)[:, None]
+            gate = tl.load(gate_ptr + entry * GATE_STRIDE + column[None, :])
+            gate = gate.to(tl.float32)
+            if TEXT_ROWS > 0:
+                places = entry * TEXT_GATE_STRIDE + column[None, :]
+                text = tl.load(text_gate_ptr + places).to(tl.float32)
+                is_text = row % ROWS_PER_ENTRY < TEXT_ROWS
+                gate = tl.where(is_text[:, None], text, gate)
+        y *= gate
+    exists = (rows < M)[:, None] & (columns < N)[None, :]
+    places = row.to(tl.int64)[:, None] * N + columns[None, :]
+    if HAS_RESIDUAL:
+        y += tl.load(residual_ptr + places, mask=exists, other=0.0).to(tl.float32)
+    tl.store(out_ptr + places, y.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+@triton.jit
 def int8_matmul(
     x_ptr,
     x_scale_ptr,
@@ -34,6 +90,7 @@ def int8_matmul(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     """out = (x w^T) * x_scale * w_scale and its epilogue; see `int8_matmul`.
 
@@ -47,7 +104,8 @@ def int8_matmul(
     height = min(tiles_m - first, GROUP_M)
     inside = index % (GROUP_M * tiles_n)
     rows = (first + inside % height) * BLOCK_M + tl.arange(0, BLOCK_M)
-    columns = (inside // height) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile_n = inside // height
+    columns = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
 
     # Rows that do not exist read the last that does, and are not stored.
     x_rows = tl.minimum(rows, M - 1).to(tl.int64)
@@ -67,32 +125,38 @@ def int8_matmul(
         x_ptrs += BLOCK_K
         w_ptrs += BLOCK_K
 
-    x_scale = tl.load(x_scale_ptr + x_rows)
-    w_scale = tl.load(w_scale_ptr + w_rows)
-    y = sums.to(tl.float32) * x_scale[:, None] * w_scale[None, :]
-    if HAS_BIAS:
-        y += tl.load(bias_ptr + w_rows).to(tl.float32)[None, :]
-    if GELU:
-        y = gelu_tanh(y)
-    if HAS_GATE:
-        if GATE_STRIDE == 0 and TEXT_GATE_STRIDE == 0:
-            gate = tl.load(gate_ptr + w_rows).to(tl.float32)[None, :]
-            if TEXT_ROWS > 0:
-                text = tl.load(text_gate_ptr + w_rows).to(tl.float32)[None, :]
-                row = x_rows % ROWS_PER_ENTRY
-                gate = tl.where((row < TEXT_ROWS)[:, None], text, gate)
+    # In parts, so that operands of the epilogue fit the registers beside the sums.
+    if PARTS == 2:
+        halves = tl.permute(
+            tl.reshape(sums, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)
+        ).split()
+        part = (tile_n * BLOCK_N) + tl.arange(0, BLOCK_N // 2)
+    for i in tl.static_range(PARTS):
+        if PARTS == 2:
+            some = halves[i]
+            some_columns = part + i * (BLOCK_N // 2)
         else:
-            entry = (x_rows // ROWS_PER_ENTRY)[:, None]
-            places = entry * GATE_STRIDE + w_rows[None, :]
-            gate = tl.load(gate_ptr + places).to(tl.float32)
-            if TEXT_ROWS > 0:
-                places = entry * TEXT_GATE_STRIDE + w_rows[None, :]
-                row = x_rows % ROWS_PER_ENTRY
-                text = tl.load(text_gate_ptr + places).to(tl.float32)
-                gate = tl.where((row < TEXT_ROWS)[:, None], text, gate)
-        y *= gate
-    exists = (rows < M)[:, None] & (columns < N)[None, :]
-    places = x_rows[:, None] * N + columns[None, :]
-    if HAS_RESIDUAL:
-        y += tl.load(residual_ptr + places, mask=exists, other=0.0).to(tl.float32)
-    tl.store(out_ptr + places, y.to(out_ptr.dtype.element_ty), mask=exists)
+            some = sums
+            some_columns = columns
+        _finish(
+            some,
+            rows,
+            some_columns,
+            x_scale_ptr,
+            w_scale_ptr,
+            bias_ptr,
+            residual_ptr,
+            gate_ptr,
+            text_gate_ptr,
+            out_ptr,
+            M,
+            N,
+            ROWS_PER_ENTRY,
+            TEXT_ROWS,
+            HAS_BIAS,
+            GELU,
+            HAS_RESIDUAL,
+            HAS_GATE,
+            GATE_STRIDE,
+            TEXT_GATE_STRIDE,
+        )

@@ -36,6 +36,18 @@ def test_kernel_equals_reference(name):
     assert bfloat16_steps(found, expected) <= 1
 
 
+def test_wide_tiles_finish_in_two_parts():
+    m, k, n = 70, 96, 139
+    wide = SMALL._replace(columns=128)
+    x = operands(m, k, n)
+    extra = epilogue_arrays(m, n)
+    wanted = EpilogueOperands(**extra, text_rows=9)
+    with interpreted():
+        found = triton.int8_matmul(*x, wanted, jnp.bfloat16, tile=wide)
+    expected = int8_matmul(*x, **extra, text_rows=9, implementation="reference")
+    assert bfloat16_steps(found, expected) <= 1
+
+
 def test_kernel_sums_are_exact_integers():
     x, _, w, _ = operands(70, 256, 40)
     found = run((x, jnp.ones(70), w, jnp.ones(40)), EpilogueOperands(), jnp.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import warnings
 from collections.abc import Iterator
 
 import jax
@@ -64,7 +65,8 @@ def _call(kernel, arrays, outputs, *, grid, launch, fused_multiply_add=False, **
     # What is not written must not look like an answer.
     empty = [np.full(o.shape, 85, np.uint8).astype(o.dtype) for o in outputs]
     buffers = [_Buffer(np.array(a)) for a in (*arrays, *empty)]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
         function[grid](*buffers, **rest)
     return [jnp.asarray(b.array) for b in buffers[len(arrays) :]]
 
@@ -85,6 +87,28 @@ def _exact_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
     return interpreter.TensorHandle(product + d.data, d.dtype.scalar)
 
 
+def _rounding(original):
+    """The interpreter cuts float32 to bfloat16, a GPU rounds."""
+
+    def convert(data, input_dtype, output_dtype, rounding_mode):
+        if (input_dtype.name, output_dtype.name) == ("fp32", "bf16"):
+            return data.astype(ml_dtypes.bfloat16).view(np.uint16)
+        return original(data, input_dtype, output_dtype, rounding_mode)
+
+    return convert
+
+
+def _patched_tensors(original):
+    """Triton 3.6 reads a scalar in a way that NumPy no longer allows."""
+
+    def patch(tensor, scope):
+        original(tensor, scope)
+        value = lambda self: int(self.handle.data.squeeze())  # noqa: E731
+        scope.set_attr(tensor, "__index__", value)
+
+    return patch
+
+
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
     """Inside, `implementation="triton"` runs eagerly in the interpreter."""
@@ -96,6 +120,10 @@ def interpreted() -> Iterator[None]:
     try:
         patch.setattr(calls, "call", _call)
         patch.setattr(builder, "create_dot", _exact_dot)
+        rounding = _rounding(interpreter._convert_float)
+        patch.setattr(interpreter, "_convert_float", rounding)
+        original = interpreter._patch_lang_tensor
+        patch.setattr(interpreter, "_patch_lang_tensor", _patched_tensors(original))
         with jax.disable_jit():
             yield
     finally:

@@ -9,12 +9,8 @@ from jaxtyping import Array
 
 from pallas_kernels.numerics import int8, nvfp4
 from sixbit_jax.formats.corrected import CorrectedArray
-<<<<<<< HEAD
-from sixbit_jax.nn.linear import Affine
-=======
 from sixbit_jax.nn.axes import NO_AXES, Axes
-from sixbit_jax.nn.linear import Linear
->>>>>>> mesh
+from sixbit_jax.nn.linear import Affine
 from sixbit_jax.nn.token_levels import token_levels
 from sixbit_jax.routes import Route
 

@@ -8,19 +8,19 @@ from typing import Any, ClassVar, Self
 class LevelsConfig:
     """A frozen dataclass, read from a diffusers `config.json` and written to one.
 
+    Its field `block_out_channels` has one width per level.
+
     Attributes:
       title: what it configures, for errors.
       constants: entries of which one value is supported.
       blocks: entries that name the kind of block of each level, and the one kind.
       ignored: entries without an effect.
-      block_out_channels: a field: one width per level.
     """
 
     title: ClassVar[str]
     constants: ClassVar[Mapping[str, Any]]
     blocks: ClassVar[Mapping[str, str]]
     ignored: ClassVar[Collection[str]] = ()
-    block_out_channels: tuple[int, ...]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -30,7 +30,7 @@ class LevelsConfig:
           ValueError: for values that the port does not support and for unknown keys;
             lists all of them.
         """
-        known = {f.name for f in fields(cls)}  # pyrefly: ignore
+        known: dict[str, Any] = {f.name: f.default for f in fields(cls)}  # pyrefly: ignore
         problems = []
         chosen: dict[str, Any] = {}
         for key, value in values.items():
@@ -48,7 +48,7 @@ class LevelsConfig:
                 chosen[key] = value
             else:
                 problems.append(f"{key}: not a key of a {cls.title} config")
-        levels = len(chosen.get("block_out_channels", cls.block_out_channels))
+        levels = len((known | chosen)["block_out_channels"])
         problems += [
             f"{key}: expected {levels}, one per level, found {len(values[key])}"
             for key in cls.blocks
@@ -60,8 +60,8 @@ class LevelsConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that diffusers writes, without its `_` keys."""
-        levels = len(self.block_out_channels)
         own = {f.name: getattr(self, f.name) for f in fields(self)}  # pyrefly: ignore
-        own["block_out_channels"] = list(self.block_out_channels)
+        own["block_out_channels"] = list(own["block_out_channels"])
+        levels = len(own["block_out_channels"])
         kinds = {key: [name] * levels for key, name in self.blocks.items()}
         return own | dict(self.constants) | kinds

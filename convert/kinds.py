@@ -34,9 +34,6 @@ _COMPONENTS = {
     "Wan's VAE in its original layout": (
         r"(encoder|decoder)\.(downsamples|upsamples)\.\d+\..*"
     ),
-    "the text encoder UMT5 in its original layout": (
-        r"blocks\.\d+\.pos_embedding\.embedding\.weight"
-    ),
     "a text encoder (T5) in the layout of transformers": (
         r"(encoder\.)?block\.\d+\.layer\.\d+\.SelfAttention\..*"
     ),

@@ -41,7 +41,10 @@ class Sampling:
         self.subject, self.spec, self.steps = subject, spec, steps
         config = subject.config
         model = sampling_model.random_model(
-            config, quantized=spec.quantized, abstract=True
+            config,
+            quantized=spec.quantized,
+            abstract=True,
+            lora_rank=spec.lora_rank,
         )
         self.weight_bytes = sampling_model.weight_bytes(model)
         self.grid = block_grid(model)
@@ -82,7 +85,9 @@ class Sampling:
     def build(self) -> None:
         """Makes the weights on the device."""
         model = sampling_model.random_model(
-            self.subject.config, quantized=self.spec.quantized
+            self.subject.config,
+            quantized=self.spec.quantized,
+            lora_rank=self.spec.lora_rank,
         )
         self.params = nnx.split(model)[1]
 
@@ -205,6 +210,7 @@ class Sampling:
             "guidance": self._guidance(),
             "skip_fraction": fraction,
             "density": density,
+            "lora_rank": spec.lora_rank,
             "steps": self.steps,
             "step_ms": step * 1e3,
             "total_ms": seconds * 1e3,

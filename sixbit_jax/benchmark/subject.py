@@ -5,6 +5,7 @@ that neither a second copy nor the bf16 weights of an NVFP4 model ever exist.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.formats import CorrectedArray, NVFP4Array
 from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
@@ -197,8 +198,32 @@ def _kind(path: str, shape: tuple[int, ...]) -> str:
     return "ones" if path.endswith(".weight") else "zeros"
 
 
+# One compilation for all leaves of a shape.
+@partial(jax.jit, static_argnames=("rank",))
+def _beside(key, weight: NVFP4Array, *, rank: int) -> CorrectedArray:
+    """A stored weight with the LoRA that `fuse_lora` would put beside it."""
+    *lead, rows, columns = weight.shape
+    first, second = jax.random.split(key)
+    return CorrectedArray(
+        weight,
+        jax.random.normal(first, (*lead, rank, columns)) / columns**0.5,
+        jax.random.normal(second, (*lead, rows, rank)) * 0.01,
+        jnp.ones((*lead, 1), jnp.float32),
+        live=True,
+    )
+
+
+def _with_lora(make: Callable[[Any], Any], key, *, rank: int) -> CorrectedArray:
+    return _beside(jax.random.fold_in(key, 1), make(key), rank=rank)
+
+
 def random_model(
-    config: Config, *, quantized: bool, abstract: bool = False, seed: int = 0
+    config: Config,
+    *,
+    quantized: bool,
+    abstract: bool = False,
+    seed: int = 0,
+    lora_rank: int = 0,
 ) -> Any:
     """A model with random weights in bf16, or in NVFP4 wherever `convert` would.
 
@@ -207,6 +232,7 @@ def random_model(
       quantized: NVFP4 weights; the bf16 ones never exist.
       abstract: shapes and dtypes only.
       seed: of the weights.
+      lora_rank: of a LoRA beside every quantized linear of the blocks; 0 is none.
     """
     network = _NETWORKS[type(config)]
     empty = nnx.eval_shape(lambda: network(config, rngs=nnx.Rngs(0)))
@@ -218,7 +244,7 @@ def random_model(
         shape = tuple(variable.get_value().shape)
         layers = shape[0] if path[0] in network.stack_names else 0
         shape = shape[1:] if layers else shape
-        rotation = None
+        rotation = role = None
         if quantized:
             role = network.weight_role(name)
             rotation = rotation_of(NVFP4Recipe(), role, shape[-1])
@@ -229,6 +255,8 @@ def random_model(
             kind=_kind(name, shape),
             rotation=rotation,
         )
+        if lora_rank and role == "site":
+            make = partial(_with_lora, make, rank=lora_rank)
         # Waiting for each: otherwise the temporaries of several are in flight.
         value = (
             jax.eval_shape(make, key) if abstract else jax.block_until_ready(make(key))

@@ -1,5 +1,6 @@
 """What the sampler hands to a block and gets back, the same for every network."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -56,9 +57,21 @@ class SiteRunner:
         self._density: Array | None = None
 
     def __call__(
-        self, name: str, x: Array, *linears: Linear, **fused
+        self,
+        name: str,
+        x: Array,
+        *linears: Linear,
+        tokens: tuple[int, int] | None = None,
+        **fused,
     ) -> tuple[Array, ...]:
         """Runs a site; `fused` are the keyword arguments of `run_site`.
+
+        Args:
+          name: of the site.
+          x: what its front reads.
+          linears: the layers that read the activation.
+          tokens: which of the stream x is of, from the first to before the last; None
+            is all.
 
         Raises:
           ValueError: the block has no such site, or has run it.
@@ -72,7 +85,10 @@ class SiteRunner:
         if self._control is not None:
             route = self._control.route[self._sites.index(name)]
             chosen = SiteControl(route, self._control.outlier_limit)
-        outputs, measured = run_site(x, linears, chosen, self._options, **fused)
+        options = self._options
+        if tokens is not None:
+            options = replace(options, axes=options.axes.between(*tokens))
+        outputs, measured = run_site(x, linears, chosen, options, **fused)
         self._measured[name] = measured
         return outputs
 
@@ -82,6 +98,45 @@ class SiteRunner:
         if self._options.attention != "plan":
             return self._options.attention
         return "bf16" if self._control is None else self._control.int8_scores
+
+    def rows(self, count: int) -> int:
+        """How many rows of the stream here stand for its first `count` tokens."""
+        return self._options.axes.here(count)
+
+    def to_heads(
+        self,
+        x: Float[Array, "batch tokens D"],
+        head_dim: int,
+        tokens: tuple[int, int] | None = None,
+    ) -> Float[Array, "batch all_tokens own_heads head_dim"]:
+        """A projection by heads: of all tokens, and the heads that are computed here.
+
+        Without a mesh those are the tokens given, and all heads.
+
+        Args:
+          x: the projection.
+          head_dim: channels of a head.
+          tokens: which of the stream x is of; see `__call__`.
+        """
+        axes = self._options.axes
+        if tokens is not None:
+            axes = axes.between(*tokens)
+        return axes.to_heads(x.reshape(*x.shape[:2], -1, head_dim))
+
+    def all_tokens(self, x: Float[Array, "batch tokens *any"]) -> Array:
+        """Something of every token, of all tokens wherever they are."""
+        return self._options.axes.join(x)
+
+    def own_heads(self, x: Float[Array, "heads *any"]) -> Array:
+        """Something of every head, of those that are computed here."""
+        return self._options.axes.own_heads(x)
+
+    def to_tokens(
+        self, x: Float[Array, "batch all_tokens own_heads head_dim"]
+    ) -> Float[Array, "batch tokens D"]:
+        """The inverse of `to_heads`."""
+        x = self._options.axes.to_tokens(x)
+        return x.reshape(*x.shape[:2], -1)
 
     def attend(
         self,
@@ -100,6 +155,8 @@ class SiteRunner:
           layout: where text and frames are among the tokens.
           key_lengths: tokens of each batch entry that are no padding, which is at the
             end of the text; None is all.
+
+        All operands are of `to_heads`.
         """
         options, control = self._options, self._control
         if options.sparse is None or control is None:
@@ -114,7 +171,7 @@ class SiteRunner:
             )
         assert control.sparse is not None
         assert control.sparse_tau is not None
-        mixed, self._density = attention_by_plan(
+        mixed, density = attention_by_plan(
             query,
             key,
             value,
@@ -124,6 +181,7 @@ class SiteRunner:
             precision=self.scores,
             key_lengths=key_lengths,
         )
+        self._density = options.axes.mean_of_heads(density)
         return mixed
 
     def stats(self) -> BlockStats:

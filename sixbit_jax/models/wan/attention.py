@@ -81,18 +81,23 @@ class SelfAttention(Attention):
         """Norms, rotary embedding and attention."""
         table = Rotary(rotary.cos, rotary.sin)
         shape = (-1, self.head_dim)
+        # The norm is over all heads: its factors come from where all of them are.
+        factors = jnp.stack([self.norm_q.factor(query), self.norm_k.factor(key)], -1)
+        factors = site.all_tokens(factors)
         queries, keys = (
             Heads(
-                self._heads(part),
-                row_factor=norm.factor(part),
-                weight=norm.weight[...].reshape(shape),
+                site.to_heads(part, self.head_dim),
+                row_factor=factors[..., i],
+                weight=site.own_heads(norm.weight[...].reshape(shape)),
                 rotary=table,
             )
-            for part, norm in ((query, self.norm_q), (key, self.norm_k))
+            for i, (part, norm) in enumerate(
+                ((query, self.norm_q), (key, self.norm_k))
+            )
         )
         layout = TokenLayout(frame_tokens)
-        mixed = site.attend(queries, keys, self._heads(value), layout)
-        return mixed.reshape(value.shape)
+        values = site.to_heads(value, self.head_dim)
+        return site.to_tokens(site.attend(queries, keys, values, layout))
 
 
 class CrossAttention(Attention):

@@ -91,7 +91,9 @@ class SelfAttention(Attention):
                 weight=site.own_heads(norm.weight[...].reshape(shape)),
                 rotary=table,
             )
-            for i, (part, norm) in enumerate(((query, self.norm_q), (key, self.norm_k)))
+            for i, (part, norm) in enumerate(
+                ((query, self.norm_q), (key, self.norm_k))
+            )
         )
         layout = TokenLayout(frame_tokens)
         values = site.to_heads(value, self.head_dim)

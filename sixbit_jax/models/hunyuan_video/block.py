@@ -278,9 +278,7 @@ class DualBlock(nnx.Module):
             tokens=of_text,
         )
 
-        (hidden,) = site(
-            "ff_in", video, ff.up, front=after.front(), tokens=of_video
-        )
+        (hidden,) = site("ff_in", video, ff.up, front=after.front(), tokens=of_video)
         (video,) = site(
             "ff_mid",
             hidden,

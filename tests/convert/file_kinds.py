@@ -271,6 +271,25 @@ def _gguf_of(architecture: str, kind: str, message: str) -> Kind:
     return Kind(write, message)
 
 
+def _renamed_gguf(folder: Path) -> tuple[Any, None]:
+    file, _ = _gguf("Q8_0").write(folder)
+    return file.rename(folder / "wan.safetensors"), None
+
+
+def _with_block_scales() -> Kind:
+    def write(folder: Path) -> tuple[Any, None]:
+        name = "blocks.0.ffn.0."
+        note = json.dumps({"format": "float8_e4m3fn_blockwise"}).encode()
+        changed = {
+            f"{name}weight": ORIGINAL[f"{name}weight"].astype(E4M3),
+            f"{name}weight_scale": np.ones((3, 2), np.float32),
+            f"{name}comfy_quant": np.frombuffer(note, np.uint8),
+        }
+        return single(folder, ORIGINAL | changed), None
+
+    return Kind(write, "scales per block")
+
+
 def _mxfp8(folder: Path) -> tuple[Any, None]:
     """By hand: NumPy has no E8M0 that the safetensors package writes."""
     header = json.dumps(
@@ -362,6 +381,8 @@ KINDS: dict[str, Kind] = {
     "Wan Fun (control)": _with("control_adapter.conv.weight", "Wan Fun (control)"),
     "GGUF of a type that is not read": _gguf_of("wan", "IQ2_XXS", "IQ2_XXS"),
     "GGUF of another network": _gguf_of("llama", "F32", "'llama'"),
+    "a container under another's name": Kind(_renamed_gguf, "a GGUF file; name it"),
+    "float8 with scales per block, comfy_quant": _with_block_scales(),
     "Git LFS pointer": _bytes(
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "Git LFS pointer",

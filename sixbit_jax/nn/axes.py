@@ -216,18 +216,22 @@ class Axes:
 
     def to_heads(
         self,
-        x: Float[Array, "batch n heads head_dim"],
+        parts: list[Float[Array, "batch n heads head_dim"]],
         group: int = 0,
         groups: int = 1,
-    ) -> Float[Array, "batch tokens own_heads head_dim"]:
-        """All tokens of this device's heads, from its tokens of all heads."""
+    ) -> list[Float[Array, "batch tokens own_heads head_dim"]]:
+        """All tokens of this device's heads, from its tokens of all heads.
+
+        Queries, keys and values travel together: one exchange is in flight at a time,
+        and what attention waits for should be one.
+        """
         if not self.tokens:
-            return x
-        x = self._group(x, 2, group, groups)
+            return parts
+        x = self._group(jnp.stack(parts), 3, group, groups)
         moved = jax.lax.all_to_all(
-            x, self.tokens, split_axis=2, concat_axis=1, tiled=True
+            x, self.tokens, split_axis=3, concat_axis=2, tiled=True
         )
-        return self._ordered(moved)
+        return [self._ordered(part) for part in moved]
 
     def to_tokens(
         self, x: Float[Array, "batch tokens own_heads head_dim"]

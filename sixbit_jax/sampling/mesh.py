@@ -228,9 +228,7 @@ def result_specs(axes: Axes, *, watched: bool) -> SampleResult:
     split = axes.branches and not axes.one_plan
     by_step = PartitionSpec(None, axes.branches) if split else _EVERYWHERE
     shared = ("timestep", "output_change")
-    trace = Trace(
-        **{n: _EVERYWHERE if n in shared else by_step for n in Trace._fields}
-    )
+    trace = Trace(**{n: _EVERYWHERE if n in shared else by_step for n in Trace._fields})
     return SampleResult(_EVERYWHERE, trace, _EVERYWHERE if watched else None)
 
 

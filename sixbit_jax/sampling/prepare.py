@@ -15,8 +15,8 @@ from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import Policy, chain
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling import checks, delta_cache, watch
-from sixbit_jax.sampling.grid import block_grid, cache_layout, policy_states
 from sixbit_jax.sampling import mesh as meshes
+from sixbit_jax.sampling.grid import block_grid, cache_layout, policy_states
 from sixbit_jax.sampling.guidance import dynamic_guidance_scale
 from sixbit_jax.sampling.noise import draw, run_keys
 from sixbit_jax.sampling.option_names import refuse

@@ -5,8 +5,9 @@ from typing import Literal
 from jaxtyping import Array, Float, Float32, Int8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
-from pallas_kernels.quantize_int8 import mosaic_gpu, reference
+from pallas_kernels.quantize_int8 import mosaic_gpu, reference, triton
 from pallas_kernels.row_tiles.site import SiteInput
+from pallas_kernels.triton_backend.calls import needs_triton
 
 type Operand = Float[Array, "*batch k"] | None
 
@@ -49,8 +50,8 @@ def quantize_int8(
       activation: "gelu_tanh" or None.
       rotation: 128 or 0.
       with_stats: also measure max|y| / mean|y| over the whole of y.
-      implementation: "mosaic_gpu" (Hopper), "reference", or None for the first that
-        can run here.
+      implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
+        "reference", or None for the first that can run here.
 
     Returns:
       values int8 [..., M, K], scales float32 [..., M], and the statistic or None. A row
@@ -74,16 +75,13 @@ def quantize_int8(
         activation=activation,
         rotation=rotation,
     )
+    def runs(module):
+        return lambda: module.quantize_int8(site, with_stats=with_stats)
+
     run = [
-        Implementation(
-            "mosaic_gpu",
-            lambda: mosaic_gpu.quantize_int8(site, with_stats=with_stats),
-            needs_hopper,
-        ),
-        Implementation(
-            "reference",
-            lambda: reference.quantize_int8(site, with_stats=with_stats),
-        ),
+        Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
+        Implementation("triton", runs(triton), needs_triton),
+        Implementation("reference", runs(reference), definition=True),
     ]
     values, scales, outlier = dispatch("quantize_int8", run, implementation)
     return values, scales, outlier

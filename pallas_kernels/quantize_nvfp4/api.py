@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, UInt8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
-from pallas_kernels.quantize_nvfp4 import mosaic_gpu, reference
+from pallas_kernels.quantize_nvfp4 import mosaic_gpu, reference, triton
 from pallas_kernels.row_tiles.site import SiteInput
+from pallas_kernels.triton_backend.calls import needs_triton
 
 type Operand = Float[Array, "*batch k"] | None
 
@@ -52,8 +53,8 @@ def quantize_nvfp4(
       activation: "gelu_tanh" or None.
       rotation: 128 or 0.
       with_stats: also measure max|y| / mean|y| over the whole of y.
-      implementation: "mosaic_gpu" (Hopper), "reference", or None for the first that
-        can run here.
+      implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
+        "reference", or None for the first that can run here.
 
     Returns:
       codes uint8 [..., M, K/2] (even index in the low nibble), block scales
@@ -80,18 +81,13 @@ def quantize_nvfp4(
     )
     if tensor_scale is not None:
         tensor_scale = jnp.asarray(tensor_scale, jnp.float32)
+    def runs(module):
+        return lambda: module.quantize_nvfp4(site, tensor_scale, with_stats=with_stats)
+
     run = [
-        Implementation(
-            "mosaic_gpu",
-            lambda: mosaic_gpu.quantize_nvfp4(
-                site, tensor_scale, with_stats=with_stats
-            ),
-            needs_hopper,
-        ),
-        Implementation(
-            "reference",
-            lambda: reference.quantize_nvfp4(site, tensor_scale, with_stats=with_stats),
-        ),
+        Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
+        Implementation("triton", runs(triton), needs_triton),
+        Implementation("reference", runs(reference), definition=True),
     ]
     codes, scales, used, outlier = dispatch("quantize_nvfp4", run, implementation)
     return codes, scales, used, outlier

@@ -90,7 +90,9 @@ def decode_e2m1(code):
     magnitude = code & 7
     normal = ((magnitude << 22) + (126 << 23)).to(tl.float32, bitcast=True)
     value = tl.where(magnitude < 2, magnitude.to(tl.float32) * 0.5, normal)
-    return tl.where((code & 8) != 0, -value, value)
+    # The sign of zero too, which negation would lose.
+    signed = value.to(tl.int32, bitcast=True) | ((code & 8) << 28)
+    return signed.to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -128,3 +130,55 @@ def encode_nvfp4(x, tensor_scale, ROWS: tl.constexpr, K: tl.constexpr):
     codes = encode_e2m1(blocks, step[:, :, None])
     low, high = tl.reshape(codes, (ROWS, K // 2, 2)).split()
     return (low | (high << 4)).to(tl.uint8), code.to(tl.uint8)
+
+
+@triton.jit
+def load_nvfp4(
+    codes_ptr,
+    scales_ptr,
+    tensor_scale,
+    rows,
+    ROWS: tl.constexpr,
+    K: tl.constexpr,
+    K_PADDED: tl.constexpr,
+):
+    """Values of rows of packed codes, [ROWS, K_PADDED] float32, zero beyond K.
+
+    Args:
+        codes_ptr: uint8 [M, K / 2].
+        scales_ptr: E4M3 bits [M, K / 16].
+        tensor_scale: [ROWS].
+        rows: [ROWS], all of them exist.
+        ROWS: rows.
+        K: channels.
+        K_PADDED: the next power of two.
+    """
+    pairs, blocks = tl.arange(0, K_PADDED // 2), tl.arange(0, K_PADDED // 16)
+    row = rows.to(tl.int64)[:, None]
+    codes = tl.load(
+        codes_ptr + row * (K // 2) + pairs[None, :],
+        mask=(pairs < K // 2)[None, :],
+        other=0,
+    ).to(tl.int32)
+    scales = tl.load(
+        scales_ptr + row * (K // 16) + blocks[None, :],
+        mask=(blocks < K // 16)[None, :],
+        other=0,
+    )
+    # A stored scale has no sign; its last bit is cut, as NaN has all of them.
+    step = decode_e4m3(scales.to(tl.uint32) & 0x7F) * tensor_scale[:, None]
+    codes = tl.reshape(codes, (ROWS, K_PADDED // 16, 8))
+    low = decode_e2m1(codes & 0xF) * step[:, :, None]
+    high = decode_e2m1(codes >> 4) * step[:, :, None]
+    return tl.reshape(tl.join(low, high), (ROWS, K_PADDED))
+
+
+@triton.jit
+def row_tensor_scales(x):
+    """Tensor scales of rows, NaN for rows with NaN or Inf: `block_stats.cache`."""
+    amax = tl.max(finite_or_infinite(x), 1)
+    valid = amax < float("inf")
+    scale = tl.where(valid, amax, 0.0) * 0.00037202381645329297
+    scale = tl.minimum(tl.maximum(scale, 7.888609052210118e-31), 1.2676506002282294e30)
+    bits = (scale.to(tl.uint32, bitcast=True) + 64) & 0xFFFFFF80
+    return tl.where(valid, bits.to(tl.float32, bitcast=True), float("nan"))

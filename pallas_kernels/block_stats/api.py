@@ -45,6 +45,7 @@ def block_stats(
         raise ValueError(
             f"x and y must be [..., M, K] of one shape, found {x.shape} and {y.shape}"
         )
+
     def runs(module):
         return lambda: module.block_stats(x, y, old_delta, cache_format=cache_format)
 

@@ -75,6 +75,7 @@ def quantize_int8(
         activation=activation,
         rotation=rotation,
     )
+
     def runs(module):
         return lambda: module.quantize_int8(site, with_stats=with_stats)
 

@@ -1,4 +1,4 @@
-"""Per-token INT8 quantization behind its front end, one pass over the row, by Triton."""
+"""Per-token INT8 quantization behind its front end, in one pass, by Triton."""
 
 from __future__ import annotations
 

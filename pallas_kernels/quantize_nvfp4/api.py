@@ -81,6 +81,7 @@ def quantize_nvfp4(
     )
     if tensor_scale is not None:
         tensor_scale = jnp.asarray(tensor_scale, jnp.float32)
+
     def runs(module):
         return lambda: module.quantize_nvfp4(site, tensor_scale, with_stats=with_stats)
 

@@ -131,9 +131,7 @@ def test_values_without_anything_to_do_pass_through():
 def test_quantized_heads_are_those_of_the_definition(kind, shape):
     q, k = heads_of(shape, kind=kind), heads_of(shape, kind=kind, seed=1)
     tokens = 32
-    expected = quantize_qkv(
-        q.values(), k.values(), k.x, scale=0.3, scale_tokens=tokens
-    )
+    expected = quantize_qkv(q.values(), k.values(), k.x, scale=0.3, scale_tokens=tokens)
     mean = jnp.mean(k.values(), axis=1, keepdims=True)
     tile = rope_triton.Tile(2048, 3, 4)
     with interpreted():

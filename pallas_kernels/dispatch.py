@@ -101,6 +101,12 @@ def needs_hopper() -> None:
         )
 
 
+def needs_gpu() -> None:
+    """Raises NotImplementedError unless the default device is an NVIDIA GPU."""
+    if compute_capability() is None:
+        raise NotImplementedError("needs an NVIDIA GPU, found none")
+
+
 def needs_block_scaled_mma() -> None:
     """Raises NotImplementedError unless the default device multiplies NVFP4 itself."""
     found = compute_capability()

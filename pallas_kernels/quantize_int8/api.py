@@ -4,8 +4,8 @@ from typing import Literal
 
 from jaxtyping import Array, Float, Float32, Int8
 
-from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
-from pallas_kernels.quantize_int8 import mosaic_gpu, reference, triton
+from pallas_kernels.dispatch import Implementation, dispatch, needs_gpu, needs_hopper
+from pallas_kernels.quantize_int8 import mosaic_gpu, reference, triton, xla
 from pallas_kernels.row_tiles.site import SiteInput
 from pallas_kernels.triton_backend.calls import needs_triton
 
@@ -51,7 +51,7 @@ def quantize_int8(
       rotation: 128 or 0.
       with_stats: also measure max|y| / mean|y| over the whole of y.
       implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
-        "reference", or None for the first that can run here.
+        "xla" (any GPU), "reference", or None for the first that can run here.
 
     Returns:
       values int8 [..., M, K], scales float32 [..., M], and the statistic or None. A row
@@ -82,6 +82,7 @@ def quantize_int8(
     run = [
         Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
         Implementation("triton", runs(triton), needs_triton),
+        Implementation("xla", runs(xla), needs_gpu),
         Implementation("reference", runs(reference), definition=True),
     ]
     values, scales, outlier = dispatch("quantize_int8", run, implementation)

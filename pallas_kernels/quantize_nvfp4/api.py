@@ -5,8 +5,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, UInt8
 
-from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
-from pallas_kernels.quantize_nvfp4 import mosaic_gpu, reference, triton
+from pallas_kernels.dispatch import Implementation, dispatch, needs_gpu, needs_hopper
+from pallas_kernels.quantize_nvfp4 import mosaic_gpu, reference, triton, xla
 from pallas_kernels.row_tiles.site import SiteInput
 from pallas_kernels.triton_backend.calls import needs_triton
 
@@ -54,7 +54,7 @@ def quantize_nvfp4(
       rotation: 128 or 0.
       with_stats: also measure max|y| / mean|y| over the whole of y.
       implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
-        "reference", or None for the first that can run here.
+        "xla" (any GPU), "reference", or None for the first that can run here.
 
     Returns:
       codes uint8 [..., M, K/2] (even index in the low nibble), block scales
@@ -88,6 +88,7 @@ def quantize_nvfp4(
     run = [
         Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
         Implementation("triton", runs(triton), needs_triton),
+        Implementation("xla", runs(xla), needs_gpu),
         Implementation("reference", runs(reference), definition=True),
     ]
     codes, scales, used, outlier = dispatch("quantize_nvfp4", run, implementation)

@@ -64,8 +64,8 @@ TILES = {
 def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
     if q.shape[-1] not in _HEAD_DIMS:
         raise NotImplementedError(
-            f"the Triton attention kernel needs a head dimension in {_HEAD_DIMS}, found "
-            f"{q.shape[-1]}"
+            f"the Triton attention kernel needs a head dimension in {_HEAD_DIMS}, "
+            f"found {q.shape[-1]}"
         )
     if v.dtype not in (jnp.bfloat16, jnp.float16) or not q.dtype == k.dtype == v.dtype:
         raise NotImplementedError(

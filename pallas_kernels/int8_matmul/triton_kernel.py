@@ -31,7 +31,7 @@ def _finish(
     GATE_STRIDE: tl.constexpr,
     TEXT_GATE_STRIDE: tl.constexpr,
 ):
-    """The epilogue of some columns of a tile; rows and columns exist or are the last."""
+    """The epilogue of some columns of a tile."""
     row, column = tl.minimum(rows, M - 1), tl.minimum(columns, N - 1)
     x_scale = tl.load(x_scale_ptr + row)
     w_scale = tl.load(w_scale_ptr + column)

@@ -217,5 +217,5 @@ class MadePipeline(VideoPipeline):
             model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state))
             del state
         jax.block_until_ready(nnx.state(model))
-        self._load_seconds += time.perf_counter() - began
+        self.load_seconds += time.perf_counter() - began
         yield model

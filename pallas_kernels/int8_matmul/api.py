@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 from pallas_kernels.gemm.epilogue import EpilogueOperands, EpilogueOptions
-from pallas_kernels.int8_matmul import mosaic_gpu, reference
+from pallas_kernels.int8_matmul import mosaic_gpu, reference, triton
+from pallas_kernels.triton_backend.calls import needs_triton
 
 
 def int8_matmul(
@@ -38,8 +39,9 @@ def int8_matmul(
         w_values: `[N, K]` int8.
         w_scales: `[N]` float32, one per output channel.
         out_dtype: bfloat16, float16 or float32.
-        implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
-            that supports the device and the inputs.
+        implementation: `"mosaic_gpu"` (Hopper), `"triton"` (any GPU since Ampere),
+            `"reference"`, or `None` for the first that supports the device and the
+            inputs.
         **epilogue: the attributes of `EpilogueOperands`: bias, GELU, gates of video and
             text rows, residual.
 
@@ -74,6 +76,10 @@ def int8_matmul(
                 functools.partial(mosaic_gpu.int8_matmul, *arrays),
                 needs_hopper,
             ),
+            Implementation(
+                "triton", functools.partial(triton.int8_matmul, *arrays), needs_triton
+            ),
+            # A GPU runs this well: XLA's INT8 product with the epilogue fused.
             Implementation(
                 "reference", functools.partial(reference.int8_matmul, *arrays)
             ),

@@ -20,6 +20,7 @@ from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
 from pallas_kernels.quantize_int8.api import quantize_int8
 from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array, StoredWeight, rotate
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.correction import corrected, has_correction
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
 from sixbit_jax.nn.linear import Affine, matmul
@@ -85,6 +86,7 @@ class Work:
       implementation: what the ops are asked for.
       arq_block: channels that share a live scale on ARQ4 and ARQ8.
       divided: the input is already divided by the weights' divisors.
+      axes: over which the activation's rows are split.
     """
 
     affines: Sequence[Affine]
@@ -93,6 +95,7 @@ class Work:
     implementation: str | None
     arq_block: int = 128
     divided: bool = False
+    axes: Axes = NO_AXES
 
     def undivided(self) -> list[StoredAffine]:
         """Biases, and stored weights without what they divide activations by."""
@@ -152,11 +155,17 @@ class Work:
 
     def nvfp4(self, x: Array) -> tuple[Array, ...]:
         """Both sides NVFP4; the products are exact."""
-        codes, block_scales, tensor_scale, _ = quantize_nvfp4(
+        quantize = partial(
+            quantize_nvfp4,
             x,
             **_front_options(self.front, self.stored()[0].weight),
             implementation=self.implementation,
         )
+        codes, block_scales, tensor_scale, _ = quantize()
+        if self.axes.rows:
+            # What the first call made but the scale is unused, and not computed.
+            tensor_scale = self.axes.largest(tensor_scale)
+            codes, block_scales, _, _ = quantize(tensor_scale=tensor_scale)
         tensor_scale = jnp.broadcast_to(tensor_scale, codes.shape[:-2])
         outputs = []
         for weight, bias in self.undivided():
@@ -197,6 +206,10 @@ class Work:
             for weight, bias in self.undivided()
         )
 
+    def channel_scales(self, rotated: Array, block: int = 1) -> Array:
+        """ARQ's scales, of all tokens wherever they are."""
+        return self.axes.largest_of_tokens(channel_scales(rotated, block))
+
     def arq(self, x: Array, *, bits: int) -> tuple[Array, ...]:
         """ARQ per block of channels: s of each block, then a grid per token.
 
@@ -204,7 +217,7 @@ class Work:
         y = sum_g s_g x^_g W_g^T  (DVD-Quant, arXiv 2505.18663)
         """
         rotated = self.rotated(x)
-        scales = channel_scales(rotated, self.arq_block)
+        scales = self.channel_scales(rotated, self.arq_block)
         spread = jnp.repeat(scales, self.arq_block, -1)[..., None, :]
         levels, rows = token_levels(rotated / spread, bits)
         outputs = []
@@ -217,15 +230,17 @@ class Work:
     def arq_channel(self, x: Array, *, bits: int) -> tuple[Array, ...]:
         """ARQ's definition, a scale per channel: y = Q(x~ / s) diag(s) W^T."""
         rotated = self.rotated(x)
-        scales = channel_scales(rotated)[..., None, :]
+        scales = self.channel_scales(rotated)[..., None, :]
         levels, rows = token_levels(rotated / scales, bits)
         return self.fake(levels * scales, rows, x.dtype)
 
     def arq_nvfp4(self, x: Array) -> tuple[Array, ...]:
         """A scale per channel in front of NVFP4 blocks."""
         rotated = self.rotated(x)
-        scales = channel_scales(rotated)[..., None, :]
-        values = nvfp4.fake_quantize(rotated / scales) * scales
+        scales = self.channel_scales(rotated)[..., None, :]
+        spread = rotated / scales
+        whole = self.axes.largest_of_tokens(nvfp4.tensor_scale_of(spread))
+        values = nvfp4.fake_quantize(spread, whole) * scales
         return self.fake(values, jnp.ones(x.shape[:-1], jnp.float32), x.dtype)
 
     def fake(self, values: Array, rows: Array, dtype) -> tuple[Array, ...]:

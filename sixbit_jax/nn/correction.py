@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from pallas_kernels.numerics import int8, nvfp4
 from sixbit_jax.formats.corrected import CorrectedArray
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.linear import Affine
 from sixbit_jax.nn.token_levels import token_levels
 from sixbit_jax.routes import Route
@@ -35,7 +36,7 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
     ]
     outputs = replace(work, affines=plain, residual=None).route(route)(x)
     live = work.front(x)
-    quantized = as_quantized(live, route)
+    quantized = as_quantized(live, route, work.axes)
     made = []
     for y, (weight, _) in zip(outputs, work.affines, strict=True):
         if isinstance(weight, CorrectedArray):
@@ -45,7 +46,7 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
     return tuple(y.astype(x.dtype) for y in made)
 
 
-def as_quantized(x: Array, route: Route) -> Array:
+def as_quantized(x: Array, route: Route, axes: Axes = NO_AXES) -> Array:
     """The activation with the values that a route multiplies.
 
     The ARQ routes have scales of their own in a rotated space: corrections, which are
@@ -59,7 +60,8 @@ def as_quantized(x: Array, route: Route) -> Array:
         levels, scales = int8.quantize(values)
         return (levels.astype(jnp.float32) * scales[..., None]).astype(x.dtype)
     if route == Route.NVFP4:
-        return nvfp4.fake_quantize(values).astype(x.dtype)
+        scale = axes.largest_of_tokens(nvfp4.tensor_scale_of(values))
+        return nvfp4.fake_quantize(values, scale).astype(x.dtype)
     return x
 
 

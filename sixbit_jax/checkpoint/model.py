@@ -112,6 +112,19 @@ def load(
     Raises:
       CheckpointError: if the directory is not a complete checkpoint of its config.
       ValueError: if no port of its model class exists.
+
+    >>> import sixbit_jax
+    >>> from flax import nnx
+    >>> config = sixbit_jax.CogVideoXConfig(
+    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
+    ...     text_embed_dim=32, time_embed_dim=64,
+    ...     sample_width=8, sample_height=8, sample_frames=9,
+    ... )
+    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> _ = sixbit_jax.save(sixbit_jax.quantize(model), "model-nvfp4")
+    >>> loaded, header = sixbit_jax.load("model-nvfp4")
+    >>> loaded.config == config
+    True
     """
     with CheckpointReader(Path(path), verify=verify) as reader:
         header = reader.header
@@ -181,6 +194,18 @@ def save(
 
     Raises:
       CheckpointError: if `path` exists or cannot be written; nothing is left behind.
+
+    >>> import sixbit_jax
+    >>> from flax import nnx
+    >>> config = sixbit_jax.CogVideoXConfig(
+    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
+    ...     text_embed_dim=32, time_embed_dim=64,
+    ...     sample_width=8, sample_height=8, sample_frames=9,
+    ... )
+    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> header = sixbit_jax.save(model, "model")
+    >>> header.model_class
+    'CogVideoXTransformer3DModel'
     """
     values = {k: v.get_value() for k, v in _flat(nnx.state(model)).items()}
     layered: dict[str, dict[str, Any]] = {

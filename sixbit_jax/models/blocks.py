@@ -160,7 +160,9 @@ class SiteRunner:
                 found_here = part.to_heads([split[i] for i in those], group, count)
                 moved |= dict(zip(those, found_here, strict=True))
             moved = dict(sorted(moved.items()))
-            mixed = run(*moved.values(), partial(axes.own_heads, group=group, groups=count))
+            mixed = run(
+                *moved.values(), partial(axes.own_heads, group=group, groups=count)
+            )
             densities.append(self._density)
             found.append(axes.to_tokens(mixed))
         if count > 1:

@@ -262,6 +262,13 @@ def on_mesh(
     return mapped(params, inputs)
 
 
+def compiler_options(mesh: Mesh | None) -> dict[str, Any] | None:
+    """How XLA compiles for a mesh: on GPUs, exchanges run beside arithmetic."""
+    if mesh is None or mesh.devices.flat[0].platform != "gpu":
+        return None
+    return {"xla_gpu_enable_latency_hiding_scheduler": True}
+
+
 def automatic(mesh: Mesh) -> Mesh:
     """The same devices and names, with axes that `shard_map` alone speaks of.
 
@@ -289,9 +296,12 @@ def placed(tree: Any, mesh: Mesh, specs: Any) -> Any:
     """
 
     def one(x: Any, spec: PartitionSpec) -> Any:
-        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
+        sharding = NamedSharding(mesh, spec)
+        if isinstance(x, jax.core.Tracer):
             return x
-        return jax.device_put(x, NamedSharding(mesh, spec))
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        return jax.device_put(x, sharding)
 
     return jax.tree.map(one, tree, specs)
 
@@ -299,7 +309,9 @@ def placed(tree: Any, mesh: Mesh, specs: Any) -> Any:
 __all__ = [
     "AXIS_NAMES",
     "anywhere",
+    "automatic",
     "axes_of",
+    "compiler_options",
     "default_sizes",
     "input_specs",
     "make_mesh",
@@ -307,5 +319,6 @@ __all__ = [
     "on_mesh",
     "parameter_specs",
     "placed",
+    "placed_for",
     "result_specs",
 ]

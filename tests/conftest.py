@@ -7,6 +7,9 @@ import pytest
 
 # Most of the time of these tests is XLA compiling small programs.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Tests of several devices run on one processor; all others use the first of these.
+_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
 # Every program that XLA compiled for the CPU holds some memory mappings, of which Linux
 # allows a process 65,530 by default; beyond that the compiler crashes.

@@ -109,9 +109,10 @@ class Run:
 
         from sixbit_jax.benchmark import subject as models
         from sixbit_jax.benchmark.plans import SPECS, policies
+        from sixbit_jax.meshes import make_mesh
         from sixbit_jax.sampling.api import block_grid, prepare
         from sixbit_jax.sampling.loop import run_program
-        from sixbit_jax.sampling.mesh import compiler_options, make_mesh
+        from sixbit_jax.sampling.mesh import compiler_options
         from sixbit_jax.sampling.options import Execution, Prompt
 
         self.case, self.args = case, args

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from sixbit_jax import components
@@ -157,14 +158,16 @@ class VideoPipeline:
         return resolve(self.description, self.network_config, **given)
 
     @contextlib.contextmanager
-    def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
-        """A component on the device, for the length of a `with`."""
-        key = (name, None if dtype is None else jnp.dtype(dtype).name)
+    def component(
+        self, name: str, *, dtype: Any = None, mesh: Mesh | None = None
+    ) -> Iterator[Any]:
+        """A component on its device or mesh, for the length of a `with`."""
+        key = (name, None if dtype is None else jnp.dtype(dtype).name, mesh)
         if key in self._loaded:
             yield self._loaded[key]
             return
         began = time.perf_counter()
-        model = jax.block_until_ready(load(self.path / name, dtype=dtype)[0])
+        model = jax.block_until_ready(load(self.path / name, dtype=dtype, mesh=mesh)[0])
         self._load_seconds += time.perf_counter() - began
         if name in self._keep:
             self._loaded[key] = model
@@ -216,8 +219,11 @@ class VideoPipeline:
         policy: Policy | Callable[[Any], Policy] | None = None,
         execution: Execution | None = None,
         guidance_scale_2: float | None = None,
+        mesh: Mesh | None = None,
     ) -> Iterator[Callable[..., Any]]:
         """The transformer (or both) on the device, as a function for many prompts.
+
+        With a mesh (`sixbit_jax.make_mesh`), on all of its devices.
 
         Yields:
           (prompt embeddings, negative ones or None, *, seed, noise, on_step,
@@ -235,7 +241,7 @@ class VideoPipeline:
         )
         execution = Execution(dtype=self.dtype) if execution is None else execution
         with contextlib.ExitStack() as stack:
-            model = stack.enter_context(self.component(TRANSFORMER))
+            model = stack.enter_context(self.component(TRANSFORMER, mesh=mesh))
             low = None
             if SECOND in self.headers:
                 boundary = self.header.options.get("boundary_ratio")
@@ -244,7 +250,7 @@ class VideoPipeline:
                         f"{self.path}: expected boundary_ratio beside {SECOND}, found "
                         "none"
                     )
-                second = stack.enter_context(self.component(SECOND))
+                second = stack.enter_context(self.component(SECOND, mesh=mesh))
                 low = LowNoise(second, boundary, guidance_scale_2)
             if callable(policy) and not isinstance(policy, Policy):
                 policy = policy(model)
@@ -272,6 +278,7 @@ class VideoPipeline:
                     seed=seed,
                     noise=noise,
                     on_step=on_step,
+                    mesh=mesh,
                 )
 
             yield run
@@ -333,7 +340,8 @@ class VideoPipeline:
             value of the network; the size then follows the picture where the
             published pipelines let it.
           sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
-            that of the steps), `policy`, `execution`, `guidance_scale_2` of `sampler`,
+            that of the steps), `policy`, `execution`, `guidance_scale_2`,
+            `mesh` of `sampler`,
             `fit` and `picture_noise` of `videos`.
 
         Raises:

@@ -8,6 +8,10 @@ import pytest
 # Most of the time of these tests is XLA compiling small programs.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# The Pallas interpreter runs every warpgroup in a thread; one that waits at a barrier
+# holds a thread of XLA's pool, which has one per core otherwise.
+os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
+
 # Every program that XLA compiled for the CPU holds some memory mappings, of which Linux
 # allows a process 65,530 by default; beyond that the compiler crashes.
 _MANY_MAPPINGS = 30_000

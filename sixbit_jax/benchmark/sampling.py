@@ -38,7 +38,9 @@ type Peers = Callable[[Any], Callable[[], Iterator[dict]]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options, which `sixbit bench` shares."""
     parser.add_argument(
-        "--model", default="5b", help="5b, 2b, 1.5, wan-1.3b, wan-14b or config.json"
+        "--model",
+        default="5b",
+        help="5b, 2b, 1.5, wan-1.3b, wan-14b, hunyuan-video or config.json",
     )
     for name in ("frames", "height", "width"):
         parser.add_argument(
@@ -172,8 +174,10 @@ class Driver:
         *,
         module: str = MODULE,
         peers: bool = False,
+        argv: Sequence[str] | None = None,
     ):
-        self.args, self.argv = args, words(args)
+        self.args = args
+        self.argv = words(args) if argv is None else list(argv)
         self.module, self.peers = module, peers
         self.started = time.monotonic()
         self.records: list[dict[str, Any]] = []
@@ -209,9 +213,10 @@ class Driver:
         """All jobs; returns when they ran or the time is over."""
         names = job_names(self.args, peers=self.peers)
         for first in range(0, len(names), max(self.args.jobs, 1)):
-            self._batch(names[first : first + max(self.args.jobs, 1)])
+            self.batch(names[first : first + max(self.args.jobs, 1)])
 
-    def _batch(self, names: Sequence[str]) -> None:
+    def batch(self, names: Sequence[str]) -> None:
+        """Jobs that compile side by side and run in turn."""
         if self.left() < 30:
             self.say(f"no time left for {', '.join(names)}")
             return

@@ -63,7 +63,8 @@ def recorded(monkeypatch, function) -> list[Call]:
         return [jnp.zeros(o.shape, o.dtype) for o in outputs]
 
     monkeypatch.setattr(calls, "call", call)
-    jax.eval_shape(function)
+    # A new function: what was traced for another device is not found again.
+    jax.eval_shape(lambda: function())
     return found
 
 

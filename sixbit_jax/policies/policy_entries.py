@@ -115,6 +115,7 @@ _ENTRIES: Mapping[str, _Kind] = {
     "sparse_approximate": _FLAG,
     "sparse_width": _NUMBER,
     "sparse_frames": _whole(0, _MOST_FRAMES),
+    "sparse_order": _TEXT,
     "sparse_dense_steps": _NUMBER,
     "sparse_dense_blocks": _Kind("a list of blocks' numbers", _are_blocks),
     "sparse_dense_last": _FLAG,

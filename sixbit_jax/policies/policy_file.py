@@ -28,7 +28,7 @@ from sixbit_jax.policies.policy_entries import entry_problems
 from sixbit_jax.reading.json_file import read_json_object
 from sixbit_jax.reading.messages import bounded, brief, several
 from sixbit_jax.routes import Route
-from sixbit_jax.sparsity import Kind
+from sixbit_jax.sparsity import Kind, Order
 
 FORMAT = "sixbit-policy"
 VERSION = 1
@@ -85,6 +85,7 @@ class PolicyFile:
     sparse_approximate: bool = True
     sparse_width: float = 1.0
     sparse_frames: int = 1
+    sparse_order: Order = "frames"
     sparse_dense_steps: float = 0.2
     sparse_dense_blocks: tuple[int, ...] = (0,)
     sparse_dense_last: bool = False
@@ -188,6 +189,7 @@ class PolicyFile:
             approximate=self.sparse_approximate,
             width=self.sparse_width,
             frames=self.sparse_frames,
+            order=self.sparse_order,
             dense_steps=self.sparse_dense_steps,
             dense_blocks=self.sparse_dense_blocks,
             dense_last=self.sparse_dense_last,

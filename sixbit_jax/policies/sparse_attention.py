@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.policies._common import block_mask, checked_number, is_last
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
-from sixbit_jax.sparsity import Kind, SparseWay
+from sixbit_jax.sparsity import Kind, Order, SparseWay
 
 
 class SparseAttentionState(NamedTuple):
@@ -41,6 +41,8 @@ def sparse_attention(
     approximate: bool = True,
     width: float = 1.0,
     frames: int = 1,
+    order: Order = "frames",
+    blocks: tuple[int, int] | None = None,
     dense_steps: float = 0.2,
     dense_blocks: Iterable[int] = (0,),
     dense_last: bool = False,
@@ -66,7 +68,7 @@ def sparse_attention(
       tau: standard deviations above the mean score that a block of keys needs to be
         computed; more is sparser, minus infinity is dense. Only for "threshold".
       way: "threshold", "radial" or "window"; see `SparseWay`.
-      approximate, width, frames: see `SparseWay`.
+      approximate, width, frames, order, blocks: see `SparseWay`.
       dense_steps: share of the steps that are dense, from the first on.
       dense_blocks: blocks that are always dense.
       dense_last: whether the last step is dense.
@@ -88,7 +90,7 @@ def sparse_attention(
         ),
         plan=_plan,
         update=_update,
-        sparse=SparseWay(way, approximate, width, frames),
+        sparse=SparseWay(way, approximate, width, frames, order, blocks),
     )
 
 

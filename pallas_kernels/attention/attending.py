@@ -58,9 +58,7 @@ class Attending:
         self._work, self._memory, self._out = work, work.memory, out_ref
         self._problem, self._tile = problem, problem.tile
         self._q = work.memory["q"].at[work.warpgroup]
-        self._first_row = (
-            work.q_tile * problem.tile.block_rows + work.warpgroup * ROWS
-        )
+        self._first_row = work.q_tile * problem.tile.block_rows + work.warpgroup * ROWS
         self._scores_type = jnp.int32 if problem.quantized else jnp.float32
         self._exponents = Exponents(
             memory=work.memory,

@@ -18,8 +18,12 @@ from sixbit_jax.policies import (
     activation_bits,
     attention_density,
     chain,
+    dmpq,
+    pdr,
     skip_fraction,
+    tdc,
 )
+from sixbit_jax.policies.parameters import default_of
 from sixbit_jax.policies.policy_file import PolicyFile
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import block_grid
@@ -42,10 +46,10 @@ class CalibrationOptions:
       max_drift: skip as much as keeps the relative L2 distance of the latents from
         those without skips below this, in the place of `skips`.
       search_prompts: prompts to sample for each tau that is tried.
-      max_skips, warmup, together, shared: of `tdc`.
-      residual, final_int8: of `dmpq`.
+      max_skips, warmup, together, shared: of `tdc`, whose defaults they have.
+      residual, final_int8: of `dmpq`; likewise.
       purify: whether `pdr` is in the policy, where blocks are skipped.
-      outlier_ratio, refresh_int8: of `pdr`.
+      outlier_ratio, refresh_int8: of `pdr`; likewise.
       int8_attention: share of the recorded blocks, the least changing ones, whose
         limit gives 8-bit scores (`policies.int8_attention`); None: none.
       attention_share: share of the blocks of keys that self-attention computes, dense
@@ -59,15 +63,15 @@ class CalibrationOptions:
     skips: float = 0.3
     max_drift: float | None = None
     search_prompts: int = 2
-    max_skips: int = 2
-    warmup: int = 2
-    together: int | None = 1
-    shared: bool = False
-    residual: bool = False
-    final_int8: int = 0
+    max_skips: int = default_of(tdc, "max_skips")
+    warmup: int = default_of(tdc, "warmup")
+    together: int | None = default_of(tdc, "together")
+    shared: bool = default_of(tdc, "shared")
+    residual: bool = default_of(dmpq, "residual")
+    final_int8: int = default_of(dmpq, "final_int8")
     purify: bool = True
-    outlier_ratio: float | None = 25.0
-    refresh_int8: bool = True
+    outlier_ratio: float | None = default_of(pdr, "outlier_ratio")
+    refresh_int8: bool = default_of(pdr, "refresh_int8")
     int8_attention: float | None = None
     attention_share: float | None = None
 

@@ -104,18 +104,23 @@ def _add_targets(target: Any) -> None:
     )
 
 
+# Options of policies that are not given have the policies' own defaults; a test holds
+# the help to those.
+_OF_POLICIES = ("max_skips", "warmup", "together", "outlier_ratio", "final_int8")
+
+
 def _add_skipping(method: Any) -> None:
     """Options of the delta cache and its refreshes."""
     method.add_argument(
         "--max-skips",
         type=_numbers.whole(1, _numbers.MAX_STEPS),
-        default=2,
+        default=argparse.SUPPRESS,
         help="longest run of skips (2)",
     )
     method.add_argument(
         "--warmup",
         type=_numbers.whole(0, _numbers.MAX_STEPS),
-        default=2,
+        default=argparse.SUPPRESS,
         help="steps before the first skip (2)",
     )
     method.add_argument(
@@ -124,7 +129,7 @@ def _add_skipping(method: Any) -> None:
     method.add_argument(
         "--outlier-ratio",
         type=_numbers.real(0.0, _numbers.MAX_RATIO),
-        default=25.0,
+        default=argparse.SUPPRESS,
         help="of Purified Delta Refresh: a refreshed site whose max|x| / mean|x| "
         "exceeds it runs in BF16 (25)",
     )
@@ -136,7 +141,7 @@ def _add_skipping(method: Any) -> None:
     method.add_argument(
         "--together",
         type=_number_or_all,
-        default=1,
+        default=argparse.SUPPRESS,
         metavar="N|all",
         help="so many neighbouring blocks skip as one and share a delta (1)",
     )
@@ -163,7 +168,7 @@ def _add_arithmetic(method: Any) -> None:
     method.add_argument(
         "--final-int8",
         type=_numbers.whole(0, _numbers.MAX_STEPS),
-        default=0,
+        default=argparse.SUPPRESS,
         metavar="N",
         help="run the last N steps in INT8: nothing corrects their errors (0)",
     )
@@ -341,17 +346,13 @@ def _options(args: argparse.Namespace) -> Any:
         skips=args.skips,
         max_drift=args.max_drift,
         search_prompts=args.search_prompts,
-        max_skips=args.max_skips,
-        warmup=args.warmup,
-        together=args.together,
         shared=args.shared,
         residual=args.residual,
-        final_int8=args.final_int8,
         purify=not args.no_purify,
-        outlier_ratio=args.outlier_ratio,
         refresh_int8=not args.no_refresh_int8,
         int8_attention=args.int8_attention,
         attention_share=args.attention_share,
+        **{name: vars(args)[name] for name in _OF_POLICIES if name in args},
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from sixbit_jax.policies import Policy
@@ -47,6 +48,7 @@ def sample(
     seed: Any = 0,
     noise: Noise | Float[Array | np.ndarray, "batch F C H W"] | None = None,
     on_step: watch.OnStep | None = None,
+    mesh: Mesh | None = None,
     **unknown: Any,
 ) -> SampleResult:
     """Denoises a batch of videos in one compiled program.
@@ -73,6 +75,8 @@ def sample(
       on_step: called after each step with (steps that are done, all steps); the run
         ends where it returns true. With it, or with `Execution(progress=True)`, Ctrl-C
         ends the run at the next step, and `sample` returns when the run is over.
+      mesh: the devices that share the run, with axes `guidance`, `sequence`, `fsdp`
+        (`sixbit_jax.make_mesh`); None is one device. The numbers are the same.
 
     Returns:
       `SampleResult(latents, trace)`; `steps_done` says where a callback ended it, and
@@ -98,6 +102,7 @@ def sample(
         seed=seed,
         noise=noise,
         on_step=on_step,
+        mesh=mesh,
     )
     traced = any(map(checks.is_traced, jax.tree.leaves(prepared[2:])))
     if prepared.inputs.watcher is None or traced:

@@ -121,9 +121,7 @@ def test_a_definition_on_a_gpu_warns_once_and_names_what_helps(monkeypatch):
 def test_a_definition_that_no_package_helps_says_the_reasons(monkeypatch):
     fake_device(monkeypatch, (8, 9))
     x = jnp.ones((1, 8, 1, 32))
-    with pytest.warns(
-        UserWarning, match=r"cudnn: cuDNN .* needs q, k and v all"
-    ):
+    with pytest.warns(UserWarning, match=r"cudnn: cuDNN .* needs q, k and v all"):
         jax.eval_shape(attention, x, x, x)
 
 

@@ -97,7 +97,7 @@ def summarize(path: str | os.PathLike) -> Summary:
     >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> _ = sixbit_jax.save(model, "toy")
     >>> summarize("toy").num_parameters
-    634768
+    2546992
     """
     header = read_header(path)
     check_sizes(Path(path), header)

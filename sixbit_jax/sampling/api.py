@@ -94,7 +94,7 @@ def sample(
     >>> result = sixbit_jax.sample(
     ...     model, sixbit_jax.CogVideoXDDIM(), encode_captions(["a red circle"]),
     ...     latent_shape=(2, 3, 32, 32), num_steps=4, guidance=1.0,
-    ...     policy=sixbit_jax.tdc(100.0),
+    ...     policy=sixbit_jax.fixed(skip=[False, False, True, False]),
     ... )
     >>> result.latents.shape
     (1, 2, 3, 32, 32)

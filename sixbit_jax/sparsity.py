@@ -16,8 +16,8 @@ class SparseWay:
         "radial" (arXiv 2506.19852) and "window": fixed masks over frames.
       approximate: a skipped block counts as its mean key and mean value; otherwise it
         is dropped.
-      width: of "radial": 1 is the paper's, less is sparser.
-      frames: of "window": how far apart frames attend to each other.
+      width: the width of "radial": 1 is the paper's, less is sparser.
+      frames: the reach of "window": how far apart frames attend to each other.
 
     Raises:
       ValueError: for values outside of these; lists all of them.

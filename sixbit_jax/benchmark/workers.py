@@ -97,8 +97,8 @@ def in_turn(command: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str,
     """Runs workers that prepare side by side and use the device one after the other.
 
     Args:
-      command: of every worker, before its name.
-      names: of the workers, in the order of their turns.
+      command: the command of every worker, before its name.
+      names: the names of the workers, in the order of their turns.
 
     Yields:
       A worker's name and a record of it, or its `failure`.

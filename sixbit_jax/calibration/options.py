@@ -18,10 +18,10 @@ class CalibrationOptions:
       max_drift: skip as much as keeps the relative L2 distance of the latents from
         those without skips below this, in the place of `skips`.
       search_prompts: prompts to sample for each tau that is tried.
-      max_skips, warmup, together, shared: of `tdc`, whose defaults they have.
-      residual, final_int8: of `dmpq`; likewise.
+      max_skips, warmup, together, shared: those of `tdc`, whose defaults they have.
+      residual, final_int8: those of `dmpq`; likewise.
       purify: whether `pdr` is in the policy, where blocks are skipped.
-      outlier_ratio, refresh_int8: of `pdr`; likewise.
+      outlier_ratio, refresh_int8: those of `pdr`; likewise.
       int8_attention: share of the recorded blocks, the least changing ones, whose
         limit gives 8-bit scores (`policies.int8_attention`); None: none.
       attention_share: share of the blocks of keys that self-attention computes, dense

@@ -33,7 +33,7 @@ class PromptSpec:
     """What a network takes as a prompt.
 
     Attributes:
-      width: of the embeddings, E.
+      width: the width of the embeddings, E.
       length: tokens that the published pipelines give.
       rule: "any": prompts of any length are taken as they are; "exact": of `length`
         only; "zeros": shorter ones are padded with rows of zeros to `length`, longer
@@ -145,7 +145,7 @@ class Description:
       prediction: what the network predicts; a scheduler's `prediction_type` must fit.
       conditions: its inputs.
       defaults: how its published pipeline samples.
-      compression: of the VAE.
+      compression: the compression of the VAE.
       frame_patch: latent frames of a token. Where a video has another number of them,
         frames are computed in front of it and cut after sampling.
       training_shape: (F, C, H, W) of the latents it was trained on.
@@ -178,7 +178,7 @@ class Description:
         """(F, C, H, W) of the latents of a video.
 
         Args:
-          frames: of the video; None is the default.
+          frames: the frames of the video; None is the default.
           height, width: in pixels; None is the default.
 
         Raises:

@@ -69,7 +69,7 @@ def sample(
       conditions: images, first frames, a second network: what the network takes.
       policy: who decides routes and skips; None is full precision.
       execution: dtype, attention, cache format, batched guidance, kernels, progress.
-      seed: of the initial noise and of stochastic schedulers, 0 to 2^64 - 1.
+      seed: the seed of the initial noise and of stochastic schedulers, 0 to 2^64 - 1.
       noise: initial latents instead of seeded ones, or `Noise`. What seed s draws
         (`initial_noise`), given with seed s, is the run of seed s.
       on_step: called after each step with (steps that are done, all steps); the run

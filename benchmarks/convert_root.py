@@ -114,7 +114,12 @@ ROOTS: dict[str, Callable[[], Root]] = {
             "vae": _vae("AutoencoderKLWan", WanVAEConfig()),
         },
         "umt5",
-        {"_class_name": "UniPCMultistepScheduler", "flow_shift": 3.0},
+        {
+            "_class_name": "UniPCMultistepScheduler",
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": 3.0,
+        },
     ),
 }
 

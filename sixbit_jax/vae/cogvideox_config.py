@@ -2,8 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
+
+from sixbit_jax.config_schema import (
+    Check,
+    Schema,
+    boolean,
+    choice,
+    fixed,
+    integer,
+    number,
+    optional,
+    sequence,
+)
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {
@@ -18,8 +30,70 @@ _BLOCKS = {
     "down_block_types": "CogVideoXDownBlock3D",
     "up_block_types": "CogVideoXUpBlock3D",
 }
-# `force_upcast` is about other pipelines: the dtype is an argument here.
-_IGNORED = {"force_upcast"}
+_CHANNELS = integer(1, 4096)
+_SIDE = integer(1, 65536)
+_RATIO = "temporal_compression_ratio"
+
+
+def _levels(config: "CogVideoXVAEConfig") -> str | None:
+    if config.block_out_channels:
+        return None
+    return "block_out_channels: expected at least one level, found []"
+
+
+def _groups(config: "CogVideoXVAEConfig") -> str | None:
+    groups = config.norm_num_groups
+    uneven = [width for width in config.block_out_channels if width % groups]
+    if not uneven:
+        return None
+    return (
+        f"block_out_channels: expected multiples of norm_num_groups ({groups}), found "
+        f"{uneven}"
+    )
+
+
+def _ratio(config: "CogVideoXVAEConfig") -> str | None:
+    ratio, levels = config.temporal_compression_ratio, len(config.block_out_channels)
+    if ratio & (ratio - 1):
+        return f"{_RATIO}: expected a power of two, found {ratio}"
+    if config.time_levels < max(levels, 1):
+        return None
+    return (
+        f"{_RATIO}: expected at most {2 ** (levels - 1)} with {levels} levels, found "
+        f"{ratio}"
+    )
+
+
+_SCHEMA = Schema(
+    "CogVideoX VAE config",
+    {
+        "in_channels": _CHANNELS,
+        "out_channels": _CHANNELS,
+        "block_out_channels": sequence(_SIDE, at_most=16),
+        "latent_channels": _CHANNELS,
+        "layers_per_block": integer(1, 64),
+        "norm_eps": number(0, 1),
+        "norm_num_groups": _CHANNELS,
+        _RATIO: integer(1, 1024),
+        "sample_height": _SIDE,
+        "sample_width": _SIDE,
+        "scaling_factor": number(0, 1e6, above=True),
+        "invert_scale_latents": boolean(),
+    },
+    {name: fixed(value) for name, value in _FIXED.items()}
+    # About other pipelines: the dtype is an argument here.
+    | {"force_upcast": optional(boolean())},
+    relations={
+        ("block_out_channels",): _levels,
+        ("block_out_channels", "norm_num_groups"): _groups,
+        (_RATIO, "block_out_channels"): _ratio,
+    },
+)
+
+
+def _blocks(levels: int) -> dict[str, Check]:
+    """One name of a block per level."""
+    return {key: sequence(choice(name), length=levels) for key, name in _BLOCKS.items()}
 
 
 @dataclass(frozen=True)
@@ -53,48 +127,7 @@ class CogVideoXVAEConfig:
     invert_scale_latents: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        problems = []
-        for name in (
-            "in_channels",
-            "out_channels",
-            "latent_channels",
-            "layers_per_block",
-            "norm_num_groups",
-        ):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        if not self.block_out_channels:
-            problems.append("block_out_channels: expected at least one level, found []")
-        uneven = [
-            width
-            for width in self.block_out_channels
-            if width < 1 or width % max(self.norm_num_groups, 1)
-        ]
-        if uneven:
-            problems.append(
-                "block_out_channels: expected multiples of norm_num_groups "
-                f"({self.norm_num_groups}), found {uneven}"
-            )
-        ratio = self.temporal_compression_ratio
-        if ratio < 1 or ratio != 2 ** round(math.log2(max(ratio, 1))):
-            problems.append(
-                f"temporal_compression_ratio: expected a power of two, found {ratio}"
-            )
-        elif self.time_levels >= max(len(self.block_out_channels), 1):
-            problems.append(
-                f"temporal_compression_ratio: expected at most "
-                f"{2 ** (len(self.block_out_channels) - 1)} with "
-                f"{len(self.block_out_channels)} levels, found {ratio}"
-            )
-        if not self.scaling_factor > 0:
-            problems.append(
-                f"scaling_factor: expected more than 0, found {self.scaling_factor}"
-            )
-        if problems:
-            raise ValueError("CogVideoX VAE config:\n  " + "\n  ".join(problems))
+        _SCHEMA.check(self)
 
     @property
     def time_levels(self) -> int:
@@ -114,32 +147,12 @@ class CogVideoXVAEConfig:
           ValueError: for values that the port does not support and for unknown keys;
             lists all of them.
         """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen = {}
-        for key, value in values.items():
-            if key.startswith("_") or key in _IGNORED:
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in _BLOCKS:
-                others = sorted({str(name) for name in value} - {_BLOCKS[key]})
-                if others:
-                    problems.append(f"{key}: expected {_BLOCKS[key]}, found {others}")
-            elif key in known:
-                chosen[key] = value
-            else:
-                problems.append(f"{key}: not a key of a CogVideoX VAE config")
-        levels = len(chosen.get("block_out_channels", cls.block_out_channels))
-        problems += [
-            f"{key}: expected {levels}, one per level, found {len(values[key])}"
-            for key in _BLOCKS
-            if key in values and len(values[key]) != levels
-        ]
-        if problems:
-            raise ValueError("CogVideoX VAE config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
+        schema = _SCHEMA
+        if isinstance(values, Mapping):
+            widths = values.get("block_out_channels", cls.block_out_channels)
+            levels = len(widths) if isinstance(widths, list | tuple) else 0
+            schema = replace(schema, others=schema.others | _blocks(levels))
+        return schema.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that diffusers writes, without its `_` keys."""

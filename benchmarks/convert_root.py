@@ -25,7 +25,6 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.convert import MODELS, measure, source_shapes, write_shards
-from convert.root import INDEX
 from convert.tables import table_for
 from sixbit_jax.benchmark import records
 from sixbit_jax.checkpoint import summarize
@@ -159,7 +158,7 @@ def make_root(
     (path / "scheduler").mkdir()
     file = path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(root.scheduler))
-    (path / INDEX).write_text(json.dumps(index))
+    (path / "model_index.json").write_text(json.dumps(index))
     return total
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sixbit_jax.commands import (
     _compile_cache,
+    _mesh,
     _names,
     _numbers,
     _pictures,
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _pictures.add_arguments(parser.add_argument_group("pictures"), _size)
     _add_sampling(parser.add_argument_group("sampling"))
     _add_method(parser.add_argument_group("method"))
+    _mesh.add_arguments(parser.add_argument_group("several devices"))
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     _compile_cache.add_cache_argument(parser)
 
@@ -98,7 +100,13 @@ def _add_sampling(group: Any) -> None:
     group.add_argument(
         "--guidance",
         type=_numbers.real(0.0, 1000.0),
-        help="classifier-free guidance scale; 1 or less runs without (as published)",
+        help="guidance scale (as published): classifier-free, where 1 or less runs "
+        "without; HunyuanVideo reads it itself",
+    )
+    group.add_argument(
+        "--true-cfg",
+        type=_numbers.real(0.0, 1000.0),
+        help="classifier-free guidance of a network that reads its scale (none)",
     )
     group.add_argument(
         "--guidance-2",
@@ -180,12 +188,15 @@ def run(args: argparse.Namespace) -> int:
         "width": width,
         "num_steps": _shared.steps_of(args),
         "guidance_scale": args.guidance,
+        "true_cfg_scale": args.true_cfg,
         "fps": args.fps,
     }
     shots = _pictures.plan_shots(args, pipe, texts, given)
     jobs = outputs.plan_jobs(shots, videos=args.videos, seed=args.seed)
     guided = jobs[0].settings.guided
     options = _options(args, pipe)
+    heads = pipe.network_config.num_attention_heads
+    options["mesh"] = _mesh.mesh_of(args, heads, guided=guided)
     facts = {
         "pipeline": pipe.header.pipeline_class,
         "negative_prompt": args.negative_prompt if guided else "",

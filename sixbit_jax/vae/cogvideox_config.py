@@ -2,19 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from sixbit_jax.config_schema import (
-    Check,
-    Schema,
-    boolean,
-    choice,
-    fixed,
-    integer,
-    number,
-    optional,
-    sequence,
+from sixbit_jax.config_schema import Schema, boolean, integer, number, optional
+from sixbit_jax.vae.levels_config import (
+    FIELDS,
+    SIDE,
+    LevelsConfig,
+    no_power_of_two,
+    uneven_groups,
 )
 
 # What no published checkpoint has otherwise, and the port does not do.
@@ -30,74 +27,23 @@ _BLOCKS = {
     "down_block_types": "CogVideoXDownBlock3D",
     "up_block_types": "CogVideoXUpBlock3D",
 }
-_CHANNELS = integer(1, 4096)
-_SIDE = integer(1, 65536)
-_RATIO = "temporal_compression_ratio"
+_WIDTHS, _RATIO = "block_out_channels", "temporal_compression_ratio"
 
 
 def _levels(config: "CogVideoXVAEConfig") -> str | None:
     if config.block_out_channels:
         return None
-    return "block_out_channels: expected at least one level, found []"
-
-
-def _groups(config: "CogVideoXVAEConfig") -> str | None:
-    groups = config.norm_num_groups
-    uneven = [width for width in config.block_out_channels if width % groups]
-    if not uneven:
-        return None
-    return (
-        f"block_out_channels: expected multiples of norm_num_groups ({groups}), found "
-        f"{uneven}"
-    )
+    return f"{_WIDTHS}: expected at least one level, found []"
 
 
 def _ratio(config: "CogVideoXVAEConfig") -> str | None:
-    ratio, levels = config.temporal_compression_ratio, len(config.block_out_channels)
-    if ratio & (ratio - 1):
-        return f"{_RATIO}: expected a power of two, found {ratio}"
-    if config.time_levels < max(levels, 1):
-        return None
-    return (
-        f"{_RATIO}: expected at most {2 ** (levels - 1)} with {levels} levels, found "
-        f"{ratio}"
-    )
-
-
-_SCHEMA = Schema(
-    "CogVideoX VAE config",
-    {
-        "in_channels": _CHANNELS,
-        "out_channels": _CHANNELS,
-        "block_out_channels": sequence(_SIDE, at_most=16),
-        "latent_channels": _CHANNELS,
-        "layers_per_block": integer(1, 64),
-        "norm_eps": number(0, 1),
-        "norm_num_groups": _CHANNELS,
-        _RATIO: integer(1, 1024),
-        "sample_height": _SIDE,
-        "sample_width": _SIDE,
-        "scaling_factor": number(0, 1e6, above=True),
-        "invert_scale_latents": boolean(),
-    },
-    {name: fixed(value) for name, value in _FIXED.items()}
-    # About other pipelines: the dtype is an argument here.
-    | {"force_upcast": optional(boolean())},
-    relations={
-        ("block_out_channels",): _levels,
-        ("block_out_channels", "norm_num_groups"): _groups,
-        (_RATIO, "block_out_channels"): _ratio,
-    },
-)
-
-
-def _blocks(levels: int) -> dict[str, Check]:
-    """One name of a block per level."""
-    return {key: sequence(choice(name), length=levels) for key, name in _BLOCKS.items()}
+    levels = len(config.block_out_channels)
+    most = 2 ** max(levels - 1, 0)
+    return no_power_of_two(_RATIO, config.temporal_compression_ratio, most, levels)
 
 
 @dataclass(frozen=True)
-class CogVideoXVAEConfig:
+class CogVideoXVAEConfig(LevelsConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -113,6 +59,27 @@ class CogVideoXVAEConfig:
         pipelines of CogVideoX 1.5 from a picture).
     """
 
+    schema: ClassVar[Schema] = Schema(
+        "CogVideoX VAE config",
+        FIELDS
+        | {
+            "norm_eps": number(0, 1),
+            _RATIO: integer(1, 1024),
+            "sample_height": SIDE,
+            "sample_width": SIDE,
+            "invert_scale_latents": boolean(),
+        },
+        # About other pipelines: the dtype is an argument here.
+        {"force_upcast": optional(boolean())},
+        relations={
+            (_WIDTHS,): _levels,
+            (_WIDTHS, "norm_num_groups"): uneven_groups,
+            (_RATIO, _WIDTHS): _ratio,
+        },
+    )
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
+    blocks: ClassVar[Mapping[str, str]] = _BLOCKS
+
     in_channels: int = 3
     out_channels: int = 3
     block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
@@ -126,9 +93,6 @@ class CogVideoXVAEConfig:
     scaling_factor: float = 1.15258426
     invert_scale_latents: bool = False
 
-    def __post_init__(self):
-        _SCHEMA.check(self)
-
     @property
     def time_levels(self) -> int:
         """Levels that halve the frames."""
@@ -138,25 +102,3 @@ class CogVideoXVAEConfig:
     def spatial_compression_ratio(self) -> int:
         """Pixels per latent pixel, of height and of width."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CogVideoXVAEConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        schema = _SCHEMA
-        if isinstance(values, Mapping):
-            widths = values.get("block_out_channels", cls.block_out_channels)
-            levels = len(widths) if isinstance(widths, list | tuple) else 0
-            schema = replace(schema, others=schema.others | _blocks(levels))
-        return schema.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        levels = len(self.block_out_channels)
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own["block_out_channels"] = list(self.block_out_channels)
-        return own | _FIXED | {key: [name] * levels for key, name in _BLOCKS.items()}

@@ -35,7 +35,7 @@ AUTHORS = {"_class_name": "WanModel", "dim": 128, "model_type": "t2v"}
 
 def _network(version, image):
     """Weights of a tiny network, of the shapes that its config asks for."""
-    from convert.conversion import _per_layer
+    from convert.planning import per_layer
     from convert.tables import table_for
     from sixbit_jax.checkpoint import parameter_shapes
 
@@ -43,7 +43,7 @@ def _network(version, image):
     table = table_for(config)
     stacked = parameter_shapes(table.model_class, config)
     shapes = {}
-    for path, shape in _per_layer(stacked, table).items():
+    for path, shape in per_layer(stacked, table).items():
         key, rule = table.source_of(path)
         shapes[key] = rule.transform.source_shape(tuple(shape))
     return random_weights(shapes)

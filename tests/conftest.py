@@ -7,6 +7,13 @@ import pytest
 
 # Most of the time of these tests is XLA compiling small programs.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Tests of several devices run on one processor; all others use the first of these.
+_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+# The Pallas interpreter runs every warpgroup in a thread; one that waits at a barrier
+# holds a thread of XLA's pool, which has one per core otherwise.
+os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
 
 # Compiled programs are shared: between tests, between the processes of a run, and with
 # the next run. `make clean` forgets them.

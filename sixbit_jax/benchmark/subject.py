@@ -1,4 +1,4 @@
-"""CogVideoX and Wan models of real size with random weights, made on the device.
+"""Networks of real size with random weights, made on the device.
 
 Every stacked leaf is drawn and quantized layer by layer inside one compiled loop, so
 that neither a second copy nor the bf16 weights of an NVFP4 model ever exist.
@@ -18,17 +18,23 @@ from flax import nnx
 from sixbit_jax.formats import CorrectedArray, NVFP4Array
 from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
+from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
+from sixbit_jax.models.hunyuan_video.description import TEXT_LENGTH
+from sixbit_jax.models.hunyuan_video.network import HunyuanVideoTransformer
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.models.wan.network import WanTransformer
 from sixbit_jax.quantizers.nvfp4 import NVFP4Recipe
 from sixbit_jax.quantizers.storage import rotation_of
 from sixbit_jax.reading.json_file import read_json_object
+from sixbit_jax.sampling.options import Prompt
 from sixbit_jax.sampling.schedulers import CogVideoXDDIM, Scheduler, UniPC
+from sixbit_jax.sampling.schedulers.choice import choose_scheduler
 
-Config = CogVideoXConfig | WanConfig
+Config = CogVideoXConfig | WanConfig | HunyuanVideoConfig
 _NETWORKS: dict[type, Any] = {
     CogVideoXConfig: CogVideoXTransformer,
     WanConfig: WanTransformer,
+    HunyuanVideoConfig: HunyuanVideoTransformer,
 }
 # Of Wan's prompts; CogVideoX has the number in its configuration.
 _WAN_WORDS = 512
@@ -45,9 +51,10 @@ CONFIGS: dict[str, Config] = {
     ),
     "wan-1.3b": WanConfig(num_attention_heads=12, num_layers=30, ffn_dim=8960),
     "wan-14b": WanConfig(),
+    "hunyuan-video": HunyuanVideoConfig(),
 }
 # Latent sizes of the published default videos: 49 frames of 480x720; 81 of 768x1360;
-# Wan: 81 frames of 480x832.
+# Wan: 81 frames of 480x832; HunyuanVideo: 129 frames of 720x1280.
 _WAN_SIZE = (21, 60, 104)
 SIZES = {
     "2b": (13, 60, 90),
@@ -55,6 +62,7 @@ SIZES = {
     "1.5": (22, 96, 170),
     "wan-1.3b": _WAN_SIZE,
     "wan-14b": _WAN_SIZE,
+    "hunyuan-video": (33, 90, 160),
 }
 
 
@@ -82,6 +90,8 @@ class Subject(NamedTuple):
         """Text tokens in the residual stream: Wan has its text in cross-attention."""
         if isinstance(self.config, WanConfig):
             return 0
+        if isinstance(self.config, HunyuanVideoConfig):
+            return TEXT_LENGTH
         return self.config.max_text_seq_length
 
     @property
@@ -99,7 +109,14 @@ class Subject(NamedTuple):
         """Width of the feed-forward's hidden layer."""
         if isinstance(self.config, WanConfig):
             return self.config.ffn_dim
+        if isinstance(self.config, HunyuanVideoConfig):
+            return self.config.hidden
         return 4 * self.config.dim
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of all stacks together."""
+        return _NETWORKS[type(self.config)].describe(self.config).num_blocks
 
 
 def subject(
@@ -123,6 +140,9 @@ def subject(
         values = read_json_object(path)
         if values.get("_class_name") == WanTransformer.class_name:
             config, size = WanConfig.from_dict(values), _WAN_SIZE
+        elif values.get("_class_name") == HunyuanVideoTransformer.class_name:
+            config = HunyuanVideoConfig.from_dict(values)
+            size = SIZES["hunyuan-video"]
         else:
             config = CogVideoXConfig.from_dict(values)
             size = (
@@ -143,6 +163,9 @@ def scheduler_of(subject: Subject) -> Scheduler:
     """The published scheduler; of CogVideoX only constants depend on the model."""
     if isinstance(subject.config, WanConfig):
         return UniPC(flow_shift=3.0)
+    if isinstance(subject.config, HunyuanVideoConfig):
+        description = HunyuanVideoTransformer.describe(subject.config)
+        return choose_scheduler(description, None)
     return CogVideoXDDIM(snr_shift_scale=3.0 if subject.name == "2b" else 1.0)
 
 
@@ -219,7 +242,7 @@ def random_model(
     for key, (path, variable) in zip(keys, list(flat.items()), strict=True):
         name = ".".join(map(str, path))
         shape = tuple(variable.get_value().shape)
-        layers = shape[0] if name.startswith(f"{network.stack_names[0]}.") else 0
+        layers = shape[0] if path[0] in network.stack_names else 0
         shape = shape[1:] if layers else shape
         rotation = role = None
         if quantized:
@@ -254,6 +277,17 @@ def text_embeddings(subject: Subject, seed: int) -> jax.Array:
     return 0.1 * jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
 
 
+def prompts(subject: Subject) -> Prompt:
+    """Random prompts as the network takes them; half of masked ones is padding."""
+    text, negative = (text_embeddings(subject, seed) for seed in (1, 2))
+    if not isinstance(subject.config, HunyuanVideoConfig):
+        return Prompt(text, negative)
+    mask = jnp.arange(subject.words)[None] < subject.words // 2
+    shape = (1, subject.config.pooled_projection_dim)
+    pooled = jax.random.normal(jax.random.key(3), shape, jnp.bfloat16)
+    return Prompt(text, mask=mask, pooled=pooled)
+
+
 def forward_flops(subject: Subject) -> tuple[float, float]:
     """Floating point operations of one forward pass of one video.
 
@@ -269,6 +303,7 @@ def forward_flops(subject: Subject) -> tuple[float, float]:
         # Cross-attention; its keys and values are made once per prompt.
         weights += 2 * dim**2
         keys += subject.words
-    linear = 2 * weights * tokens * config.num_layers
-    attention = 4 * tokens * keys * dim * config.num_layers
+    # Of HunyuanVideo's two kinds of blocks, each has as many weights per token.
+    linear = 2 * weights * tokens * subject.blocks
+    attention = 4 * tokens * keys * dim * subject.blocks
     return float(linear), float(attention)

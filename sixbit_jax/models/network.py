@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.models.blocks import BlockControl, BlockStats
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.site import SiteOptions
 
 Prediction = Literal["v_prediction", "flow_prediction", "epsilon", "sample"]
@@ -230,12 +231,15 @@ class PromptInputs(NamedTuple):
       mask: which text tokens are no padding.
       pooled: embedding of the whole prompt.
       image: embeddings of image tokens.
+      axes: over which the blocks' weights are split: whoever reads them here gathers
+        them first (`Axes.gather`). Static.
     """
 
     text: Float[Array, "rows T E"]
     mask: Bool[Array, "rows T"] | None = None
     pooled: Float[Array, "rows P"] | None = None
     image: Float[Array, "rows I E2"] | None = None
+    axes: Axes = NO_AXES
 
 
 class Extra(NamedTuple):
@@ -263,10 +267,16 @@ class Conditioning(Protocol):
       per_layer: None, or by name of a stack what each of its layers reads on its own,
         with a leading layer axis. A block is given its layer's slice in the place of
         the whole mapping (`for_layer`).
+      boundaries: how many tokens stand before each change of treatment (text, clean
+        frames). Between them all rows are alike to a block, so that a part of each run
+        can stand for a part of the stream.
     """
 
     @property
     def per_layer(self) -> Any: ...
+
+    @property
+    def boundaries(self) -> tuple[int, ...]: ...
 
     def _replace(self, **changes: Any) -> Self: ...
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from sixbit_jax.nn.site import SiteOptions
@@ -27,6 +28,7 @@ class Program:
       watched: whether a callback per step can end the run.
       switch: the first step of the second network of a pair.
       extra_frames: leading latent frames that are computed and not returned.
+      mesh: the devices that share the run, or None; `site.axes` says what is split.
     """
 
     scheduler: Scheduler
@@ -41,6 +43,7 @@ class Program:
     watched: bool = False
     switch: int | None = None
     extra_frames: int = 0
+    mesh: Mesh | None = None
 
 
 class Inputs(NamedTuple):

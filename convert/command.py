@@ -21,9 +21,9 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SRC",
         help="root of diffusers or of Wan's authors (everything in it: transformers, "
         "text encoders, VAE, tokenizers), one component's directory, or one file of "
-        "weights (.safetensors, .gguf, or .bin, .pt, .pth of torch.save; nothing in it is "
-        "run), with config.json next to it unless it is of Wan; with --to-diffusers, a "
-        "converted directory",
+        "weights (.safetensors, .gguf, or .bin, .pt, .pth of torch.save; nothing in it "
+        "is run), with config.json next to it unless it is of Wan; with "
+        "--to-diffusers, a converted directory",
     )
     parser.add_argument(
         "destination", metavar="DST", help="directory to make; must not exist"

@@ -8,7 +8,8 @@
                                                        diff, diff_b, diff_m
     kohya, musubi-tuner      lora_unet_X, _ for dots   lora_down, lora_up, alpha
 
-X is the module's name in diffusers or, for Wan, in its authors' repository.
+X is the module's name in diffusers or in the repository of the network's authors
+(`lora_hunyuan` for HunyuanVideo, whose linears are joined there).
 """
 
 import re

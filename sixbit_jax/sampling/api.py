@@ -1,6 +1,6 @@
 """`sample`: the public entry to the sampler; checks, then runs the compiled program."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from sixbit_jax.policies import Policy
 from sixbit_jax.sampling import checks, watch
 from sixbit_jax.sampling.grid import block_grid, is_quantized
 from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.mesh import compiler_options
 from sixbit_jax.sampling.option_names import refuse
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
 from sixbit_jax.sampling.prepare import Prepared, prepare
@@ -20,6 +21,21 @@ from sixbit_jax.sampling.trace import SampleResult
 
 run_jitted = partial(jax.jit, static_argnums=(0, 1))(run_program)
 """`run_program` compiled once per (program, model structure, shapes)."""
+
+
+@cache
+def _run_with(options: tuple[tuple[str, Any], ...]) -> Any:
+    """`run_jitted` under other options of the compiler."""
+    compiled = partial(jax.jit, static_argnums=(0, 1), compiler_options=dict(options))
+    return compiled(run_program)
+
+
+def run_prepared(prepared: Prepared) -> SampleResult:
+    """Runs the program on its device or mesh, compiled as it is best for those."""
+    options = compiler_options(prepared.program.mesh)
+    if options is None:
+        return run_jitted(*prepared)
+    return _run_with(tuple(options.items()))(*prepared)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -120,7 +136,7 @@ def sample(
     )
     traced = any(map(checks.is_traced, jax.tree.leaves(prepared[2:])))
     if prepared.inputs.watcher is None or traced:
-        return run_jitted(*prepared)
+        return run_prepared(prepared)
     return _watched(prepared)
 
 
@@ -130,7 +146,7 @@ def _watched(prepared: Prepared) -> SampleResult:
     watcher = watch.watcher_of(token)
     try:
         with watcher.catching_interrupts():
-            result = jax.block_until_ready(run_jitted(*prepared))
+            result = jax.block_until_ready(run_prepared(prepared))
     finally:
         watch.forget(token)
     done = int(result.steps_done)

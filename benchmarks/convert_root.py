@@ -25,7 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.convert import MODELS, measure, source_shapes, write_shards
-from convert.root import INDEX
+from convert.root_plan import INDEX
 from convert.tables import table_for
 from sixbit_jax.benchmark import records
 from sixbit_jax.checkpoint import summarize

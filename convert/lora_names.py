@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from convert import original_wan
+from convert.prefixes import strip_wrappers
 
 DOWN, UP, ALPHA, BIAS = "down", "up", "alpha", "bias"
 DIFF, DIFF_BIAS, DIFF_TABLE = "diff", "diff_b", "diff_m"
@@ -46,7 +47,7 @@ _OTHER_KINDS = {
 }
 _PREFIX = re.compile(
     r"(?:(?:base_model\.model|transformer|diffusion_model|model|module|unet|pipe\.dit"
-    r"|dit|_orig_mod|_fsdp_wrapped_module)\.)+"
+    r"|dit)\.)+"
 )
 # The rest of the name has _ where the module's has a dot.
 _FLAT = re.compile(r"(?:lora_unet|lora_transformer|lora_dit|lycoris)_+")
@@ -91,8 +92,9 @@ def without_prefix(module: str) -> str:
     flat = _FLAT.match(module)
     if flat is not None:
         return module[flat.end() :]
-    outer = _PREFIX.match(f"{module}.")
-    return module if outer is None else module[outer.end() :]
+    inner = strip_wrappers(module)
+    outer = _PREFIX.match(f"{inner}.")
+    return inner if outer is None else inner[outer.end() :]
 
 
 class Names:

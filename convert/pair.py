@@ -99,7 +99,11 @@ def by_network(
     """What is added to the network for high noise, and to the one for low noise."""
     parsed = [LoraChoice.parse(choice) for choice in choices]
     high, low = (
-        [replace(one, network="") for one in parsed if one.network in ("", name)]
+        [
+            replace(one, network="", half=name)
+            for one in parsed
+            if one.network in ("", name)
+        ]
         for name in LORA_NETWORKS
     )
     return high, low

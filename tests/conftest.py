@@ -11,6 +11,10 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _DEVICES = "--xla_force_host_platform_device_count=8"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
+# The Pallas interpreter runs every warpgroup in a thread; one that waits at a barrier
+# holds a thread of XLA's pool, which has one per core otherwise.
+os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
+
 # Every program that XLA compiled for the CPU holds some memory mappings, of which Linux
 # allows a process 65,530 by default; beyond that the compiler crashes.
 _MANY_MAPPINGS = 30_000

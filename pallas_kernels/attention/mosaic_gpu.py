@@ -76,6 +76,17 @@ def _cut_blocks(selection: BlockSelection | None) -> int:
     return max(grid.kv_blocks - grid.text[0] // grid.block_kv, 1)
 
 
+def _full_tiles(selection: BlockSelection | None) -> tuple[int, int]:
+    """Tiles of queries that hold text: they attend to everything."""
+    if selection is None:
+        return 0, 0
+    start, stop = selection.grid.text
+    if start == stop:
+        return 0, 0
+    size = selection.grid.block_rows
+    return start // size, -(-stop // size)
+
+
 def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
     """Runs with a fixed reference point, and again without if a row overflowed."""
     out, sums = run(tile)
@@ -133,6 +144,7 @@ def attention(
             scale=scale,
             tile=tile,
             cut_blocks=_cut_blocks(selection),
+            full_tiles=_full_tiles(selection),
         )
 
     return _guarded(run, tile, guard)[:, : q.shape[1]]
@@ -191,6 +203,7 @@ def quantized_attention(
             tile=tile,
             scale_tokens=operands.scale_tokens,
             cut_blocks=_cut_blocks(selection),
+            full_tiles=_full_tiles(selection),
         )
 
     return _guarded(run, tile, guard)[:, :q_tokens]

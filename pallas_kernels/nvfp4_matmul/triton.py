@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.dispatch import compute_capability
+from pallas_kernels import dispatch
 from pallas_kernels.gemm import epilogue
 from pallas_kernels.gemm.epilogue import EpilogueOperands
 
@@ -41,7 +41,7 @@ def _modules() -> tuple[Any, Any]:
 
 def needs_triton_and_rtx_50() -> None:
     """Raises NotImplementedError unless both are there."""
-    found = compute_capability()
+    found = dispatch.compute_capability()
     if found is None or found[0] != 12:
         device = "no NVIDIA GPU" if found is None else f"compute capability {found}"
         raise NotImplementedError(
@@ -69,7 +69,7 @@ def nvfp4_matmul(
     *lead, m, half = x_codes.shape
     n = w_codes.shape[0]
     rows = x_codes.size // half
-    found = compute_capability()
+    found = dispatch.compute_capability()
     sums = jax_triton.triton_call(
         x_codes.reshape(rows, half),
         x_block_scales.reshape(rows, -1),

@@ -11,8 +11,19 @@ from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.calibration.runs import CalibrationRuns, Sampled
 from sixbit_jax.calibration.search import find_largest, find_target
+from sixbit_jax.calibration.sparse import find_sparse_tau
 from sixbit_jax.metrics.latents import latent_drift
-from sixbit_jax.policies import BlockGrid, activation_bits, chain, skip_fraction
+from sixbit_jax.policies import (
+    BlockGrid,
+    activation_bits,
+    attention_density,
+    chain,
+    dmpq,
+    pdr,
+    skip_fraction,
+    tdc,
+)
+from sixbit_jax.policies.parameters import default_of
 from sixbit_jax.policies.policy_file import PolicyFile
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import block_grid
@@ -35,12 +46,14 @@ class CalibrationOptions:
       max_drift: skip as much as keeps the relative L2 distance of the latents from
         those without skips below this, in the place of `skips`.
       search_prompts: prompts to sample for each tau that is tried.
-      max_skips, warmup, together, shared: of `tdc`.
-      residual, final_int8: of `dmpq`.
+      max_skips, warmup, together, shared: of `tdc`, whose defaults they have.
+      residual, final_int8: of `dmpq`; likewise.
       purify: whether `pdr` is in the policy, where blocks are skipped.
-      outlier_ratio, refresh_int8: of `pdr`.
+      outlier_ratio, refresh_int8: of `pdr`; likewise.
       int8_attention: share of the recorded blocks, the least changing ones, whose
         limit gives 8-bit scores (`policies.int8_attention`); None: none.
+      attention_share: share of the blocks of keys that self-attention computes, dense
+        steps and blocks included (`policies.sparse_attention`); None: all.
 
     Raises:
       ValueError: for numbers out of range; lists all of them.
@@ -50,19 +63,20 @@ class CalibrationOptions:
     skips: float = 0.3
     max_drift: float | None = None
     search_prompts: int = 2
-    max_skips: int = 2
-    warmup: int = 2
-    together: int | None = 1
-    shared: bool = False
-    residual: bool = False
-    final_int8: int = 0
+    max_skips: int = default_of(tdc, "max_skips")
+    warmup: int = default_of(tdc, "warmup")
+    together: int | None = default_of(tdc, "together")
+    shared: bool = default_of(tdc, "shared")
+    residual: bool = default_of(dmpq, "residual")
+    final_int8: int = default_of(dmpq, "final_int8")
     purify: bool = True
-    outlier_ratio: float | None = 25.0
-    refresh_int8: bool = True
+    outlier_ratio: float | None = default_of(pdr, "outlier_ratio")
+    refresh_int8: bool = default_of(pdr, "refresh_int8")
     int8_attention: float | None = None
+    attention_share: float | None = None
 
     def __post_init__(self) -> None:
-        drift, share = self.max_drift, self.int8_attention
+        drift = self.max_drift
         problems = [
             f"{name}: expected {wanted}, found {found}"
             for name, wanted, found, fits in (
@@ -80,11 +94,12 @@ class CalibrationOptions:
                     self.search_prompts,
                     self.search_prompts >= 1,
                 ),
-                (
-                    "int8_attention",
-                    "above 0 to 1",
-                    share,
-                    share is None or 0.0 < share <= 1.0,
+                *(
+                    (name, "above 0 to 1", share, share is None or 0.0 < share <= 1.0)
+                    for name, share in (
+                        ("int8_attention", self.int8_attention),
+                        ("attention_share", self.attention_share),
+                    )
                 ),
             )
             if not fits
@@ -157,6 +172,8 @@ def _search(
     """
     numbers = _first_numbers(options, recorded, fit)
     search = _Search(runs, options, recorded, say, numbers)
+    if options.attention_share is not None:
+        search.find_share(options.attention_share)
     numbers["threshold"] = search.threshold_on(
         recorded._replace(traces=tuple(map(_no_bf16, recorded.traces)))
     )
@@ -186,6 +203,7 @@ def _search(
         "target_bits": options.bits,
         "target_skips": options.skips if options.max_drift is None else None,
         "max_drift": options.max_drift,
+        "target_attention_share": options.attention_share,
         **cost,
         "drift": drift_of(final, recorded),
         **runs.notes(),
@@ -243,13 +261,33 @@ class _Search:
         return self._find_tau() if self.options.skipping else self.now()
 
     def cost(self, sampled: Sampled) -> dict[str, float]:
-        """Activation bits and skips of runs."""
+        """Activation bits, skips and the share of the keys of runs."""
         route = _stack(sampled.traces, "route")
         skip = _stack(sampled.traces, "skip")
+        density = _stack(sampled.traces, "attention_density")
         return {
             "activation_bits": activation_bits(route, skip, self.grid),
             "skip_fraction": skip_fraction(skip),
+            "density": attention_density(density, skip),
         }
+
+    def find_share(self, share: float) -> None:
+        """Puts the threshold of sparse attention into the numbers.
+
+        Nothing is skipped and activations are as they were recorded: what a block's
+        queries and keys look like hardly depends on either.
+        """
+        self.numbers["sparse_way"] = "threshold"
+
+        others = {"predictor": None, "threshold": None, "purify": False}
+
+        def record(tau: float) -> tuple[Trace, ...]:
+            return self.now(sparse_tau=tau, **others).traces
+
+        fit = find_sparse_tau(record, share)
+        for tau, density in fit.tried:
+            self.say(f"attention tau {tau:.5g}: {100 * density:.1f} % of the keys")
+        self.numbers["sparse_tau"] = fit.tau
 
     def threshold_on(self, sampled: Sampled) -> float:
         """The threshold for the bits, on runs as they were."""

@@ -163,8 +163,9 @@ def run_site(
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
+    affines = [linear.affine() for linear in linears]
     work = Work(
-        linears,
+        affines,
         front,
         residual,
         options.implementation,

@@ -3,15 +3,26 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
-from sixbit_jax.policies._common import block_mask, checked_number, is_last
+from sixbit_jax.policies._common import block_mask, is_last
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+from sixbit_jax.policies.parameters import (
+    Blocks,
+    Flag,
+    Number,
+    Text,
+    Whole,
+    declared,
+    stored,
+)
 from sixbit_jax.sparsity import Kind, SparseWay
+
+_MOST_FRAMES = 2**16
 
 
 class SparseAttentionState(NamedTuple):
@@ -34,17 +45,18 @@ class SparseAttentionState(NamedTuple):
     gamma: Float[Array, "blocks"]
 
 
+@declared
 def sparse_attention(
-    tau: float = 0.8,
+    tau: Annotated[float, Number(low=-math.inf)] = 0.8,
     *,
-    way: Kind = "threshold",
-    approximate: bool = True,
-    width: float = 1.0,
-    frames: int = 1,
-    dense_steps: float = 0.2,
-    dense_blocks: Iterable[int] = (0,),
-    dense_last: bool = False,
-    max_gamma: float = math.inf,
+    way: Annotated[Kind, Text()] = "threshold",
+    approximate: Annotated[bool, stored(Flag())] = True,
+    width: Annotated[float, stored(Number())] = 1.0,
+    frames: Annotated[int, stored(Whole(0, _MOST_FRAMES))] = 1,
+    dense_steps: Annotated[float, Number(high=1.0)] = 0.2,
+    dense_blocks: Annotated[Iterable[int], Blocks()] = (0,),
+    dense_last: Annotated[bool, Flag()] = False,
+    max_gamma: Annotated[float, Number()] = math.inf,
 ) -> Policy:
     """Computes self-attention to chosen blocks of keys, where a block is stable.
 
@@ -77,14 +89,13 @@ def sparse_attention(
       ValueError: numbers out of range or an unknown way; in `init`: a block that the
         model does not have.
     """
-    owner = "sparse_attention"
     return Policy(
         init=_Init(
-            tau=checked_number(owner, "tau", tau, low=-math.inf),
-            dense_steps=checked_number(owner, "dense_steps", dense_steps, high=1.0),
+            tau=tau,
+            dense_steps=dense_steps,
             dense_blocks=tuple(sorted({int(block) for block in dense_blocks})),
-            dense_last=bool(dense_last),
-            max_gamma=checked_number(owner, "max_gamma", max_gamma),
+            dense_last=dense_last,
+            max_gamma=max_gamma,
         ),
         plan=_plan,
         update=_update,

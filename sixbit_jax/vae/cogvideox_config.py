@@ -1,9 +1,11 @@
 """Configuration of CogVideoX's video autoencoder, read from diffusers' config.json."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sixbit_jax.vae.levels_config import LevelsConfig
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {
@@ -23,7 +25,7 @@ _IGNORED = {"force_upcast"}
 
 
 @dataclass(frozen=True)
-class CogVideoXVAEConfig:
+class CogVideoXVAEConfig(LevelsConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -38,6 +40,11 @@ class CogVideoXVAEConfig:
       invert_scale_latents: an image's latents are divided by it instead (the
         pipelines of CogVideoX 1.5 from a picture).
     """
+
+    title: ClassVar[str] = "CogVideoX VAE"
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
+    blocks: ClassVar[Mapping[str, str]] = _BLOCKS
+    ignored: ClassVar[Collection[str]] = _IGNORED
 
     in_channels: int = 3
     out_channels: int = 3
@@ -105,45 +112,3 @@ class CogVideoXVAEConfig:
     def spatial_compression_ratio(self) -> int:
         """Pixels per latent pixel, of height and of width."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CogVideoXVAEConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen = {}
-        for key, value in values.items():
-            if key.startswith("_") or key in _IGNORED:
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in _BLOCKS:
-                others = sorted({str(name) for name in value} - {_BLOCKS[key]})
-                if others:
-                    problems.append(f"{key}: expected {_BLOCKS[key]}, found {others}")
-            elif key in known:
-                chosen[key] = value
-            else:
-                problems.append(f"{key}: not a key of a CogVideoX VAE config")
-        levels = len(chosen.get("block_out_channels", cls.block_out_channels))
-        problems += [
-            f"{key}: expected {levels}, one per level, found {len(values[key])}"
-            for key in _BLOCKS
-            if key in values and len(values[key]) != levels
-        ]
-        if problems:
-            raise ValueError("CogVideoX VAE config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        levels = len(self.block_out_channels)
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own["block_out_channels"] = list(self.block_out_channels)
-        return own | _FIXED | {key: [name] * levels for key, name in _BLOCKS.items()}

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sixbit_jax.vae.levels_config import LevelsConfig
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {"act_fn": "silu", "temporal_compression_ratio": 4}
@@ -15,7 +17,7 @@ _TIME_LEVELS = 2
 
 
 @dataclass(frozen=True)
-class HunyuanVideoVAEConfig:
+class HunyuanVideoVAEConfig(LevelsConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -26,6 +28,10 @@ class HunyuanVideoVAEConfig:
       spatial_compression_ratio: a power of two: the first levels halve both sides.
       mid_block_add_attention: whether the middle attends over all tokens.
     """
+
+    title: ClassVar[str] = "HunyuanVideo VAE"
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
+    blocks: ClassVar[Mapping[str, str]] = _BLOCKS
 
     in_channels: int = 3
     out_channels: int = 3
@@ -99,45 +105,3 @@ class HunyuanVideoVAEConfig:
         last = len(self.block_out_channels) - 1
         time = last - _TIME_LEVELS <= level < last
         return 2 if time else 1, 2 if level < self.spatial_levels else 1
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "HunyuanVideoVAEConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen = {}
-        for key, value in values.items():
-            if key.startswith("_"):
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in _BLOCKS:
-                others = sorted({str(name) for name in value} - {_BLOCKS[key]})
-                if others:
-                    problems.append(f"{key}: expected {_BLOCKS[key]}, found {others}")
-            elif key in known:
-                chosen[key] = value
-            else:
-                problems.append(f"{key}: not a key of a HunyuanVideo VAE config")
-        levels = len(chosen.get("block_out_channels", cls.block_out_channels))
-        problems += [
-            f"{key}: expected {levels}, one per level, found {len(values[key])}"
-            for key in _BLOCKS
-            if key in values and len(values[key]) != levels
-        ]
-        if problems:
-            raise ValueError("HunyuanVideo VAE config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        levels = len(self.block_out_channels)
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own["block_out_channels"] = list(self.block_out_channels)
-        return own | _FIXED | {key: [name] * levels for key, name in _BLOCKS.items()}

@@ -60,13 +60,15 @@ def hopper(monkeypatch):
         monkeypatch.setattr(module, name, refused)
 
 
-def traced(model: str, policy, **options):
+def traced(model: str, policy, *, lora_rank: int = 0, **options):
     """The sampler of one layer of a model at its default video size, traced."""
     subject = sampling_model.subject(model, frames=None, height=None, width=None)
     config = dataclasses.replace(subject.config, num_layers=1)
     text = jnp.zeros((1, subject.words, config.text_embed_dim))
     arguments = prepare(
-        sampling_model.random_model(config, quantized=True, abstract=True),
+        sampling_model.random_model(
+            config, quantized=True, abstract=True, lora_rank=lora_rank
+        ),
         sampling_model.scheduler_of(subject),
         Prompt(text.astype(jnp.bfloat16), text.astype(jnp.bfloat16)),
         latent_shape=subject.latent_shape,
@@ -137,6 +139,16 @@ def test_wan_lowers():
 def test_every_operation_of_int8_routes_is_a_kernel_at_five_b(cache_format):
     program = traced("5b", int8_routes(), attention="int8", cache_format=cache_format)
     assert kernels(program.jaxpr) >= INT8_KERNELS
+
+
+@pytest.mark.parametrize("model", ["5b", "wan-14b"])
+def test_a_lora_beside_the_weights_adds_no_kernel_and_no_loop(model):
+    plain, beside = (
+        traced(model, int8_routes(), attention="int8", lora_rank=rank)
+        for rank in (0, 64)
+    )
+    assert kernels(beside.jaxpr) == kernels(plain.jaxpr)
+    assert not loops_in_branches(beside.jaxpr)
 
 
 @pytest.mark.parametrize("model", ["2b", "5b", "1.5"])

@@ -197,7 +197,7 @@ def test_gives_the_latents_and_the_trace_of_one_device(name, sizes):
         ("whole steps", lambda trace: trace.skip[:, 0] != trace.skip[:, 1]),
         ("live", lambda trace: trace.skip),
         ("live", lambda trace: trace.int8_scores),
-        ("live", lambda trace: (0 < trace.attention_density) & ~trace.skip),
+        ("live", lambda trace: (trace.attention_density > 0) & ~trace.skip),
         ("step cache", lambda trace: trace.skip),
         ("pair", lambda trace: trace.skip),
         ("batched", lambda trace: trace.skip),

@@ -45,6 +45,14 @@ def test_float32_encoding_equals_diffusers(name):
     assert relative_l2(moments.logvar, case.logvar) < 1e-5
 
 
+@pytest.mark.parametrize("name", vae_cases.names(FOLDER))
+def test_frames_one_by_one_are_the_same_video(name):
+    case, vae, tiling = load(name)
+    options = {"dtype": jnp.float32, "tiling": tiling}
+    groups = decode_stream(vae, case.latents(), group_bytes=1, **options)
+    assert relative_l2(joined(groups), case.decoded) < 1e-5
+
+
 def test_frames_come_window_by_window():
     case, vae, _ = load(WINDOWS)
     chunks = decode_stream(vae, case.latents(), output="uint8")

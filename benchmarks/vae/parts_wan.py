@@ -1,8 +1,5 @@
-"""Where the Wan decoder's time goes: its parts alone, at the sizes of one chunk."""
+"""Parts of the Wan decoder, at the sizes of one chunk."""
 
-import dataclasses
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -11,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sixbit_jax.benchmark.harness import REPEATS, device_ms
+from benchmarks.vae.parts import Part, normal
 from sixbit_jax.vae.causal_conv import (
     METHODS,
     Method,
@@ -30,46 +27,13 @@ _LATENT_FRAMES = 1
 _PAD = ((1, 1), (1, 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """One operation at one size.
-
-    Attributes:
-      op: what it is.
-      implementation: who computes it.
-      shape: of the activation, [frames, height, width, channels].
-      function: of the operands.
-      operands: made from a key.
-      flops, bytes: arithmetic, and what must be read and written at least.
-    """
-
-    op: str
-    implementation: str
-    shape: tuple[int, ...]
-    function: Callable
-    operands: Callable
-    flops: float = 0.0
-    bytes: float = 0.0
-
-
-def _normal(*shapes: tuple[int, ...]) -> Callable:
-    def make(key: jax.Array) -> tuple[jax.Array, ...]:
-        keys = jax.random.split(key, len(shapes))
-        return tuple(
-            jax.random.normal(k, shape, jnp.bfloat16)
-            for k, shape in zip(keys, shapes, strict=True)
-        )
-
-    return make
-
-
 def _abstract(make: Callable[[], nnx.Module]) -> tuple[Any, Callable]:
     """The graph of a module, and what makes its parameters, bf16, from a key."""
     graph, state = nnx.split(nnx.eval_shape(make))
     leaves, tree = jax.tree.flatten(state)
 
     def parameters(key: jax.Array) -> Any:
-        return tree.unflatten(_normal(*(leaf.shape for leaf in leaves))(key))
+        return tree.unflatten(normal(*(leaf.shape for leaf in leaves))(key))
 
     return graph, parameters
 
@@ -83,9 +47,9 @@ def _in_stream(make: Callable[[], Any], shape: tuple[int, ...]) -> tuple:
         return nnx.merge(graph, weights)(x, stream), stream.state()
 
     def operands(key: jax.Array) -> tuple:
-        weights, (x,) = parameters(key), _normal(shape)(key)
+        weights, (x,) = parameters(key), normal(shape)(key)
         kept = jax.eval_shape(run, weights, None, x)[1]
-        return weights, _normal(*(one.shape for one in kept))(key), x
+        return weights, normal(*(one.shape for one in kept))(key), x
 
     return run, operands
 
@@ -109,7 +73,7 @@ def _convolutions(shape: tuple[int, ...], out: int) -> Iterator[Part]:
             y = frames_conv(joined.frames, weight, pad=_PAD, method=method)
             return y, joined.kept
 
-        operands = _normal(before, (1, *shape), weight)
+        operands = normal(before, (1, *shape), weight)
         yield Part("causal_conv", method, shape, other, operands, flops=flops)
     wide = (1, frames, height, width, 3 * channels)
     yield Part(
@@ -117,12 +81,12 @@ def _convolutions(shape: tuple[int, ...], out: int) -> Iterator[Part]:
         "xla",
         shape,
         partial(conv2d, pad=_PAD),
-        _normal(wide, (out, 3 * channels, 3, 3)),
+        normal(wide, (out, 3 * channels, 3, 3)),
         flops=flops,
     )
     nbytes = 2.0 * frames * height * width * channels
     yield Part(
-        "stack", "xla", shape, stack, _normal(before, (1, *shape)), bytes=4 * nbytes
+        "stack", "xla", shape, stack, normal(before, (1, *shape)), bytes=4 * nbytes
     )
 
 
@@ -138,7 +102,7 @@ def all_parts(config: WanVAEConfig, height: int, width: int) -> Iterator[Part]:
         "xla",
         shape,
         lambda weights, x: nnx.merge(attention, weights)(x),
-        lambda key: (parameters(key), *_normal((1, *shape))(key)),
+        lambda key: (parameters(key), *normal((1, *shape))(key)),
     )
     group = 1
     for i, temporal in enumerate((*config.temperal_downsample[::-1], None)):
@@ -163,7 +127,7 @@ def all_parts(config: WanVAEConfig, height: int, width: int) -> Iterator[Part]:
             lambda weights, x, norm=norm: nnx.merge(norm, weights)(x, silu=True),
             lambda key, scales=scales, shape=shape: (
                 scales(key),
-                *_normal((1, *shape))(key),
+                *normal((1, *shape))(key),
             ),
             bytes=4.0 * frames * height * width * out,
         )
@@ -181,40 +145,3 @@ def all_parts(config: WanVAEConfig, height: int, width: int) -> Iterator[Part]:
         frames *= 2 if temporal else 1
         group *= 2 if temporal else 1
         height, width = 2 * height, 2 * width
-
-
-def _milliseconds(call: Callable, operands: tuple) -> float:
-    """Of a call, on the device where it has a profiler, by the clock elsewhere."""
-    jax.block_until_ready(call(*operands))
-    if jax.default_backend() == "gpu":
-        return device_ms(call, *operands)
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        jax.block_until_ready(call(*operands))
-        times.append(time.perf_counter() - started)
-    return 1e3 * statistics.median(times)
-
-
-def time_parts(
-    config: WanVAEConfig, height: int, width: int
-) -> Iterator[dict[str, Any]]:
-    """A record per operation: `median_us`, and `tflops` or `tbps`."""
-    for part in all_parts(config, height, width):
-        record: dict[str, Any] = {
-            "op": part.op,
-            "implementation": part.implementation,
-            "shape": list(part.shape),
-        }
-        try:
-            operands = jax.jit(part.operands)(jax.random.key(0))
-            seconds = 1e-3 * _milliseconds(jax.jit(part.function), operands)
-        except (ValueError, NotImplementedError, RuntimeError) as error:
-            yield record | {"failure": f"{type(error).__name__}: {str(error)[:300]}"}
-            continue
-        record["median_us"] = 1e6 * seconds
-        if part.flops:
-            record["tflops"] = part.flops / seconds / 1e12
-        if part.bytes:
-            record["tbps"] = part.bytes / seconds / 1e12
-        yield record

@@ -144,10 +144,16 @@ class Network(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """Latents to pixels, one latent frame at a time."""
+    """Latents to pixels, one latent frame at a time.
+
+    Raises:
+      NotImplementedError: for Wan 2.2.
+    """
 
     def __init__(self, config: WanVAEConfig):
         super().__init__()
+        if config.is_residual:
+            raise NotImplementedError("this decoder is Wan 2.1's: needs diffusers")
         self.post_quant_conv = nn.Conv3d(config.z_dim, config.z_dim, 1)
         self.decoder = Network(config)
 

@@ -3,6 +3,7 @@
 Records are empty where PyTorch or a GPU is missing.
 """
 
+import importlib
 import importlib.util
 import statistics
 import time
@@ -10,13 +11,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from sixbit_jax.vae.wan_config import WanVAEConfig
+from benchmarks.vae.subjects import Subject, shape_of
 
 _VARIANTS = ("eager", "channels_last_3d", "torch.compile")
 
 
 def time_peers(
-    config: WanVAEConfig, size: tuple[int, int, int], repeats: int
+    subject: Subject, config: Any, size: tuple[int, int, int], repeats: int
 ) -> Iterator[dict[str, Any]]:
     """Decodes a video of `size` latents in bf16: seconds and peak memory."""
     if importlib.util.find_spec("torch") is None:
@@ -26,15 +27,15 @@ def time_peers(
     if not torch.cuda.is_available():
         return
     torch.set_grad_enabled(False)
-    # The step of one frame differs from the first two; all three are compiled.
+    # Wan's step of one frame differs from the first two; all three are compiled.
     torch._dynamo.config.cache_size_limit = 64
     with torch.device("cuda"):
         try:
-            source, model, decode = build(torch, config, torch.bfloat16)
+            source, model, decode = build(subject, config, torch.bfloat16)
         except NotImplementedError as error:
             yield {"program": "PyTorch", "failure": str(error)}
             return
-        z = torch.randn((1, config.z_dim, *size), dtype=torch.bfloat16)
+        z = torch.randn((1, shape_of(config)[0], *size), dtype=torch.bfloat16)
     for variant in _VARIANTS:
         if variant == "channels_last_3d":
             # Not model.to(memory_format=...): it refuses the 2D convolutions' weights.
@@ -72,23 +73,19 @@ def _time(torch: Any, call: Callable, repeats: int) -> dict[str, Any]:
 
 
 def build(
-    torch: Any, config: WanVAEConfig, dtype: Any
+    subject: Subject, config: Any, dtype: Any
 ) -> tuple[str, Any, Callable[[Any], Any]]:
     """The network of random weights: who wrote it, the model, z -> pixels.
 
     Raises:
-      NotImplementedError: without diffusers, for Wan 2.2.
+      NotImplementedError: without diffusers, for what is not written here.
     """
     if importlib.util.find_spec("diffusers") is not None:
-        from diffusers import (  # pyrefly: ignore[missing-import]
-            AutoencoderKLWan as Peer,
-        )
+        import diffusers  # pyrefly: ignore[missing-import]
 
-        model = Peer(**config.to_dict()).to(dtype).eval()
+        peer = getattr(diffusers, subject.class_name)
+        model = peer(**config.to_dict()).to(dtype).eval()
         return "diffusers", model, lambda z: model.decode(z).sample
-    if config.is_residual:
-        raise NotImplementedError("the plain decoder is Wan 2.1's: needs diffusers")
-    from benchmarks.vae_wan_plain import PlainDecoder
-
-    plain = PlainDecoder(config).to(dtype).eval()
-    return "PyTorch", plain, plain.decode
+    plain = importlib.import_module(subject.peer or "").PlainDecoder(config)
+    model = plain.to(dtype).eval()
+    return "PyTorch", model, model.decode

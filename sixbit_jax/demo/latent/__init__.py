@@ -1,0 +1,1 @@
+"""The whole small pipeline: its world, captions, tokenizer, and how it is trained."""

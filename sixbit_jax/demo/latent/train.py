@@ -1,0 +1,371 @@
+"""`python -m sixbit_jax.demo.latent.train`: trains transformer and text encoder.
+
+Stages, each with its share of the time: captions alone; the first frame of latents
+(what there is, and where); the first three; whole videos. A causal autoencoder makes
+the first latents of a video from its first frames alone, so that every stage is a part
+of the next.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int, Key
+
+from sixbit_jax.demo.latent import captions, loop, parts, render, tokens, vae, world
+from sixbit_jax.demo.recipe import sample_timesteps
+from sixbit_jax.demo.train import results_header
+
+CAPTIONS_EACH = 4
+# Weight of the question about what every latent pixel shows, against the velocity.
+SIGN_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the run.
+
+    Attributes:
+      name: in the records.
+      frames: latent frames of a video.
+      batch: videos per step.
+      share: of the time for training.
+      count: steps per call.
+    """
+
+    name: str
+    frames: int
+    batch: int
+    share: float
+    count: int
+
+
+STAGES = (
+    Stage("frame", 1, 256, 0.22, 10),
+    Stage("beginning", 3, 128, 0.28, 10),
+    Stage("video", parts.LATENT_FRAMES, 64, 0.50, 10),
+)
+
+
+def loss(
+    graphs: dict[str, Any],
+    stage: Stage,
+    dtype: str,
+    params: Any,
+    data: Any,
+    key: Key[Array, ""],
+) -> tuple[Array, dict[str, Array]]:
+    """Velocity of noisy latents, and what every latent pixel shows, of one batch."""
+    scheduler, recipe = parts.TRANSFORMER.scheduler(), parts.TRANSFORMER.recipe
+    keys = jax.random.split(key, 5)
+    chosen = jax.random.randint(keys[0], (stage.batch,), 0, data["rows"].shape[0])
+    which = jax.random.randint(keys[1], (stage.batch,), 0, CAPTIONS_EACH)
+    ids = data["ids"][chosen, which].astype(jnp.int32)
+    dropped = jax.random.bernoulli(keys[2], recipe.caption_dropout, (stage.batch,))
+    empty = jnp.zeros(ids.shape[1], jnp.int32).at[0].set(1)
+    ids = jnp.where(dropped[:, None], empty, ids)
+    clean = data["latents"][chosen, : stage.frames].astype(jnp.float32)
+    noise = jax.random.normal(keys[3], clean.shape)
+    timestep = sample_timesteps(
+        keys[4], replace(recipe, batch=stage.batch), scheduler.num_train_timesteps
+    )
+    kind = jnp.dtype(dtype)
+    cast = jax.tree.map(lambda x: x.astype(kind), params)
+    text = nnx.merge(graphs["text"], cast["text"])(ids, dtype=kind)
+    made, middle = parts.forward(
+        graphs["transformer"],
+        cast["transformer"],
+        scheduler.add_noise(clean, noise, timestep).astype(kind),
+        text,
+        timestep,
+    )
+    target = scheduler.velocity(clean, noise, timestep)
+    velocity = jnp.square(made.astype(jnp.float32) - target).mean()
+    signs = _signs(data["rows"][chosen], data["cover"][chosen, : stage.frames])
+    read = middle.astype(jnp.float32) @ params["heads"]["signs"]
+    known = (~dropped)[:, None, None]
+    asked = (jnp.square(read - signs) * known).mean()
+    named = {"velocity": velocity, "signs": asked}
+    named["high_noise"] = _mean_where(
+        jnp.square(made.astype(jnp.float32) - target).mean((1, 2, 3, 4)),
+        timestep >= 800,
+    )
+    return velocity + SIGN_WEIGHT * asked, named
+
+
+def _mean_where(values: Array, chosen: Array) -> Array:
+    return (values * chosen).sum() / jnp.maximum(chosen.sum(), 1)
+
+
+def _signs(rows: Int[Array, "batch 8"], cover: Array) -> Array:
+    """What every latent pixel is to say, [batch, tokens, SIGNS]."""
+    one = world.from_rows(rows)
+    cover = cover.astype(jnp.float32) / 255
+    count = len(world.SHAPES), len(world.COLOUR_NAMES)
+    kinds = [
+        jnp.concatenate(
+            [jax.nn.one_hot(shape, count[0]), jax.nn.one_hot(colour, count[1])], -1
+        )
+        for shape, colour in (
+            (one.shape, one.colour),
+            (one.other_shape, one.other_colour),
+        )
+    ]
+    flat = cover.reshape(cover.shape[0], -1, 2)
+    shown = sum(flat[..., i, None] * kinds[i][:, None] for i in range(2))
+    # Factors: most pixels show the wall.
+    return jnp.concatenate([2 * shown, 2 * flat], -1)
+
+
+def covered(scene: render.Scene, attributes: world.Attributes) -> Array:
+    """How much of every latent pixel each object covers, uint8 [b, f, h, w, 2].
+
+    Args:
+      scene: of whole videos.
+      attributes: of them.
+    """
+    # The middle of the frames that a latent frame stands for.
+    times = np.maximum(4 * np.arange(parts.LATENT_FRAMES) - 2, 0)
+    side = 2 * parts.LATENT
+    grid = (jnp.arange(side) + 0.5) * (world.SIZE / side) - world.SIZE / 2
+    camera = scene.camera[:, times]
+    x = grid[None, None, None, :] / camera[..., 1, None, None]
+    x = x + camera[..., 0, None, None]
+    y = grid[None, None, :, None] / camera[..., 1, None, None]
+    maps = []
+    for index, shape in enumerate((attributes.shape, attributes.other_shape)):
+        centre, radius = scene.centre[:, times, index], scene.radius[:, times, index]
+        u = (x - centre[..., 0, None, None]) / radius[..., None, None]
+        v = (y - centre[..., 1, None, None]) / radius[..., None, None]
+        kinds = [render.distance(kind, u, v) for kind in range(len(world.SHAPES))]
+        chosen = [(shape == i)[:, None, None, None] for i in range(len(kinds))]
+        inside = jax.nn.sigmoid(-6 * jnp.select(chosen, kinds))
+        b, f = inside.shape[:2]
+        halves = inside.reshape(b, f, parts.LATENT, 2, parts.LATENT, 2)
+        maps.append(halves.mean((3, 5)))
+    return jnp.round(255 * jnp.stack(maps, -1)).astype(jnp.uint8)
+
+
+def make_data(
+    graph: Any, params: Any, scale: float, *, videos: int, batch: int, seed: int
+) -> dict[str, Any]:
+    """Rendered and encoded videos with captions, on the device; none is held out.
+
+    Args:
+      graph: of the autoencoder.
+      params: its weights, float32.
+      scale: factor of its latents for the transformer.
+      videos: how many, a multiple of `batch`.
+      batch: encoded at a time.
+      seed: of everything.
+    """
+    generator = np.random.default_rng(seed)
+    known = world.combinations()
+    known = known[~world.is_held_out(known)]
+    rows = known[generator.integers(len(known), size=videos)]
+
+    @jax.jit
+    def encoded(params: Any, key: Key[Array, ""], rows: Array) -> tuple[Array, Array]:
+        kind = jnp.bfloat16
+        model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(kind), params))
+        attributes = world.from_rows(rows)
+        scene = render.sample_scenes(key, attributes)
+        video = render.render(attributes, scene)
+        mean, _ = vae.encode(model, video.astype(kind))
+        latents = jnp.moveaxis(scale * mean, -1, 2).astype(kind)
+        return latents, covered(scene, attributes)
+
+    base = jax.random.key(seed)
+    found = [
+        encoded(params, jax.random.fold_in(base, i), rows[i * batch : (i + 1) * batch])
+        for i in range(videos // batch)
+    ]
+    texts = captions.captions(np.repeat(rows, CAPTIONS_EACH, axis=0), seed=seed)
+    ids = tokens.encode(texts).reshape(videos, CAPTIONS_EACH, -1)
+    return {
+        "rows": jnp.asarray(rows),
+        "ids": jnp.asarray(ids.astype(np.uint8)),
+        "latents": jnp.concatenate([f[0] for f in found]),
+        "cover": jnp.concatenate([f[1] for f in found]),
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sixbit_jax.demo.latent.train",
+        description="Train the transformer and the text encoder on latents; write "
+        "weights-*.npy (averages, bfloat16), train.json and samples.png.",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="directory to write")
+    parser.add_argument("--vae", type=Path, required=True, help="its weights and test")
+    parser.add_argument("--seconds", type=float, default=400.0, help="of everything")
+    parser.add_argument("--videos", type=int, default=24_576)
+    parser.add_argument("--encode-batch", type=int, default=64)
+    parser.add_argument("--init", type=Path, help="folder of weights to continue from")
+    parser.add_argument(
+        "--only-video", action="store_true", help="whole videos from the beginning"
+    )
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--scale-batches", type=float, default=1.0)
+    parser.add_argument("--count", type=int, default=10, help="steps per call")
+    parser.add_argument("--word-seconds", type=float, default=15.0)
+    parser.add_argument("--captions", type=int, default=128, help="of the evaluation")
+    parser.add_argument("--evaluation-batch", type=int, default=32)
+    parser.add_argument("--num-steps", type=int, default=30, help="of its samples")
+    parser.add_argument("--commit", help="recorded where there is no git repository")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, evaluate and write; see `--help`."""
+    start = time.perf_counter()
+    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    places = {str(p) for p in (options.out, options.init, options.vae) if p}
+    shown = [Path(word).name if word in places else word for word in given]
+    command = ["python", "-m", "sixbit_jax.demo.latent.train", *shown]
+    header = results_header(command, options.commit)
+    graphs, params = parts.new_params(options.seed)
+    if options.init is not None:
+        params = loop.load_weights(options.init, params)
+    settings = loop.Settings(learning_rate=options.learning_rate)
+    run = loop.Run(loop.init(params, settings))
+    sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
+    run.records.append({"kind": "training", "parameters": sizes, **asdict(settings)})
+    print(json.dumps({**header, **run.records[0]}), flush=True)
+    model = vae.new()
+    vae_graph, like = nnx.split(model)
+    vae_params = loop.load_weights(options.vae, like)
+    scale = scale_of(options.vae)
+    data = make_data(
+        vae_graph,
+        vae_params,
+        scale,
+        videos=options.videos,
+        batch=options.encode_batch,
+        seed=options.seed,
+    )
+    jax.block_until_ready(data)
+    made = time.perf_counter() - start
+    std = float(jnp.std(data["latents"].astype(jnp.float32)))
+    run.records.append(
+        {"kind": "data", "videos": options.videos, "seconds": round(made, 1)}
+        | {"latent_std": round(std, 4), "scaling_factor": scale}
+    )
+    print(json.dumps(run.records[-1]), flush=True)
+    try:
+        _stages(run, graphs, settings, data, options, start)
+    finally:
+        loop.save_weights(options.out, run.state.average)
+        _write(options.out, header, run.records)
+    # Only here: it needs the sampler and the scorer.
+    from sixbit_jax.demo.latent.evaluate import evaluate
+
+    del data
+    found = evaluate(
+        graphs,
+        run.state.average,
+        (vae_graph, vae_params, scale),
+        count=options.captions,
+        batch=options.evaluation_batch,
+        num_steps=options.num_steps,
+        dtype=options.dtype,
+        sheet=options.out / "samples.png",
+    )
+    run.records.append({"kind": "evaluation", **found})
+    print(json.dumps(run.records[-1]), flush=True)
+    _write(options.out, header, run.records)
+
+
+def scale_of(folder: Path) -> float:
+    """The scaling factor that the autoencoder's test measured."""
+    records = json.loads((folder / "train_vae.json").read_text())["records"]
+    (test,) = [record for record in records if record["kind"] == "test"]
+    return float(test["scaling_factor"])
+
+
+def _stages(
+    run: loop.Run,
+    graphs: dict[str, Any],
+    settings: loop.Settings,
+    data: Any,
+    options: argparse.Namespace,
+    start: float,
+) -> None:
+    """All stages, compiled side by side while the first ones run."""
+    stages = [
+        Stage(
+            s.name, s.frames, max(1, int(s.batch * options.scale_batches)), s.share, n
+        )
+        for s, n in ((s, min(s.count, options.count)) for s in STAGES)
+    ]
+    if options.only_video:
+        last = stages[-1]
+        stages = [Stage(last.name, last.frames, last.batch, 1.0, last.count)]
+    place = jax.ShapeDtypeStruct((2,), jnp.float32)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (run.state, data)
+    )
+
+    def compiled(stage: Stage) -> Any:
+        steps = loop.make_steps(
+            partial(loss, graphs, stage, options.dtype),
+            settings,
+            count=stage.count,
+            seed=options.seed + 1,
+        )
+        return steps.lower(*shapes, place).compile()
+
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(compiled, stage) for stage in stages]
+        if not options.only_video and options.init is None:
+            words = loop.make_steps(
+                partial(parts.word_loss, graphs["text"], batch=256),
+                settings,
+                count=options.count,
+                seed=options.seed,
+            )
+            labels = {"stage": "words"}
+            seconds = options.word_seconds
+            loop.run_for(
+                run, words, data, seconds=seconds, count=options.count, labels=labels
+            )
+            # Moments and average of what is trained next begin anew.
+            run.state = loop.init(run.state.params, settings)
+        done = 0.0
+        for stage, future in zip(stages, waiting, strict=True):
+            steps = future.result()
+            left = options.seconds - (time.perf_counter() - start)
+            rest = sum(s.share for s in stages) - done
+            loop.run_for(
+                run,
+                steps,
+                data,
+                seconds=max(left * stage.share / rest, 0.0),
+                count=stage.count,
+                span=(done, done + stage.share),
+                labels={"stage": stage.name, "batch": stage.batch},
+            )
+            done += stage.share
+
+
+def _write(folder: Path, header: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    text = json.dumps({**header, "records": records}, indent=1)
+    (folder / "train.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

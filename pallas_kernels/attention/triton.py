@@ -35,16 +35,16 @@ class Tile(NamedTuple):
 # `python -m benchmarks.kernels.triton_tune`; the others have not been timed by us.
 TILES = {
     DeviceClass.AMPERE: {
-        (64, False): Tile(128, 64, 4, 3),
-        (64, True): Tile(128, 64, 4, 3),
-        (128, False): Tile(128, 64, 8, 3),
-        (128, True): Tile(128, 64, 8, 3),
+        (64, False): Tile(128, 64, 8, 3),
+        (64, True): Tile(128, 64, 8, 3),
+        (128, False): Tile(128, 32, 8, 3),
+        (128, True): Tile(128, 32, 8, 3),
     },
     DeviceClass.SMALL: {
-        (64, False): Tile(128, 64, 4, 2),
-        (64, True): Tile(128, 64, 4, 2),
-        (128, False): Tile(64, 64, 4, 2),
-        (128, True): Tile(128, 64, 8, 2),
+        (64, False): Tile(128, 64, 8, 2),
+        (64, True): Tile(128, 64, 8, 2),
+        (128, False): Tile(128, 32, 8, 3),
+        (128, True): Tile(128, 32, 8, 3),
     },
     DeviceClass.HOPPER: {
         (64, False): Tile(128, 128, 8, 2),

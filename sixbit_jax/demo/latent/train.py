@@ -307,9 +307,7 @@ def _stages(
 ) -> None:
     """All stages, compiled side by side while the first ones run."""
     stages = [
-        Stage(
-            s.name, s.frames, max(1, int(s.batch * options.scale_batches)), s.share, n
-        )
+        Stage(s.name, s.frames, max(1, int(s.batch * options.scale_batches)), s.share, n)
         for s, n in ((s, min(s.count, options.count)) for s in STAGES)
     ]
     if options.only_video:

@@ -218,6 +218,11 @@ class Study:
         for (kind, program, params, _), run in zip(lowered, compiled, strict=True):
             self._compiled[kind] = (program, params, run)
 
+    def compiled(self, kind: Kind) -> Any:
+        """The compiled program of a kind; several kinds may share one."""
+        self.compile([kind])
+        return self._compiled[kind][2]
+
     def _zeros(self) -> np.ndarray:
         return np.zeros((self.options.batch, *self.latent_shape), np.float32)
 

@@ -143,6 +143,26 @@ def calibrate(
     Raises:
       ValueError: for inputs that do not fit, fewer than two steps, or targets that
         cannot be reached.
+
+    >>> import numpy as np
+    >>> import sixbit_jax
+    >>> from sixbit_jax.calibration import CalibrationOptions, CalibrationRuns
+    >>> from sixbit_jax.calibration import calibrate
+    >>> from flax import nnx
+    >>> config = sixbit_jax.CogVideoXConfig(
+    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
+    ...     text_embed_dim=32, time_embed_dim=64,
+    ...     sample_width=8, sample_height=8, sample_frames=9,
+    ... )
+    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> runs = CalibrationRuns(
+    ...     sixbit_jax.quantize(model), sixbit_jax.CogVideoXDDIM(),
+    ...     embeds=np.zeros((1, 6, 32), np.float32), negative=None,
+    ...     latent_shape=(3, 4, 8, 8), num_steps=4, guidance=sixbit_jax.Guidance(1.0),
+    ... )
+    >>> found = calibrate(runs, CalibrationOptions(bits=6.0, skips=0.0))
+    >>> found.policy.threshold is not None, found.policy.tau
+    (True, None)
     """
     options = CalibrationOptions() if options is None else options
     if runs.num_steps < 2:

@@ -90,6 +90,19 @@ def summarize(path: str | os.PathLike) -> Summary:
       CheckpointError: if it is not a checkpoint directory, or items are missing or
         truncated; lists all of them.
       ValueError: if no port of its model class exists.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.checkpoint.summary import summarize
+    >>> from flax import nnx
+    >>> config = sixbit_jax.CogVideoXConfig(
+    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
+    ...     text_embed_dim=32, time_embed_dim=64,
+    ...     sample_width=8, sample_height=8, sample_frames=9,
+    ... )
+    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> _ = sixbit_jax.save(model, "toy")
+    >>> summarize("toy").num_parameters
+    634768
     """
     header = read_header(path)
     check_sizes(Path(path), header)

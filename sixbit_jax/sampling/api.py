@@ -1,6 +1,6 @@
 """`sample`: the public entry to the sampler; checks, then runs the compiled program."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from sixbit_jax.policies import Policy
 from sixbit_jax.sampling import checks, watch
 from sixbit_jax.sampling.grid import block_grid, is_quantized
 from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.mesh import compiler_options
 from sixbit_jax.sampling.option_names import refuse
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
 from sixbit_jax.sampling.prepare import Prepared, prepare
@@ -20,6 +21,21 @@ from sixbit_jax.sampling.trace import SampleResult
 
 run_jitted = partial(jax.jit, static_argnums=(0, 1))(run_program)
 """`run_program` compiled once per (program, model structure, shapes)."""
+
+
+@cache
+def _run_with(options: tuple[tuple[str, Any], ...]) -> Any:
+    """`run_jitted` under other options of the compiler."""
+    compiled = partial(jax.jit, static_argnums=(0, 1), compiler_options=dict(options))
+    return compiled(run_program)
+
+
+def run_prepared(prepared: Prepared) -> SampleResult:
+    """Runs the program on its device or mesh, compiled as it is best for those."""
+    options = compiler_options(prepared.program.mesh)
+    if options is None:
+        return run_jitted(*prepared)
+    return _run_with(tuple(options.items()))(*prepared)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -86,6 +102,25 @@ def sample(
       TypeError: for an unknown option; names the one that was meant.
       ValueError: for inputs that do not fit; lists all of them.
       Interrupted: a `KeyboardInterrupt` that holds what was finished.
+
+    >>> import jax.numpy as jnp
+    >>> import sixbit_jax
+    >>> from flax import nnx
+    >>> config = sixbit_jax.CogVideoXConfig(
+    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
+    ...     text_embed_dim=32, time_embed_dim=64,
+    ...     sample_width=8, sample_height=8, sample_frames=9,
+    ... )
+    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> result = sixbit_jax.sample(
+    ...     model, sixbit_jax.CogVideoXDDIM(), jnp.zeros((1, 6, 32)),
+    ...     latent_shape=(3, 4, 8, 8), num_steps=4, guidance=1.0,
+    ...     policy=sixbit_jax.chain(sixbit_jax.tdc(100.0)),
+    ... )
+    >>> result.latents.shape
+    (1, 3, 4, 8, 8)
+    >>> result.trace.skip[:, 0].tolist()  # of each step and block
+    [[False, False], [False, False], [True, True], [False, False]]
     """
     if unknown:
         refuse(unknown)
@@ -106,7 +141,7 @@ def sample(
     )
     traced = any(map(checks.is_traced, jax.tree.leaves(prepared[2:])))
     if prepared.inputs.watcher is None or traced:
-        return run_jitted(*prepared)
+        return run_prepared(prepared)
     return _watched(prepared)
 
 
@@ -116,7 +151,7 @@ def _watched(prepared: Prepared) -> SampleResult:
     watcher = watch.watcher_of(token)
     try:
         with watcher.catching_interrupts():
-            result = jax.block_until_ready(run_jitted(*prepared))
+            result = jax.block_until_ready(run_prepared(prepared))
     finally:
         watch.forget(token)
     done = int(result.steps_done)

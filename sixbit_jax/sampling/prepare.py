@@ -9,15 +9,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from sixbit_jax import meshes
 from sixbit_jax.models.network import Description
 from sixbit_jax.nn.axes import NO_AXES
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import Policy, chain
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling import checks, delta_cache, watch
-from sixbit_jax.sampling import mesh as meshes
 from sixbit_jax.sampling.grid import block_grid, cache_layout, policy_states
 from sixbit_jax.sampling.guidance import dynamic_guidance_scale
+from sixbit_jax.sampling.mesh import placed_for, split_problems, spread_problems
 from sixbit_jax.sampling.noise import draw, run_keys
 from sixbit_jax.sampling.option_names import refuse
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
@@ -346,6 +347,22 @@ def prepare(
     Raises:
       TypeError: for an unknown option; names the one that was meant.
       ValueError: for inputs that do not fit; lists all of them.
+
+    >>> import jax.numpy as jnp
+    >>> import sixbit_jax
+    >>> from flax import nnx
+    >>> config = sixbit_jax.CogVideoXConfig(
+    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
+    ...     text_embed_dim=32, time_embed_dim=64,
+    ...     sample_width=8, sample_height=8, sample_frames=9,
+    ... )
+    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> prepared = sixbit_jax.prepare(
+    ...     model, sixbit_jax.CogVideoXDDIM(), jnp.zeros((1, 6, 32)),
+    ...     latent_shape=(3, 4, 8, 8), num_steps=4, guidance=1.0,
+    ... )
+    >>> prepared.inputs.noise.shape
+    (1, 3, 4, 8, 8)
     """
     if unknown:
         refuse(unknown)
@@ -366,6 +383,8 @@ def prepare(
         mesh,
     )
     problems = _problems(call, model, scheduler, seed, record_errors)
+    if mesh is None and call.execution.kernels:
+        problems += spread_problems(model, prompt, conditions, noise)
     if problems:
         raise ValueError("sample:\n  " + "\n  ".join(problems))
     low, switch = call.conditions.low_noise, None
@@ -390,10 +409,10 @@ def prepare(
     grid = block_grid(model, call.num_steps)
     inputs = _inputs(call, scheduler, seed, switch, grid, token)
     if program.mesh is not None:
-        wrong = meshes.split_problems(params, program.site.axes)
+        wrong = split_problems(params, program.site.axes)
         if wrong:
             raise ValueError("sample:\n  " + "\n  ".join(wrong))
-        params, inputs = meshes.placed_for(program, params, inputs)
+        params, inputs = placed_for(program, params, inputs)
     return Prepared(program, graph, params, inputs)
 
 

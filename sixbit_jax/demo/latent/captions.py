@@ -119,9 +119,7 @@ def caption(row: Sequence[int] | np.ndarray, generator: np.random.Generator) -> 
             f"{one(_SIZES)} {one(_COLOURS[colour])} {one(_SHAPES[shape])}"
         )
 
-    wall = _with_article(
-        f"{one(_TONES[tone])} {one(_TEXTURES[texture])} {one(_WALLS)}"
-    )
+    wall = _with_article(f"{one(_TONES[tone])} {one(_TEXTURES[texture])} {one(_WALLS)}")
     sentence = one(_SENTENCES).format(
         a=thing(colour, shape),
         m=one(_MOTIONS[motion]),
@@ -142,9 +140,7 @@ def _with_article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
-def captions(
-    rows: Int[np.ndarray, "captions 8"], *, seed: int
-) -> list[str]:
+def captions(rows: Int[np.ndarray, "captions 8"], *, seed: int) -> list[str]:
     """One caption per attribute vector, always the same ones for a seed."""
     generator = np.random.default_rng(seed)
     return [caption(row, generator) for row in rows]

@@ -110,6 +110,10 @@ class UniPC(FlowSchedule):
       solver_order: p, 1 to 3.
       solver_type: B(h) is e^-h - 1 ("bh2") or -h ("bh1").
       disable_corrector: steps after which the sample is not corrected.
+
+    >>> from sixbit_jax import UniPC
+    >>> UniPC(flow_shift=3.0).timesteps(4).tolist()
+    [999, 900, 750, 500]
     """
 
     flow_shift: float = 3.0

@@ -217,8 +217,8 @@ def _others() -> Iterator[Check]:
             return norm_rope(part, implementation=implementation)
 
         def quantized(implementation, q, k, weight, factor):
-            parts = (heads_of(x, weight, factor) for x in (q, k))
-            made = norm_rope_qkv(*parts, q, implementation=implementation)
+            queries, keys = (heads_of(x, weight, factor) for x in (q, k))
+            made = norm_rope_qkv(queries, keys, q, implementation=implementation)
             return made.dequantize()
 
         errors = []

@@ -3,8 +3,8 @@
     python -m benchmarks.kernels.triton_kernels --out FILE [--only PART,...]
 
 Parts run in processes of their own, that compile side by side and use the device in
-turn. `check-...` are correctness; `tune-...` time candidates of tiles, the best of which
-belong into the tables of the ops' `triton.py`.
+turn. `check-...` are correctness; `tune-...` time candidates of tiles, the best of
+which belong into the tables of the ops' `triton.py`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,8 @@ def _rows(tune: bool) -> Iterator[Case]:
             continue
         if case.implementation == "mosaic_gpu":
             yield case
-            run = functools.partial(case.function.func, *case.function.args[:2])
+            given: Any = case.function
+            run = functools.partial(given.func, *given.args[:2])
             yield _as_triton(case, functools.partial(run, "triton"))
     yield from _expansions(_ROW_SHAPES[:6] if tune else (None,))
 
@@ -172,10 +173,12 @@ def _row_function(case: Case, shape: RowShape | None):
         return functools.partial(elementwise.run_int8, module, case.note)
     if case.op == "quantize_nvfp4":
         module = _bound(nvfp4_triton, "quantize_nvfp4", shape=shape)
-        scale = case.function.args[2]
+        given: Any = case.function
+        scale = given.args[2]
         return functools.partial(elementwise.run_nvfp4, module, case.note, scale)
     module = _bound(stats_triton, "block_stats", shape=shape)
-    return functools.partial(elementwise.run_stats, module, case.note)
+    cache_format: Any = case.note
+    return functools.partial(elementwise.run_stats, module, cache_format)
 
 
 def _stored(n: int, k: int, seed) -> tuple:
@@ -270,8 +273,6 @@ def _work(part: str) -> Iterator[dict]:
         wait_for_turn(part)
         yield from run_checks(part.removeprefix("check-"))
         return
-    if "attention" in part:
-        harness.REPEATS = 5
     yield from harness.run_all(cases(part), lambda: wait_for_turn(part))
 
 

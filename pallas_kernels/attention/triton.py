@@ -77,8 +77,6 @@ def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
             f"the Triton attention kernel needs tokens, found q {q.shape} and k "
             f"{k.shape}"
         )
-
-
     if max(q.shape[1], k.shape[1]) * math.prod(q.shape[2:]) >= 2**31:
         raise NotImplementedError(
             "the Triton attention kernel counts the numbers of one batch entry in 31 "

@@ -131,7 +131,8 @@ class Attending:
         self,
         slot: jax.Array | int,
         carry: _Carry,
-        exponents: Callable[[jax.Array], jax.Array],
+        exponents: Callable[[jax.Array, list], jax.Array],
+        tables: Callable[[], list],
         width: int,
         block: jax.Array | None = None,
     ) -> _Carry:
@@ -140,13 +141,15 @@ class Attending:
         Args:
             slot: of the block.
             carry: of the block before.
-            exponents: of the block's scores.
+            exponents: of the block's scores, and of what `tables` read.
+            tables: reads shared memory.
             width: keys of the block.
             block: its number, where what it adds is measured.
         """
         memory, stages = self._memory, self._tile.stages
         p, reference, totals = carry
         previous = (slot + stages - 1) % stages
+        early = tables() if self._tile.read == "before" else []
         plgpu.barrier_wait(memory["k_full"].at[slot])
         self._take_turn()
 
@@ -154,12 +157,19 @@ class Attending:
             plgpu.wgmma(scores_ref, self._q, self._part("k", slot, width).T)
             self._add_values(previous, p)
             self._end_turn()
-            return plgpu.wgmma_accumulator_load(scores_ref, wait_n=1)
+            # Read while the products run: that hides the latency of shared memory.
+            given = tables() if self._tile.read == "during" else []
+            return plgpu.wgmma_accumulator_load(scores_ref, wait_n=1), given
 
         accumulator = plgpu.ACC((ROWS, width), self._scores_type)
-        scores = lax.optimization_barrier(pl.run_scoped(products, accumulator))
+        scores, given = pl.run_scoped(products, accumulator)
+        if self._tile.read == "before":
+            given = early
+        scores = lax.optimization_barrier(scores)
         plgpu.barrier_arrive(memory["k_empty"].at[slot])
-        x = exponents(scores)
+        if self._tile.read == "after":
+            given = tables()
+        x = exponents(scores, given)
         alpha = None
         if self._tile.online:
             following = jnp.maximum(reference, x.max(axis=1))
@@ -187,24 +197,29 @@ class Attending:
     ) -> _Carry:
         """A block of keys, `masked` if it may be the last one."""
         slot = self._work.slot(step) if slot is None else slot
-        block = self._work.block(step)
-        # Read before the products: their latency hides that of shared memory.
-        scales = self._exponents.scales(block)
-        visible = self._visible(block, masked)
+        visible = None
+        if masked:
+            visible = self._visible(self._work.block(step), masked)
 
-        def exponents(scores):
+        def exponents(scores, scales):
             return self._exponents.of_keys(scores, scales, visible)
 
-        measured = block if "rises" in self._memory else None
-        return self._next(slot, carry, exponents, self._tile.block_kv, measured)
+        def scales():
+            if not self._problem.quantized:
+                return []
+            return self._exponents.scales(self._work.block(step))
+
+        measured = self._work.block(step) if "rises" in self._memory else None
+        size = self._tile.block_kv
+        return self._next(slot, carry, exponents, scales, size, measured)
 
     def _proxies(self, step, carry: _Carry, *, first, width: int) -> _Carry:
         """A group of proxies; `first` is the step of the first group."""
 
-        def exponents(scores):
+        def exponents(scores, _):
             return self._exponents.of_proxies(scores, step - first)
 
-        return self._next(self._work.slot(step), carry, exponents, width)
+        return self._next(self._work.slot(step), carry, exponents, list, width)
 
     def _counted(self) -> tuple[_Carry, jax.Array]:
         problem = self._problem

@@ -37,6 +37,7 @@ class Tile:
     warpgroups: int = 2
     turns: bool = True
     online: bool = False
+    read: str = "during"
 
     @property
     def block_rows(self) -> int:

@@ -131,8 +131,7 @@ class Attending:
         self,
         slot: jax.Array | int,
         carry: _Carry,
-        exponents: Callable[[jax.Array, list], jax.Array],
-        tables: Callable[[], list],
+        exponents: Callable[[jax.Array], jax.Array],
         width: int,
         block: jax.Array | None = None,
     ) -> _Carry:
@@ -141,15 +140,14 @@ class Attending:
         Args:
             slot: of the block.
             carry: of the block before.
-            exponents: of the block's scores, and of what `tables` read.
-            tables: reads shared memory.
+            exponents: of the block's scores; what it reads of shared memory it reads
+                after the products: before them, it would hold them up.
             width: keys of the block.
             block: its number, where what it adds is measured.
         """
         memory, stages = self._memory, self._tile.stages
         p, reference, totals = carry
         previous = (slot + stages - 1) % stages
-        early = tables() if self._tile.read == "before" else []
         plgpu.barrier_wait(memory["k_full"].at[slot])
         self._take_turn()
 
@@ -157,19 +155,12 @@ class Attending:
             plgpu.wgmma(scores_ref, self._q, self._part("k", slot, width).T)
             self._add_values(previous, p)
             self._end_turn()
-            # Read while the products run: that hides the latency of shared memory.
-            given = tables() if self._tile.read == "during" else []
-            return plgpu.wgmma_accumulator_load(scores_ref, wait_n=1), given
+            return plgpu.wgmma_accumulator_load(scores_ref, wait_n=1)
 
         accumulator = plgpu.ACC((ROWS, width), self._scores_type)
-        scores, given = pl.run_scoped(products, accumulator)
-        if self._tile.read == "before":
-            given = early
-        scores = lax.optimization_barrier(scores)
+        scores = lax.optimization_barrier(pl.run_scoped(products, accumulator))
         plgpu.barrier_arrive(memory["k_empty"].at[slot])
-        if self._tile.read == "after":
-            given = tables()
-        x = exponents(scores, given)
+        x = exponents(scores)
         alpha = None
         if self._tile.online:
             following = jnp.maximum(reference, x.max(axis=1))
@@ -201,25 +192,22 @@ class Attending:
         if masked:
             visible = self._visible(self._work.block(step), masked)
 
-        def exponents(scores, scales):
+        def exponents(scores):
+            scales = []
+            if self._problem.quantized:
+                scales = self._exponents.scales(self._work.block(step))
             return self._exponents.of_keys(scores, scales, visible)
 
-        def scales():
-            if not self._problem.quantized:
-                return []
-            return self._exponents.scales(self._work.block(step))
-
         measured = self._work.block(step) if "rises" in self._memory else None
-        size = self._tile.block_kv
-        return self._next(slot, carry, exponents, scales, size, measured)
+        return self._next(slot, carry, exponents, self._tile.block_kv, measured)
 
     def _proxies(self, step, carry: _Carry, *, first, width: int) -> _Carry:
         """A group of proxies; `first` is the step of the first group."""
 
-        def exponents(scores, _):
+        def exponents(scores):
             return self._exponents.of_proxies(scores, step - first)
 
-        return self._next(self._work.slot(step), carry, exponents, list, width)
+        return self._next(self._work.slot(step), carry, exponents, width)
 
     def _counted(self) -> tuple[_Carry, jax.Array]:
         problem = self._problem

@@ -37,7 +37,6 @@ class Tile:
     warpgroups: int = 2
     turns: bool = True
     online: bool = False
-    read: str = "during"
 
     @property
     def block_rows(self) -> int:

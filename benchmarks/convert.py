@@ -35,6 +35,7 @@ import numpy as np
 from convert.rules import RuleTable
 from convert.safetensors_file import SafetensorsWriter
 from convert.tables import table_for
+from sixbit_jax import components
 from sixbit_jax.checkpoint import parameter_shapes, summarize
 from sixbit_jax.checkpoint.pair import NETWORKS
 
@@ -93,7 +94,8 @@ RESULTS = Path(__file__).parent / "results"
 def source_shapes(config: dict, table: RuleTable) -> dict[str, tuple[int, ...]]:
     """Shapes by the checkpoint's keys."""
     shapes = {}
-    for path, shape in parameter_shapes(config["_class_name"], config).items():
+    name = components.class_name_of(config)
+    for path, shape in parameter_shapes(name, config).items():
         stack, _, leaf = path.partition(".")
         if stack not in table.stacks:
             shapes[table.source_of(path)[0]] = shape
@@ -110,10 +112,34 @@ def make_checkpoint(directory: Path, config: dict, model: Model) -> int:
     Returns:
       Bytes of its safetensors files.
     """
+    keys = source_shapes(config, table_for(config))
+    return write_shards(directory, config, keys, model.dtype, model.shards)
+
+
+def write_shards(
+    directory: Path,
+    config: dict,
+    keys: dict[str, tuple[int, ...]],
+    dtype: np.dtype,
+    shards: int,
+    *,
+    stem: str = "diffusion_pytorch_model",
+) -> int:
+    """Writes random tensors as shards with an index, one tensor at a time.
+
+    Args:
+      directory: to make.
+      config: its config.json.
+      keys: shapes by key.
+      dtype: of all tensors.
+      shards: number of files.
+      stem: how their names begin.
+
+    Returns:
+      Bytes of its safetensors files.
+    """
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(config))
-    keys = source_shapes(config, table_for(config))
-    shards, dtype = model.shards, model.dtype
     each = sum(int(np.prod(shape)) for shape in keys.values()) / shards
     parts: list[dict[str, tuple[int, ...]]] = [{} for _ in range(shards)]
     total = 0
@@ -123,7 +149,7 @@ def make_checkpoint(directory: Path, config: dict, model: Model) -> int:
     weight_map = {}
     random = np.random.default_rng(0)
     for number, part in enumerate(parts, 1):
-        name = f"diffusion_pytorch_model-{number:05}-of-{shards:05}.safetensors"
+        name = f"{stem}-{number:05}-of-{shards:05}.safetensors"
         layout = {key: (dtype, shape) for key, shape in part.items()}
         writer = SafetensorsWriter(directory / name, layout, {"format": "pt"})
         for key, shape in part.items():
@@ -136,8 +162,7 @@ def make_checkpoint(directory: Path, config: dict, model: Model) -> int:
         "metadata": {"total_size": dtype.itemsize * total},
         "weight_map": weight_map,
     }
-    name = "diffusion_pytorch_model.safetensors.index.json"
-    (directory / name).write_text(json.dumps(index))
+    (directory / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
     return sum(f.stat().st_size for f in directory.glob("*.safetensors"))
 
 

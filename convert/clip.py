@@ -67,6 +67,8 @@ def vision_table(config: CLIPVisionConfig, keys: Collection[str]) -> RuleTable:
         # What makes one vector of a picture; only rows of patches are read.
         rf"{start}post_layernorm\.(weight|bias)",
         r"visual_projection\.weight",
+        # Beside Wan's picture encoder (`original_clip`).
+        r"(textual\..*|log_scale|visual\.head)",
     ]
     skipped = range(config.num_run_layers, config.num_hidden_layers)
     if skipped:

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from convert import gguf_file, original_wan, safetensors_file, torch_file
+from convert import gguf_file, safetensors_file, torch_file
 from convert.all_in_one import network_alone
 from convert.errors import ConversionError
 from convert.kinds import component_of, refuse_others, refuse_stand_in
+from convert.layouts import by_diffusers
 from convert.listed import check_listed
 from convert.nvfp4_source import PackedSource, open_packed
 from convert.prefixes import strip_prefixes
-from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
 from convert.scaled_fp8 import read_scaled
 from convert.state_dicts import Chosen
@@ -77,8 +77,8 @@ def open_source(
       path: a diffusers root (its `transformer/` is taken), the directory of the
         network itself, or one file of weights with `config.json` next to it:
         `.safetensors`, what `torch.save` writes (`.bin`, `.pt`, `.pth`, `.ckpt`), or
-        `.gguf`. Wan may have the key names of its original repository, and needs no
-        config.json.
+        `.gguf`. Wan, its autoencoder and its encoders may have the key names of their
+        authors' repository, and need no config.json.
       dialect: of packed NVFP4 weights (`nvfp4_dialects.CHOICES`); "auto" is what the
         files say.
       reference: the same network unquantized, to check packed weights against.
@@ -92,64 +92,20 @@ def open_source(
         layout, an index or a header is damaged (lists all problems of the files), or
         packed weights do not fit their dialect.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ConversionError(f"source: expected a checkpoint, found nothing at {path}")
-    if not path.is_dir():
-        _check_weights([path])
-        if path.suffix not in _SUFFIXES:
-            raise ConversionError(
-                f"{path}: expected one of {', '.join(_SUFFIXES)}, found "
-                f"{path.suffix or 'no suffix'}"
-            )
-        directory, files = path.parent, {path: None}
-    else:
-        for first, second in PAIRS:
-            if (path / second).is_dir():
-                raise ConversionError(
-                    f"{path}: expected one network, found {first}/ and {second}/; name "
-                    "one of them, or convert both (convert_pair)"
-                )
-        inside = path / "transformer"
-        use_inside = inside.is_dir() and not is_there(path / "config.json")
-        directory = inside if use_inside else path
-        files = {}
-        for suffix in _SUFFIXES:
-            files = files or _indexed_files(directory, suffix)
-    if not files:
-        raise ConversionError(
-            f"{directory}: expected a diffusers directory with config.json and "
-            "*.safetensors, found neither safetensors nor an index, and no file of "
-            "torch.save"
-        )
+    directory, files = _find(Path(path))
     _check_weights(files)
     check_listed(directory)
     found, chosen = _index_all(directory, files, state_dict)
     alone, others = network_alone(found)
-    tensors = strip_prefixes(alone)
-    layout = foreign_layout(tensors)
-    if layout not in (None, "Wan"):
-        raise ConversionError(
-            f"{directory}: expected the diffusers layout, found the original layout of "
-            f"{layout}; use the model's diffusers repository (with model_index.json)"
-        )
     stored = directory / "config.json"
     config = read_config(stored) if is_there(stored) else None
-    refuse_others(tensors, config or {})
-    tensors, left = read_scaled(tensors)
-    if layout == "Wan":
-        tensors = original_wan.renamed(tensors)
-        # The original config.json has other words for the same numbers.
-        kept = {} if config is None else config
-        config = original_wan.config_of(tensors) | {
-            key: value for key, value in kept.items() if key == "quantization_config"
-        }
-    elif config is None and original_wan.is_whole(tensors):
-        config = original_wan.config_of(tensors)
+    tensors, left = _readable(strip_prefixes(alone), config)
+    tensors, config = by_diffusers(tensors, config, directory)
     if config is None:
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
             + (f" (and {component})" if (component := component_of(tensors)) else "")
+            + f", and keys of no layout that is known, such as {named(min(tensors))}"
         )
     packed = open_packed(
         tensors,
@@ -167,6 +123,51 @@ def open_source(
         packed=packed._replace(unused=tuple(sorted({*packed.unused, *left}))),
         left={**({"others": others} if others else {}), **chosen},
     )
+
+
+def _find(path: Path) -> tuple[Path, dict[Path, set[str] | None]]:
+    """The directory of a network and its files, each with the tensors of an index.
+
+    Raises:
+      ConversionError: if there are none, several networks, or a file of another kind.
+    """
+    if not path.exists():
+        raise ConversionError(f"source: expected a checkpoint, found nothing at {path}")
+    if not path.is_dir():
+        _check_weights([path])
+        if path.suffix not in _SUFFIXES:
+            raise ConversionError(
+                f"{path}: expected one of {', '.join(_SUFFIXES)}, found "
+                f"{path.suffix or 'no suffix'}"
+            )
+        return path.parent, {path: None}
+    for first, second in PAIRS:
+        if (path / second).is_dir():
+            raise ConversionError(
+                f"{path}: expected one network, found {first}/ and {second}/; name "
+                "one of them, or convert both (convert_pair)"
+            )
+    inside = path / "transformer"
+    use_inside = inside.is_dir() and not is_there(path / "config.json")
+    directory = inside if use_inside else path
+    files: dict[Path, set[str] | None] = {}
+    for suffix in _SUFFIXES:
+        files = files or _indexed_files(directory, suffix)
+    if not files:
+        raise ConversionError(
+            f"{directory}: expected a diffusers directory with config.json and "
+            "*.safetensors, found neither safetensors nor an index, and no file of "
+            "torch.save"
+        )
+    return directory, files
+
+
+def _readable(
+    tensors: Mapping[str, TensorInfo], config: Mapping[str, Any] | None
+) -> tuple[dict[str, TensorInfo], tuple[str, ...]]:
+    """Tensors whose kind of quantization is read, and the names that were left out."""
+    refuse_others(tensors, config or {})
+    return read_scaled(tensors)
 
 
 def _notes(files: Iterable[Path]) -> dict[str, str]:

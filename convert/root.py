@@ -1,4 +1,4 @@
-"""A whole diffusers root -> a pipeline directory, one component after the other."""
+"""A whole root -> a pipeline directory, one component after the other."""
 
 import os
 import shutil
@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convert.conversion import ConversionReport, convert
+from convert.conversion import convert
 from convert.errors import ConversionError
 from convert.lora import LoraChoice
+from convert.original_root import is_original_root, plan_original_root
 from convert.pair import by_network
-from convert.reader import read_config
+from convert.report import ConversionReport
+from convert.root_plan import RootPlan, is_diffusers_root, plan_diffusers_root
 from sixbit_jax import components
 from sixbit_jax.checkpoint.directory import new_directory
-from sixbit_jax.pipelines.families import PIPELINES
-from sixbit_jax.pipelines.header import PIPELINE_NAME, PipelineHeader
+from sixbit_jax.pipelines.header import PIPELINE_NAME
 
-INDEX = "model_index.json"
-_COPIED = ("tokenizer", "image_processor", "feature_extractor")
 _COPIED_SUFFIXES = (".json", ".txt", ".model")
 _MOST_COPIED = 64 * 2**20
 _NEVER_QUANTIZED = ("vae",)
@@ -74,11 +73,12 @@ class RootReport:
 
 
 def is_root(path: str | os.PathLike) -> bool:
-    """Whether a path is a diffusers root with more in it than transformers."""
+    """Whether a path is a root, of diffusers or of Wan's authors, with all components.
+
+    A directory with transformers alone is none.
+    """
     path = Path(path)
-    return (path / INDEX).is_file() and any(
-        (path / name).is_dir() for name in ("text_encoder", "vae")
-    )
+    return is_diffusers_root(path) or is_original_root(path)
 
 
 def convert_root(
@@ -91,10 +91,10 @@ def convert_root(
     lora: Sequence[str | os.PathLike | LoraChoice] = (),
     **options: Any,
 ) -> RootReport:
-    """Converts every component of a diffusers root, one after the other.
+    """Converts every component of a root, one after the other.
 
     Args:
-      source: the directory with `model_index.json`.
+      source: the directory with `model_index.json`, or a root of Wan's authors.
       destination: the directory to make; it appears when it is complete.
       weights: of the transformers; see `convert`.
       encoder_weights: of the text and image encoders; None is "keep" where `weights`
@@ -110,15 +110,14 @@ def convert_root(
         supported. Nothing is left behind.
     """
     began = time.perf_counter()
-    source = Path(source)
-    index = read_config(source / INDEX)
-    header, todo = plan_root(source, index, only)
-    loras = _loras(todo, lora)
+    plan = plan_root(Path(source), only)
+    header = plan.header
+    loras = _loras(header.components, lora)
     if encoder_weights is None:
         encoder_weights = weights if weights == "keep" else ENCODER_WEIGHTS
     reports: dict[str, ConversionReport] = {}
     with new_directory(destination) as directory:
-        for folder, class_name in todo.items():
+        for folder, class_name in header.components.items():
             kind = components.kind_of(class_name)
             chosen: dict[str, Any] = {"dtype": options.get("dtype", "keep")}
             if kind == "transformer":
@@ -126,12 +125,15 @@ def convert_root(
             elif kind not in _NEVER_QUANTIZED:
                 chosen["weights"] = encoder_weights
             try:
-                report = convert(source / folder, directory / folder, **chosen)
+                report = convert(plan.sources[folder], directory / folder, **chosen)
             except ConversionError as error:
                 raise ConversionError(f"{folder}: {error}") from error
             reports[folder] = replace(report, destination=Path(destination) / folder)
-        for folder in header.tokenizers:
-            _copy(source / folder, directory / folder)
+        for name, folder in plan.folders.items():
+            _copy(folder, directory / name)
+        for name, text in plan.texts.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            (directory / name).write_text(text, encoding="utf-8")
         (directory / PIPELINE_NAME).write_text(header.to_json(), encoding="utf-8")
     return RootReport(
         destination=Path(destination),
@@ -157,80 +159,19 @@ def _loras(
     return {folder: [LoraChoice.parse(one) for one in lora] for folder in folders}
 
 
-def plan_root(
-    source: Path, index: Mapping[str, Any], only: Sequence[str] = ()
-) -> tuple[PipelineHeader, dict[str, str]]:
+def plan_root(source: Path, only: Sequence[str] = ()) -> RootPlan:
     """What to convert and to copy.
 
     Args:
       source: the root.
-      index: its `model_index.json`.
       only: folders to convert; empty for all.
-
-    Returns:
-      The header, and the class name of each folder of weights to convert.
 
     Raises:
       ConversionError: for an unsupported pipeline, and all components that are missing
         or unsupported.
     """
-    pipeline_class = index.get("_class_name")
-    if pipeline_class not in PIPELINES:
-        raise ConversionError(
-            f"{source / INDEX} _class_name: expected one of "
-            f"{', '.join(sorted(PIPELINES))}; found {pipeline_class!r}"
-        )
-    problems: list[str] = []
-    found: dict[str, str] = {}
-    copied: list[str] = []
-    missing: dict[str, str] = {}
-    declared = {
-        name: entry
-        for name, entry in index.items()
-        if isinstance(entry, list) and len(entry) == 2 and any(entry)
-    }
-    if unknown := sorted(set(only) - set(declared)):
-        raise ConversionError(
-            f"only: expected some of {', '.join(declared)}; found {', '.join(unknown)}"
-        )
-    for name in declared:
-        folder = source / name
-        if name == "scheduler":
-            continue
-        if not folder.is_dir():
-            problems.append(f"{name}: expected a folder {name}/ in {source}")
-        elif name.startswith(_COPIED):
-            copied.append(name)
-        elif only and name not in only:
-            missing[name] = "not asked for"
-        else:
-            try:
-                config = read_config(folder / "config.json")
-                found[name] = components.class_name_of(config)
-            except (ConversionError, ValueError, OSError) as error:
-                problems.append(f"{name}: {error}")
-    scheduler = None
-    file = source / "scheduler" / "scheduler_config.json"
-    if "scheduler" in declared:
-        if file.is_file():
-            scheduler = read_config(file)
-        else:
-            problems.append(f"scheduler: expected {file}")
-    if problems:
-        raise ConversionError("\n  ".join([f"{source}:", *problems]))
-    header = PipelineHeader(
-        pipeline_class=pipeline_class,
-        components=found,
-        tokenizers=tuple(copied),
-        options={
-            name: value
-            for name, value in index.items()
-            if not name.startswith("_") and not isinstance(value, list)
-        },
-        scheduler=scheduler,
-        missing=missing,
-    )
-    return header, found
+    diffusers = is_diffusers_root(source) or not is_original_root(source)
+    return (plan_diffusers_root if diffusers else plan_original_root)(source, only)
 
 
 def _copy(source: Path, destination: Path) -> None:

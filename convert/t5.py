@@ -23,8 +23,9 @@ _RULES = (
     Rule(_THEIRS + "1.layer_norm.{leaf}", _OURS + "ff_norm.{leaf}"),
     Rule("encoder.final_layer_norm.{leaf}", "final_layer_norm.{leaf}"),
 )
-# The embedding table once more, under the name of the encoder.
-_IGNORED = (r"encoder\.embed_tokens\.weight",)
+# The embedding table once more, under the name of the encoder; the tokenizer that
+# ComfyUI's files carry.
+_IGNORED = (r"encoder\.embed_tokens\.weight", r"spiece_model")
 
 T5_TABLE = RuleTable(
     model_class="T5EncoderModel",

@@ -10,6 +10,7 @@ from convert import (
     llama,
     t5,
     vae_cogvideox,
+    vae_hunyuan_video,
     vae_wan,
     wan,
 )
@@ -24,6 +25,7 @@ _FIXED = {
         hunyuan_video.TABLE,
         wan.TABLE,
         vae_cogvideox.TABLE,
+        vae_hunyuan_video.TABLE,
         vae_wan.TABLE,
         t5.T5_TABLE,
         t5.UMT5_TABLE,

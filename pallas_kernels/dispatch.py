@@ -6,8 +6,11 @@ the first one that supports the device and the inputs; a name is never replaced.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -15,6 +18,37 @@ HOPPER = (9, 0)
 # Multiprocessors of a Hopper data-centre GPU, used where no GPU can be asked (lowering
 # for CUDA on another machine).
 HOPPER_MULTIPROCESSORS = 132
+
+
+class MissingPackageError(NotImplementedError):
+    """An implementation that needs an optional package which is not installed.
+
+    Attributes:
+        install: the command that installs it.
+    """
+
+    def __init__(self, message: str, *, install: str):
+        super().__init__(message)
+        self.install = install
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was run for an operation, and why not something faster.
+
+    Attributes:
+        operation: its name.
+        implementation: the name of what runs, `None` if nothing can.
+        definition: whether that is the plain JAX definition, slow on a GPU.
+        refusals: (implementation, reason) of those before it.
+        install: a command that would help, or `None`.
+    """
+
+    operation: str
+    implementation: str | None
+    definition: bool
+    refusals: tuple[tuple[str, str], ...]
+    install: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,11 +62,14 @@ class Implementation[T]:
         needs: raises NotImplementedError if the device is not one it can run on. Not
             asked when the user names the implementation, so that it can be lowered
             for a device this machine does not have.
+        definition: whether it is a definition in plain JAX that a GPU runs slowly,
+            passes over float32 arrays; falling to it on a GPU warns once.
     """
 
     name: str
     run: Callable[[], T]
     needs: Callable[[], None] = lambda: None
+    definition: bool = False
 
 
 def compute_capability() -> tuple[int, int] | None:
@@ -62,6 +99,12 @@ def needs_hopper() -> None:
             f"mosaic_gpu kernels use Hopper's wgmma and need compute capability "
             f"{HOPPER}; the default device has {device}"
         )
+
+
+def needs_gpu() -> None:
+    """Raises NotImplementedError unless the default device is an NVIDIA GPU."""
+    if compute_capability() is None:
+        raise NotImplementedError("needs an NVIDIA GPU, found none")
 
 
 def needs_block_scaled_mma() -> None:
@@ -106,11 +149,86 @@ def dispatch[T](
     refusals = []
     for candidate in implementations:
         try:
+            _needs_leave(candidate.name)
             candidate.needs()
-            return candidate.run()
+            found = candidate.run()
         except NotImplementedError as refusal:
             refusal.add_note(f"while trying {operation} as {candidate.name!r}")
-            refusals.append(refusal)
+            refusals.append((candidate.name, refusal))
+            continue
+        _tell(operation, candidate, refusals)
+        return found
+    _tell(operation, None, refusals)
     raise ExceptionGroup(
-        f"no implementation of {operation} supports these inputs", refusals
+        f"no implementation of {operation} supports these inputs",
+        [refusal for _, refusal in refusals],
+    )
+
+
+_left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
+    "left_out", default=frozenset()
+)
+
+
+@contextlib.contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Inside, these implementations run only where they are named."""
+    token = _left_out.set(_left_out.get() | set(names))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def _needs_leave(name: str) -> None:
+    if name in _left_out.get():
+        raise NotImplementedError(f"{name} is left out here")
+
+
+_watchers: contextvars.ContextVar[tuple[list[Choice], ...]] = contextvars.ContextVar(
+    "watchers", default=()
+)
+_warned: set[str] = set()
+
+
+@contextlib.contextmanager
+def choices() -> Iterator[list[Choice]]:
+    """A list that every choice made inside is added to, and no warnings meanwhile."""
+    made: list[Choice] = []
+    token = _watchers.set((*_watchers.get(), made))
+    try:
+        yield made
+    finally:
+        _watchers.reset(token)
+
+
+def _tell(
+    operation: str,
+    chosen: Implementation | None,
+    refusals: Sequence[tuple[str, NotImplementedError]],
+) -> None:
+    """Tells watchers, or warns once per operation of a definition on a GPU."""
+    installs = (getattr(refusal, "install", None) for _, refusal in refusals)
+    choice = Choice(
+        operation=operation,
+        implementation=None if chosen is None else chosen.name,
+        definition=chosen is not None and chosen.definition,
+        refusals=tuple((name, str(refusal)) for name, refusal in refusals),
+        install=next((command for command in installs if command), None),
+    )
+    for made in _watchers.get():
+        made.append(choice)
+    if _watchers.get() or not choice.definition or operation in _warned:
+        return
+    capability = compute_capability()
+    if capability is None:
+        return
+    _warned.add(operation)
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in choice.refusals)
+    advice = f"{choice.install} would help" if choice.install else reasons
+    warnings.warn(
+        f"{operation} runs as its definition in plain JAX on this GPU (compute "
+        f"capability {capability[0]}.{capability[1]}), which is slow: {advice}. "
+        "`sixbit doctor` lists what each operation runs as",
+        stacklevel=2,
     )

@@ -15,6 +15,11 @@ _PLACES: dict[str, tuple[Kind, str, str]] = {
         "sixbit_jax.vae.cogvideox",
         "AutoencoderKLCogVideoX",
     ),
+    "AutoencoderKLHunyuanVideo": (
+        "vae",
+        "sixbit_jax.vae.hunyuan_video",
+        "AutoencoderKLHunyuanVideo",
+    ),
     "AutoencoderKLWan": ("vae", "sixbit_jax.vae.wan", "AutoencoderKLWan"),
     "T5EncoderModel": ("text encoder", "sixbit_jax.text_encoders.t5", "T5Encoder"),
     "UMT5EncoderModel": ("text encoder", "sixbit_jax.text_encoders.t5", "UMT5Encoder"),

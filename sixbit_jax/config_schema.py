@@ -1,16 +1,14 @@
 """One strict check for every configuration: names, types and ranges of its fields.
 
-A configuration class declares a `Schema` and calls it in two places, so that a file and
-a constructor accept the same values:
+A configuration class names its `Schema`, so that a file and a constructor accept the
+same values:
 
-    _SCHEMA = Schema("X config", {"num_layers": integer(1, 1024), "bias": boolean()})
+    @dataclass(frozen=True)
+    class XConfig(FileConfig):
+        schema = Schema("X config", {"num_layers": integer(1, 1024), "bias": boolean()})
 
-    def __post_init__(self):
-        _SCHEMA.check(self)
-
-    @classmethod
-    def from_dict(cls, values):
-        return _SCHEMA.read(values, cls)
+        num_layers: int = 2
+        bias: bool = True
 
 A bool is no number and a number no bool, numbers are finite and bounded (a mistyped
 exponent is an error and not a program that hangs), and every problem is in one message.
@@ -18,8 +16,8 @@ exponent is an error and not a program that hangs), and every problem is in one 
 
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -231,6 +229,49 @@ class Schema:
         return made
 
 
+class FileConfig:
+    """A frozen dataclass that is read from a `config.json` and written to one.
+
+    Attributes:
+      schema: what the fields may hold.
+      constants: entries of the file of which one value is supported.
+    """
+
+    schema: ClassVar[Schema]
+    constants: ClassVar[Mapping[str, Any]] = {}
+
+    def __post_init__(self) -> None:
+        self.schema.check(self)
+
+    @classmethod
+    def file_values(cls, values: Any) -> Any:
+        """The entries by the names of the fields; as they are unless overridden."""
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Reads the mapping of a `config.json`.
+
+        Raises:
+          ConfigError: a ValueError that lists all values that the port does not
+            support, and all unknown keys.
+        """
+        return cls.schema.read(cls.file_values(values), cls)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mapping that `from_dict` reads, as the original library writes it."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}  # pyrefly: ignore
+        lists = {k: list(v) for k, v in own.items() if isinstance(v, tuple)}
+        return own | lists | dict(self.constants)
+
+
+def as_many_as(name: str, other: str, values: Any, default: int) -> Any:
+    """Entries of a file in which null says "as many as the other entry says"."""
+    if isinstance(values, Mapping) and values.get(name, 0) is None:
+        return {**values, name: values.get(other, default)}
+    return values
+
+
 def _kept(name: str, value: Any, rule: Check, problems: list[str]) -> Any:
     """The value as it is kept; what is refused is added to the problems."""
     try:
@@ -243,7 +284,9 @@ def _kept(name: str, value: Any, rule: Check, problems: list[str]) -> Any:
 __all__ = [
     "Check",
     "ConfigError",
+    "FileConfig",
     "Schema",
+    "as_many_as",
     "boolean",
     "choice",
     "fixed",

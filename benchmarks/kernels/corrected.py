@@ -22,31 +22,12 @@ from sixbit_jax.formats.corrected import CorrectedArray
 from sixbit_jax.formats.uniform_grid import UniformGrid
 from sixbit_jax.nn.arithmetic import Work
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Modulate
+from sixbit_jax.nn.linear import Affine
 from sixbit_jax.routes import Route
 
 FRAMES = 13
 TEXT_ROWS = shapes.TEXT_TOKENS["cogvideox-5b"]
 BITS = 4
-
-
-class Held:
-    """What a site needs of a linear: a weight and a bias."""
-
-    def __init__(self, weight: StoredWeight, bias: jax.Array):
-        self._weight, self._bias = weight, bias
-
-    @property
-    def weight(self) -> Held:
-        """What `get_value` is asked of."""
-        return self
-
-    def get_value(self) -> StoredWeight:
-        """The weight."""
-        return self._weight
-
-    def bias_array(self) -> jax.Array:
-        """The bias."""
-        return self._bias
 
 
 def site(
@@ -68,8 +49,8 @@ def site(
     if layer != "ff_up":
         gate = vectors["gate"]
         residual = GatedResidual(vectors["residual"], gate, gate, TEXT_ROWS)
-    linear = Held(weight, vectors["bias"])
-    work = Work([linear], front, residual, implementation)  # pyrefly: ignore
+    own = [Affine(weight, vectors["bias"])]
+    work = Work(own, front, residual, implementation)
     return work.route(route)(x)[0]
 
 

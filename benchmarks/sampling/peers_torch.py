@@ -7,10 +7,13 @@ Records are empty where PyTorch or a GPU is missing.
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+from benchmarks.sampling import peers_torch_hunyuan
 from benchmarks.sampling import peers_torch_wan as sampling_torch_wan
 from sixbit_jax.benchmark.subject import Subject
+from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
 from sixbit_jax.models.wan.config import WanConfig
 
 _LAYERS = 8
@@ -29,6 +32,8 @@ def prepare_peers(subject: Subject) -> Callable[[], Iterator[dict[str, Any]]]:
     if not torch.cuda.is_available():
         return lambda: iter(())
     torch.set_grad_enabled(False)
+    if isinstance(subject.config, HunyuanVideoConfig):
+        return peers_torch_hunyuan.prepare(torch, subject, partial(_time, calls=2))
     layers = min(_LAYERS, subject.config.num_layers)
     if isinstance(subject.config, WanConfig):
         networks = (sampling_torch_wan.diffusers_model, sampling_torch_wan.blocks)
@@ -58,14 +63,14 @@ def prepare_peers(subject: Subject) -> Callable[[], Iterator[dict[str, Any]]]:
     return run
 
 
-def _time(torch, call: Callable) -> float:
+def _time(torch, call: Callable, calls: int = 5) -> float:
     call()
     torch.cuda.synchronize()
     started = time.perf_counter()
-    for _ in range(5):
+    for _ in range(calls):
         call()
     torch.cuda.synchronize()
-    return (time.perf_counter() - started) / 5
+    return (time.perf_counter() - started) / calls
 
 
 def _diffusers(torch, subject: Subject, layers: int) -> Callable:

@@ -8,14 +8,25 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pallas_kernels.attention import cudnn, mosaic_gpu, reference, sparse_reference
+from pallas_kernels.attention import (
+    cudnn,
+    mosaic_gpu,
+    reference,
+    sparse_reference,
+    triton,
+)
 from pallas_kernels.attention.grid import BlockGrid
 from pallas_kernels.attention.quantize import QuantizedQKV
 from pallas_kernels.attention.selection import BlockSelection
 from pallas_kernels.attention.tiles import choose_tile
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
+from pallas_kernels.triton_backend.calls import needs_triton
 
 Precision = Literal["bf16", "int8"]
+_KERNELS = (
+    ("mosaic_gpu", mosaic_gpu, needs_hopper),
+    ("triton", triton, needs_triton),
+)
 
 
 def attention(
@@ -46,9 +57,10 @@ def attention(
             many keys count and the rest, padding, is invisible; `None` is all. With a
             selection, padding must be inside the text of its grid, whose blocks no tile
             skips.
-        implementation: `"mosaic_gpu"` (Hopper), `"cudnn"` (bf16 of all keys only),
-            `"reference"`, or `None` for the first that supports the device and the
-            inputs.
+        implementation: `"mosaic_gpu"` (Hopper), `"triton"` (any GPU since Ampere, all
+            keys only), `"cudnn"` (all keys only; of `"int8"`, it multiplies what was
+            quantized in 16 bits), `"reference"`, or `None` for the first that supports
+            the device and the inputs.
 
     Returns:
         `[batch, q_tokens, heads, head_dim]` in the dtype of q.
@@ -75,30 +87,30 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     arrays = (q, k, v)
     options = {"scale": scale, "precision": precision, "key_lengths": key_lengths}
-    kernel = Implementation(
-        "mosaic_gpu",
-        functools.partial(
-            mosaic_gpu.attention, *arrays, selection=selection, **options
-        ),
-        needs_hopper,
-    )
+    candidates = [
+        Implementation(
+            name,
+            functools.partial(
+                module.attention, *arrays, selection=selection, **options
+            ),
+            needs,
+        )
+        for name, module, needs in _KERNELS
+    ]
     if selection is None:
         definition = functools.partial(reference.attention, *arrays, **options)
     else:
         definition = functools.partial(
             sparse_reference.attention, *arrays, selection, **options
         )
-    candidates = [kernel]
-    if precision == "bf16" and selection is None:
+    if selection is None:
         library = Implementation(
             "cudnn",
-            functools.partial(
-                cudnn.attention, *arrays, scale=scale, key_lengths=key_lengths
-            ),
+            functools.partial(cudnn.attention, *arrays, **options),
             cudnn.needs_cudnn_gpu,
         )
         candidates.append(library)
-    candidates.append(Implementation("reference", definition))
+    candidates.append(Implementation("reference", definition, definition=True))
     return dispatch("attention", candidates, implementation)
 
 
@@ -186,8 +198,7 @@ def quantized_attention(
         operands: from `quantize_qkv` or `norm_rope_qkv`.
         selection: as in `attention`, its centroids from `quantized_centroids`.
         key_lengths: as in `attention`.
-        implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
-            that supports the device and the inputs.
+        implementation: as in `attention`.
 
     Returns:
         `[batch, q_tokens, heads, head_dim]` in the dtype of v.
@@ -210,15 +221,21 @@ def quantized_attention(
         )
     candidates = [
         Implementation(
-            "mosaic_gpu",
+            name,
             functools.partial(
-                mosaic_gpu.quantized_attention,
-                operands,
-                selection=selection,
-                **options,
+                module.quantized_attention, operands, selection=selection, **options
             ),
-            needs_hopper,
-        ),
-        Implementation("reference", definition),
+            needs,
+        )
+        for name, module, needs in _KERNELS
     ]
-    return dispatch("attention", candidates, implementation)
+    if selection is None:
+        # The scores of the quantized operands, in 16 bits.
+        library = Implementation(
+            "cudnn",
+            functools.partial(cudnn.quantized_attention, operands, **options),
+            cudnn.needs_cudnn_gpu,
+        )
+        candidates.append(library)
+    candidates.append(Implementation("reference", definition, definition=True))
+    return dispatch("quantized_attention", candidates, implementation)

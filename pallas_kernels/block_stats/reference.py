@@ -23,11 +23,14 @@ class BlockStats(NamedTuple):
       delta_change: sum|delta - old| / sum|old| of each batch element; infinite without
         an old delta.
       delta: Y - X in its storage format.
+      row_sums: of each row, the sums of |delta|, |X|, |delta - old| and |old| that the
+        ratios are made of, [..., M, 4]; the last two are 0 without an old delta.
     """
 
     gamma: Float32[Array, "*batch"]
     delta_change: Float32[Array, "*batch"]
     delta: CachedDelta
+    row_sums: Float32[Array, "*batch m 4"]
 
 
 def block_stats(
@@ -45,12 +48,15 @@ def block_stats(
     gamma = jnp.sum(jnp.abs(delta), axis=axes) / jnp.sum(jnp.abs(x), axis=axes)
     if old is None:
         change = jnp.full(gamma.shape, jnp.inf, jnp.float32)
+        later = [jnp.zeros_like(delta)] * 2
     else:
         before = decode(old)
+        later = [delta - before, before]
         change = jnp.sum(jnp.abs(delta - before), axis=axes) / jnp.sum(
             jnp.abs(before), axis=axes
         )
-    return BlockStats(gamma, change, encode(delta, cache_format))
+    sums = [jnp.sum(jnp.abs(part), axis=-1) for part in (delta, x, *later)]
+    return BlockStats(gamma, change, encode(delta, cache_format), jnp.stack(sums, -1))
 
 
 def apply_delta(
@@ -71,4 +77,5 @@ def finish(
     gamma = total[..., 0] / total[..., 1]
     infinite = jnp.full(gamma.shape, jnp.inf, jnp.float32)
     change = total[..., 2] / total[..., 3] if has_old else infinite
-    return BlockStats(gamma, jax.lax.convert_element_type(change, jnp.float32), delta)
+    change = jax.lax.convert_element_type(change, jnp.float32)
+    return BlockStats(gamma, change, delta, sums)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
 
 Activation = Literal["gelu_tanh"]
+
+
+class EpilogueOptions(TypedDict, total=False):
+    """Keywords of the matmuls: the attributes of `EpilogueOperands`."""
+
+    bias: jax.Array | None
+    activation: Activation | None
+    residual: jax.Array | None
+    gate: jax.Array | None
+    text_gate: jax.Array | None
+    text_rows: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Unpack
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,18 @@ from pallas_kernels.dispatch import (
     Implementation,
     dispatch,
     needs_block_scaled_mma,
+    needs_gpu,
     needs_hopper,
 )
-from pallas_kernels.gemm.epilogue import Activation, EpilogueOperands
+from pallas_kernels.gemm.epilogue import EpilogueOperands, EpilogueOptions
 from pallas_kernels.numerics.nvfp4 import BLOCK
-from pallas_kernels.nvfp4_matmul import mosaic_gpu, reference, scaled_matmul, triton
+from pallas_kernels.nvfp4_matmul import (
+    mosaic_gpu,
+    reference,
+    scaled_matmul,
+    triton,
+    xla,
+)
 
 
 def nvfp4_matmul(
@@ -27,14 +35,9 @@ def nvfp4_matmul(
     w_block_scales: Array,
     w_tensor_scale: Float[Array, ""],
     *,
-    bias: Float[Array, " n"] | None = None,
-    activation: Activation | None = None,
-    residual: Float[Array, "*batch m n"] | None = None,
-    gate: Float[Array, "*entries n"] | None = None,
-    text_gate: Float[Array, "*entries n"] | None = None,
-    text_rows: int = 0,
     out_dtype: jax.typing.DTypeLike = jnp.bfloat16,
     implementation: str | None = None,
+    **epilogue: Unpack[EpilogueOptions],
 ) -> Float[Array, "*batch m n"]:
     """Multiplies NVFP4 activations with NVFP4 weights and applies the layer's epilogue.
 
@@ -50,17 +53,13 @@ def nvfp4_matmul(
         w_codes: `[N, K/2]` uint8.
         w_block_scales: `[N, K/16]` float8_e4m3fn.
         w_tensor_scale: `[]` float32.
-        bias: `[N]`.
-        activation: `None` or `"gelu_tanh"`.
-        residual: `[..., M, N]`, added last.
-        gate: `[N]` or `[..., N]`, multiplies y per channel.
-        text_gate: like `gate`, for the first `text_rows` rows of every batch entry.
-        text_rows: static; needs `text_gate`.
         out_dtype: bfloat16, float16 or float32.
         implementation: `"scaled_matmul"` (Blackwell; lowered and compiled, never run by
             us), `"triton"` (RTX 50 with jax-triton; likewise), `"mosaic_gpu"` (Hopper),
-            `"reference"`, or `None` for the first that supports the device and the
-            inputs.
+            `"xla"` (any GPU), `"reference"`, or `None` for the first that supports the
+            device and the inputs.
+        **epilogue: the attributes of `EpilogueOperands`: bias, GELU, gates of video and
+            text rows, residual.
 
     Returns:
         `[..., M, N]` in `out_dtype`.
@@ -91,14 +90,7 @@ def nvfp4_matmul(
             f"nvfp4_matmul: x_codes {x_codes.shape} need K a multiple of {BLOCK} and "
             f"{expected}, found {found}"
         )
-    operands = EpilogueOperands(
-        bias=bias,
-        activation=activation,
-        residual=residual,
-        gate=gate,
-        text_gate=text_gate,
-        text_rows=text_rows,
-    )
+    operands = EpilogueOperands(**epilogue)
     operands.check("nvfp4_matmul", tuple(lead), m, n)
     arrays = (
         x_codes,
@@ -120,7 +112,8 @@ def nvfp4_matmul(
             Implementation("scaled_matmul", run(scaled_matmul), needs_block_scaled_mma),
             Implementation("triton", run(triton), triton.needs_triton_and_rtx_50),
             Implementation("mosaic_gpu", run(mosaic_gpu), needs_hopper),
-            Implementation("reference", run(reference)),
+            Implementation("xla", run(xla), needs_gpu),
+            Implementation("reference", run(reference), definition=True),
         ),
         implementation,
     )

@@ -1,7 +1,7 @@
 """The activation of a site: what the quantizing ops take, and its definition."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,22 @@ from jaxtyping import Array, Float, Float16, Float32
 
 from pallas_kernels.numerics.hadamard import block_hadamard
 from pallas_kernels.row_tiles.front import ROTATION, Front
+
+
+class FrontOptions(TypedDict, total=False):
+    """Keywords of the quantizing ops: the attributes of `SiteInput` besides x."""
+
+    norm: Literal["layer"] | None
+    norm_weight: Float[Array, " k"] | None
+    norm_bias: Float[Array, " k"] | None
+    eps: float
+    shift: Float[Array, "*batch k"] | None
+    scale: Float[Array, "*batch k"] | None
+    text_shift: Float[Array, "*batch k"] | None
+    text_scale: Float[Array, "*batch k"] | None
+    text_rows: int
+    activation: Literal["gelu_tanh"] | None
+    rotation: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +43,7 @@ class SiteInput:
       x: [..., M, K].
       norm: "layer" or None.
       norm_weight, norm_bias: [K] or None.
-      eps: of the norm.
+      eps: added to the variance of the norm.
       shift, scale: [..., K] (the leading axes of x) or None.
       text_shift, text_scale: the same for the first `text_rows` rows.
       text_rows: rows that use them.

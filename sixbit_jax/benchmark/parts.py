@@ -22,6 +22,7 @@ from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.benchmark.harness import ROTATION, device_ms
 from sixbit_jax.benchmark.subject import Subject
 from sixbit_jax.formats import NVFP4Array
+from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.models.wan.embed import rotary_table
 from sixbit_jax.nn.attention import attention
@@ -243,6 +244,9 @@ def _heads_of(subject: Subject) -> Callable[[jax.Array], Heads]:
             return Heads(x, row_factor=factor, weight=weight, rotary=rotary)
 
         return wan
+    if not isinstance(config, CogVideoXConfig):
+        # Blocks of two kinds.
+        raise NotImplementedError(f"parts: expected CogVideoX or Wan: {subject.name}")
     table = None
     if config.use_rotary_positional_embeddings:
         table = rotary_3d(

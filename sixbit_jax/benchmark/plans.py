@@ -45,6 +45,7 @@ class Spec:
         attention is dense.
       approximate: blocks of keys that are not computed count by their means; they are
         dropped otherwise.
+      lora_rank: of a LoRA beside every quantized linear of the blocks; 0 is none.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Spec:
     skips: Literal["rotating", "same", "steps"] = "rotating"
     densities: tuple[float, ...] = ()
     approximate: bool = True
+    lora_rank: int = 0
 
     @property
     def quantized(self) -> bool:
@@ -102,6 +104,9 @@ SPECS = (
     Spec("int8, 8-bit attention, batched", fractions=(0.0, 0.33), batched=True),
     Spec("int8, 8-bit attention, int8 cache", cache_format="int8"),
     Spec("w4a16", "bf16", "bf16", fractions=(0.0,)),
+    Spec(
+        "int8, 8-bit attention, LoRA of rank 64 beside", fractions=(0.0,), lora_rank=64
+    ),
 )
 
 

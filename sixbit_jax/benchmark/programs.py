@@ -28,7 +28,7 @@ from sixbit_jax.routes import Route
 from sixbit_jax.sampling import delta_cache
 from sixbit_jax.sampling.api import block_grid, prepare
 from sixbit_jax.sampling.loop import run_program
-from sixbit_jax.sampling.options import Execution, Prompt
+from sixbit_jax.sampling.options import Execution
 
 # Of the share of keys.
 _DENSITY_TOLERANCE = 0.01
@@ -41,7 +41,10 @@ class Sampling:
         self.subject, self.spec, self.steps = subject, spec, steps
         config = subject.config
         model = sampling_model.random_model(
-            config, quantized=spec.quantized, abstract=True
+            config,
+            quantized=spec.quantized,
+            abstract=True,
+            lora_rank=spec.lora_rank,
         )
         self.weight_bytes = sampling_model.weight_bytes(model)
         self.grid = block_grid(model)
@@ -53,11 +56,10 @@ class Sampling:
             fraction, found = replayed(trace, blocks, sites, table)
             self.steps = len(found[0].init(self.grid).skip)
             self.policies = {fraction: found}
-        text, negative = (sampling_model.text_embeddings(subject, i) for i in (1, 2))
         self.program, graph, params, self.inputs = prepare(
             model,
             sampling_model.scheduler_of(subject),
-            Prompt(text, negative),
+            sampling_model.prompts(subject),
             latent_shape=subject.latent_shape,
             num_steps=self.steps,
             policy=next(iter(self.policies.values()))[0],
@@ -83,7 +85,9 @@ class Sampling:
     def build(self) -> None:
         """Makes the weights on the device."""
         model = sampling_model.random_model(
-            self.subject.config, quantized=self.spec.quantized
+            self.subject.config,
+            quantized=self.spec.quantized,
+            lora_rank=self.spec.lora_rank,
         )
         self.params = nnx.split(model)[1]
 
@@ -111,6 +115,11 @@ class Sampling:
             lambda: delta_cache.init(slots, shape, layout.cache_format)
         )
         return delta_cache.nbytes(cache)
+
+    def _guidance(self) -> str:
+        if not self.program.guided:
+            return "none"
+        return "batched" if self.spec.batched else "sequential"
 
     def memory(self) -> dict[str, int]:
         """What the compiler planned, and what the device saw at most."""
@@ -183,7 +192,8 @@ class Sampling:
     def _record(self, fraction, step, seconds, times, density) -> dict[str, Any]:
         frames, height, width = self.subject.size
         linear, attention = sampling_model.forward_flops(self.subject)
-        executed = 2 * (1 - fraction) * (linear + density * attention)
+        forwards = 2 if self.program.guided else 1
+        executed = forwards * (1 - fraction) * (linear + density * attention)
         spec = self.spec
         return {
             "model": self.subject.name,
@@ -197,9 +207,10 @@ class Sampling:
             "routes": "bf16" if spec.routes == "chain" else spec.routes,
             "attention": spec.attention if spec.kernels else "cudnn bf16",
             "cache_format": spec.cache_format if self.cache_bytes else "none",
-            "guidance": "batched" if spec.batched else "sequential",
+            "guidance": self._guidance(),
             "skip_fraction": fraction,
             "density": density,
+            "lora_rank": spec.lora_rank,
             "steps": self.steps,
             "step_ms": step * 1e3,
             "total_ms": seconds * 1e3,

@@ -38,7 +38,9 @@ type Peers = Callable[[Any], Callable[[], Iterator[dict]]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options, which `sixbit bench` shares."""
     parser.add_argument(
-        "--model", default="5b", help="5b, 2b, 1.5, wan-1.3b, wan-14b or config.json"
+        "--model",
+        default="5b",
+        help="5b, 2b, 1.5, wan-1.3b, wan-14b, hunyuan-video or config.json",
     )
     for name in ("frames", "height", "width"):
         parser.add_argument(
@@ -66,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=16, help="processes that compile at a time (16)"
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="IMPLEMENTATION",
+        help="of kernels, such as mosaic_gpu: others run in its place; repeatable",
+    )
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--commit", help="for machines without the repository")
 
@@ -78,7 +87,10 @@ def words(args: argparse.Namespace) -> list[str]:
             found += [f"--{name}", str(value)]
     for name in ("out", "steps", "repeats", "minutes", "jobs"):
         found += [f"--{name}", str(getattr(args, name))]
-    return [*found, *(word for name in args.only for word in ("--only", name))]
+    for option in ("only", "without"):
+        for value in getattr(args, option):
+            found += [f"--{option}", value]
+    return found
 
 
 def job_names(args: argparse.Namespace, *, peers: bool = False) -> list[str]:
@@ -114,25 +126,33 @@ def run_job(
     Yields:
       Flat records.
     """
+    from pallas_kernels.dispatch import without
     from sixbit_jax.benchmark.subject import subject as subject_of
 
     subject = subject_of(
         args.model, frames=args.frames, height=args.height, width=args.width
     )
-    if name == TORCH and peers is not None:
-        run = peers(subject)
-    elif name == PARTS:
-        from sixbit_jax.benchmark.parts import compile_parts
-
-        run = compile_parts(subject)
-    else:
-        from sixbit_jax.benchmark.programs import compile_program
-
-        run = compile_program(
-            subject, name, steps=args.steps, repeats=args.repeats, trace=args.trace
-        )
+    with without(*args.without):
+        run = _compiled(args, name, subject, peers)
     ready()
     yield from run()
+
+
+def _compiled(
+    args: argparse.Namespace, name: str, subject: Any, peers: Peers | None
+) -> Callable[[], Iterator[dict]]:
+    """What measures a program, the parts or other libraries, compiled."""
+    if name == TORCH and peers is not None:
+        return peers(subject)
+    if name == PARTS:
+        from sixbit_jax.benchmark.parts import compile_parts
+
+        return compile_parts(subject)
+    from sixbit_jax.benchmark.programs import compile_program
+
+    return compile_program(
+        subject, name, steps=args.steps, repeats=args.repeats, trace=args.trace
+    )
 
 
 def _work(args: argparse.Namespace, peers: Peers | None) -> None:
@@ -154,8 +174,10 @@ class Driver:
         *,
         module: str = MODULE,
         peers: bool = False,
+        argv: Sequence[str] | None = None,
     ):
-        self.args, self.argv = args, words(args)
+        self.args = args
+        self.argv = words(args) if argv is None else list(argv)
         self.module, self.peers = module, peers
         self.started = time.monotonic()
         self.records: list[dict[str, Any]] = []
@@ -191,9 +213,10 @@ class Driver:
         """All jobs; returns when they ran or the time is over."""
         names = job_names(self.args, peers=self.peers)
         for first in range(0, len(names), max(self.args.jobs, 1)):
-            self._batch(names[first : first + max(self.args.jobs, 1)])
+            self.batch(names[first : first + max(self.args.jobs, 1)])
 
-    def _batch(self, names: Sequence[str]) -> None:
+    def batch(self, names: Sequence[str]) -> None:
+        """Jobs that compile side by side and run in turn."""
         if self.left() < 30:
             self.say(f"no time left for {', '.join(names)}")
             return

@@ -4,10 +4,12 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from sixbit_jax.commands import (
     _compile_cache,
+    _mesh,
     _names,
     _numbers,
     _pictures,
@@ -72,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _pictures.add_arguments(parser.add_argument_group("pictures"), _size)
     _add_sampling(parser.add_argument_group("sampling"))
     _add_method(parser.add_argument_group("method"))
+    _mesh.add_arguments(parser.add_argument_group("several devices"))
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     _compile_cache.add_cache_argument(parser)
 
@@ -97,7 +100,13 @@ def _add_sampling(group: Any) -> None:
     group.add_argument(
         "--guidance",
         type=_numbers.real(0.0, 1000.0),
-        help="classifier-free guidance scale; 1 or less runs without (as published)",
+        help="guidance scale (as published): classifier-free, where 1 or less runs "
+        "without; HunyuanVideo reads it itself",
+    )
+    group.add_argument(
+        "--true-cfg",
+        type=_numbers.real(0.0, 1000.0),
+        help="classifier-free guidance of a network that reads its scale (none)",
     )
     group.add_argument(
         "--guidance-2",
@@ -179,12 +188,15 @@ def run(args: argparse.Namespace) -> int:
         "width": width,
         "num_steps": _shared.steps_of(args),
         "guidance_scale": args.guidance,
+        "true_cfg_scale": args.true_cfg,
         "fps": args.fps,
     }
     shots = _pictures.plan_shots(args, pipe, texts, given)
     jobs = outputs.plan_jobs(shots, videos=args.videos, seed=args.seed)
     guided = jobs[0].settings.guided
     options = _options(args, pipe)
+    heads = pipe.network_config.num_attention_heads
+    options["mesh"] = _mesh.mesh_of(args, heads, guided=guided)
     facts = {
         "pipeline": pipe.header.pipeline_class,
         "negative_prompt": args.negative_prompt if guided else "",
@@ -202,7 +214,16 @@ def run(args: argparse.Namespace) -> int:
     todo = writer.missing()
     for settings in dict.fromkeys(job.settings for job in todo):
         needed = pipe.memory(
-            settings, tiled=args.tiled, pictures=jobs[0].first is not None
+            settings,
+            cached_blocks=memory.cached_deltas(
+                options["policy"],
+                pipe.description,
+                args.cache_format,
+                guided=settings.guided,
+            ),
+            cache_format=args.cache_format,
+            tiled=args.tiled,
+            pictures=jobs[0].first is not None,
         )
         memory.check(needed, memory.device_memory())
     began = time.perf_counter()
@@ -267,16 +288,20 @@ def _options(args: argparse.Namespace, pipe: Any) -> dict[str, Any]:
     if args.policy in ("int8", "nvfp4"):
         policy: Any = fixed(route=Route[args.policy.upper()])
     else:
-        spec, route = args.policy, args.stable_route
+        spec = args.policy
         if spec != "none" and not Path(spec).is_file():
             raise ValueError(
                 f"--policy: expected none, int8, nvfp4 or a file that `sixbit "
                 f"calibrate` wrote, found no file {spec}"
             )
-
-        def policy(model: Any) -> Any:
-            return _shared.policy_for(spec, model, stable_route=route)
-
+        # What a policy file is held against, before the weights are loaded.
+        network = SimpleNamespace(
+            class_name=pipe.headers["transformer"].model_class,
+            config=pipe.network_config,
+            sites=pipe.description.sites,
+            num_blocks=pipe.description.num_blocks,
+        )
+        policy = _shared.policy_for(spec, network, stable_route=args.stable_route)
     execution = Execution(
         dtype=pipe.dtype, attention=args.attention, cache_format=args.cache_format
     )

@@ -2,24 +2,22 @@
 
 import dataclasses
 import re
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float
 
 from sixbit_jax.formats._checks import described
 from sixbit_jax.formats.applied import AppliedWeight, low_rank_update
-from sixbit_jax.formats.stored import ArrayLayout, StoredWeight
+from sixbit_jax.formats.wrapped import Inner, WrappedWeight
 
 _NAME = re.compile(r"corrected-r(\d+)g(\d+)t(\d+)(l?)-(.+)")
-_OWN = ("down", "up", "factors")
 
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True, eq=False)
-class CorrectedArray(StoredWeight, AppliedWeight):
+class CorrectedArray(WrappedWeight, AppliedWeight):
     """y = x W_hat^T + M (x A^T) B^T with W_hat in any stored format.
 
     With rank one this is what stays of Q-VDiT's Token-aware Quantization Estimator at
@@ -37,10 +35,10 @@ class CorrectedArray(StoredWeight, AppliedWeight):
         route quantizes it, which is what was tuned.
     """
 
-    array_names: ClassVar[tuple[str, ...]] = ("weight", *_OWN)
+    own_names: ClassVar[tuple[str, ...]] = ("down", "up", "factors")
+    array_names: ClassVar[tuple[str, ...]] = ("weight", *own_names)
     static_names: ClassVar[tuple[str, ...]] = ("text_rows", "live")
 
-    weight: StoredWeight
     down: Array
     up: Array
     factors: Array
@@ -71,16 +69,6 @@ class CorrectedArray(StoredWeight, AppliedWeight):
                     f"{shape}, found {found}"
                 )
 
-    @property
-    def rotation(self) -> int:
-        """Of the weight inside."""
-        return self.weight.rotation
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Logical shape [..., N, K]."""
-        return self.weight.shape
-
     def correction(self, x: Float[Array, "*batch K"]) -> Float[Array, "*batch N"]:
         """M (x A^T) B^T in float32, x live or as the route quantizes it."""
         return low_rank_update(
@@ -97,28 +85,6 @@ class CorrectedArray(StoredWeight, AppliedWeight):
         """The activation itself, which the correction reads; see `apply`."""
         return x
 
-    def dequantize(
-        self, dtype: jax.typing.DTypeLike = jnp.float32
-    ) -> Float[Array, "*batch n k"]:
-        """The matrix without its correction."""
-        return self.weight.dequantize(dtype)
-
-    def expand_int8(
-        self, *, implementation: str | None = None
-    ) -> tuple[Int8[Array, "*batch n k"], Float[Array, "*batch n"]]:
-        """Of the weight inside."""
-        return self.weight.expand_int8(implementation=implementation)
-
-    def expand_bfloat16(
-        self, *, implementation: str | None = None
-    ) -> Float[Array, "*batch n k"]:
-        """Of the weight inside."""
-        return self.weight.expand_bfloat16(implementation=implementation)
-
-    def arrays(self) -> dict[str, Any]:
-        """The arrays of the weight inside, and those of the correction."""
-        return {**self.weight.arrays(), **{name: getattr(self, name) for name in _OWN}}
-
     @property
     def format_name(self) -> str:
         """ "corrected", rank, factors, text rows, l for live, and the format inside."""
@@ -127,53 +93,18 @@ class CorrectedArray(StoredWeight, AppliedWeight):
         return f"corrected-r{rank}g{groups}t{self.text_rows}{live}-{inner}"
 
     @classmethod
-    def layout(cls, format_name: str, shape: tuple[int, ...]) -> ArrayLayout | None:
-        """The arrays of one matrix [N, K], or None if the name is another format's.
-
-        Raises:
-          ValueError: the shape cannot be stored in this format.
-        """
-        found = _inner(format_name, shape)
-        if found is None:
+    def parse(cls, format_name: str, shape: tuple[int, ...]) -> Inner | None:
+        """What a name says of a matrix [N, K]; None: it is another format's."""
+        match = _NAME.fullmatch(format_name)
+        if match is None:
             return None
-        (rank, groups, _, _), _, arrays = found
-        number = np.dtype(np.float32)
-        return {
-            **arrays,
-            "down": ((rank, shape[-1]), number),
-            "up": ((shape[-2], rank), number),
-            "factors": ((groups,), number),
+        rank, groups, text_rows = (int(match[n]) for n in (1, 2, 3))
+        own: dict[str, tuple[int, ...]] = {
+            "down": (rank, shape[-1]),
+            "up": (shape[-2], rank),
+            "factors": (groups,),
         }
-
-    @classmethod
-    def from_arrays(
-        cls, format_name: str, arrays: dict[str, Any], rotation: int
-    ) -> Self:
-        """The weight whose `arrays()`, `format_name` and `rotation` these are."""
-        # Any shape that all formats take: the arrays say what the shape is.
-        found = _inner(format_name, (128, 128))
-        if found is None:
-            raise ValueError(f"expected corrected-...-FORMAT, found {format_name!r}")
-        (_, _, text_rows, live), kind, _ = found
-        rest = {name: value for name, value in arrays.items() if name not in _OWN}
-        inner = format_name.split("-", 2)[2]
-        weight = kind.from_arrays(inner, rest, rotation)
-        own = (arrays[name] for name in _OWN)
-        return cls(weight, *own, text_rows=text_rows, live=live)
-
-
-def _inner(
-    format_name: str, shape: tuple[int, ...]
-) -> tuple[tuple[int, int, int, bool], type[StoredWeight], ArrayLayout] | None:
-    """Rank, factors, text rows and live, the format inside, and its arrays."""
-    # The list of formats contains this one.
-    from sixbit_jax.formats import stored_layout
-
-    match = _NAME.fullmatch(format_name)
-    found = None if match is None else stored_layout(match[5], shape)
-    if match is None or found is None:
-        return None
-    return (int(match[1]), int(match[2]), int(match[3]), bool(match[4])), *found
+        return Inner(match[5], {"text_rows": text_rows, "live": bool(match[4])}, own)
 
 
 __all__ = ["CorrectedArray"]

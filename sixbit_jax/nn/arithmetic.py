@@ -8,7 +8,9 @@ kernel, exactly; what they and the ARQ routes do to the activation is plain JAX.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -18,9 +20,10 @@ from pallas_kernels.nvfp4_matmul.api import nvfp4_matmul
 from pallas_kernels.quantize_int8.api import quantize_int8
 from pallas_kernels.quantize_nvfp4.api import quantize_nvfp4
 from sixbit_jax.formats import NVFP4Array, StoredWeight, rotate
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.correction import corrected, has_correction
 from sixbit_jax.nn.fusion import Front, GatedResidual, Gelu, Identity, Modulate
-from sixbit_jax.nn.linear import Linear, matmul
+from sixbit_jax.nn.linear import Affine, matmul
 from sixbit_jax.nn.token_levels import (
     block_scaled_product,
     channel_scales,
@@ -49,9 +52,9 @@ def _front_options(front: Front, weight: StoredWeight) -> dict:
     return options
 
 
-def _epilogue(linear: Linear, residual: GatedResidual | None, dtype) -> dict:
+def _epilogue(bias: Array | None, residual: GatedResidual | None, dtype) -> dict:
     """Bias and gated residual as the matmuls take them."""
-    options = {"bias": linear.bias_array(), "out_dtype": dtype}
+    options = {"bias": bias, "out_dtype": dtype}
     if residual is not None:
         options |= {
             "residual": residual.residual,
@@ -65,58 +68,69 @@ def _epilogue(linear: Linear, residual: GatedResidual | None, dtype) -> dict:
     return options
 
 
+class StoredAffine(NamedTuple):
+    """An `Affine` whose weight is stored in a compressed form."""
+
+    weight: StoredWeight
+    bias: Array | None
+
+
 @dataclass(frozen=True)
 class Work:
     """What every route computes: linears of one activation, with their surroundings.
 
     Attributes:
-      linears: they read the same activation.
+      affines: weights and biases of the linears that read the same activation.
       front: makes it from the site's input.
       residual: epilogue of the (single) linear.
       implementation: what the ops are asked for.
       arq_block: channels that share a live scale on ARQ4 and ARQ8.
       divided: the input is already divided by the weights' divisors.
+      axes: over which the activation's rows are split.
     """
 
-    linears: Sequence[Linear]
+    affines: Sequence[Affine]
     front: Front
     residual: GatedResidual | None
     implementation: str | None
     arq_block: int = 128
     divided: bool = False
+    axes: Axes = NO_AXES
 
-    def weights(self) -> list[StoredWeight]:
-        """The stored weights without what they divide activations by."""
-        return [weight.undivided for weight in self._stored()]
+    def undivided(self) -> list[StoredAffine]:
+        """Biases, and stored weights without what they divide activations by."""
+        return [StoredAffine(weight.undivided, bias) for weight, bias in self.stored()]
 
-    def _stored(self) -> list[StoredWeight]:
-        """The stored weights.
+    def stored(self) -> list[StoredAffine]:
+        """Stored weights and biases.
 
         Raises:
-          TypeError: one is a plain array.
+          TypeError: a weight is a plain array.
         """
-        weights: list[StoredWeight] = []
-        for linear in self.linears:
-            weight = linear.weight.get_value()
+        found: list[StoredAffine] = []
+        for weight, bias in self.affines:
             if not isinstance(weight, StoredWeight):
+                kind = type(weight).__name__
+                if isinstance(weight, jax.Array):
+                    kind = f"an array of shape {weight.shape}"
                 raise TypeError(
                     "a route other than BF16 needs stored weights such as NVFP4, found "
-                    f"an array of shape {weight.shape}"
+                    f"{kind}"
                 )
-            weights.append(weight)
-        return weights
+            found.append(StoredAffine(weight, bias))
+        return found
 
     def bf16(self, x: Array) -> tuple[Array, ...]:
         """No quantization of the activation."""
         activation = self.front(x)
         outputs = []
-        for linear in self.linears:
-            weight, inputs = linear.weight.get_value(), activation
+        for weight, bias in self.affines:
+            inputs = activation
             if isinstance(weight, StoredWeight):
                 inputs = weight.prepare(activation)
                 if x.dtype == jnp.bfloat16:
                     weight = weight.expand_bfloat16(implementation=self.implementation)
-            y = matmul(inputs, weight, linear.bias_array())  # pyrefly: ignore
+            y = matmul(inputs, weight, bias)
             outputs.append(y if self.residual is None else self.residual(y))
         return tuple(y.astype(x.dtype) for y in outputs)
 
@@ -124,16 +138,16 @@ class Work:
         """Per-token INT8 activation, weight expanded to per-channel INT8."""
         values, scales, _ = quantize_int8(
             x,
-            **_front_options(self.front, self.weights()[0]),
+            **_front_options(self.front, self.stored()[0].weight),
             implementation=self.implementation,
         )
         outputs = []
-        for linear, weight in zip(self.linears, self.weights(), strict=True):
+        for weight, bias in self.undivided():
             y = int8_matmul(
                 values,
                 scales,
                 *weight.expand_int8(implementation=self.implementation),
-                **_epilogue(linear, self.residual, x.dtype),
+                **_epilogue(bias, self.residual, x.dtype),
                 implementation=self.implementation,
             )
             outputs.append(y)
@@ -141,21 +155,27 @@ class Work:
 
     def nvfp4(self, x: Array) -> tuple[Array, ...]:
         """Both sides NVFP4; the products are exact."""
-        codes, block_scales, tensor_scale, _ = quantize_nvfp4(
+        quantize = partial(
+            quantize_nvfp4,
             x,
-            **_front_options(self.front, self.weights()[0]),
+            **_front_options(self.front, self.stored()[0].weight),
             implementation=self.implementation,
         )
+        codes, block_scales, tensor_scale, _ = quantize()
+        if self.axes.rows:
+            # What the first call made but the scale is unused, and not computed.
+            tensor_scale = self.axes.largest(tensor_scale)
+            codes, block_scales, _, _ = quantize(tensor_scale=tensor_scale)
         tensor_scale = jnp.broadcast_to(tensor_scale, codes.shape[:-2])
         outputs = []
-        for linear, weight in zip(self.linears, self.weights(), strict=True):
+        for weight, bias in self.undivided():
             if isinstance(weight, NVFP4Array):
                 y = nvfp4_matmul(
                     codes,
                     block_scales,
                     tensor_scale,
                     *weight.arrays().values(),
-                    **_epilogue(linear, self.residual, x.dtype),
+                    **_epilogue(bias, self.residual, x.dtype),
                     implementation=self.implementation,
                 )
             else:
@@ -163,14 +183,14 @@ class Work:
                 one = jnp.ones_like(tensor_scale)
                 values = nvfp4.dequantize(codes, block_scales, one, x.dtype)
                 rows = tensor_scale[..., None]
-                y = self.dense(values, rows, linear, weight, x.dtype)
+                y = self.dense(values, rows, weight, bias, x.dtype)
             outputs.append(y)
         return tuple(outputs)
 
     def rotated(self, x: Array) -> Array:
         """The activation as the weights expect it, float32."""
         activation = self.front(x).astype(jnp.float32)
-        return rotate(activation, self.weights()[0].rotation)
+        return rotate(activation, self.stored()[0].weight.rotation)
 
     def uniform(self, x: Array, *, bits: int) -> tuple[Array, ...]:
         """Per-token uniform activation of few bits, weight expanded to INT8."""
@@ -180,11 +200,15 @@ class Work:
                 levels,
                 scales,
                 *weight.expand_int8(implementation=self.implementation),
-                **_epilogue(linear, self.residual, x.dtype),
+                **_epilogue(bias, self.residual, x.dtype),
                 implementation=self.implementation,
             )
-            for linear, weight in zip(self.linears, self.weights(), strict=True)
+            for weight, bias in self.undivided()
         )
+
+    def channel_scales(self, rotated: Array, block: int = 1) -> Array:
+        """ARQ's scales, of all tokens wherever they are."""
+        return self.axes.largest_of_tokens(channel_scales(rotated, block))
 
     def arq(self, x: Array, *, bits: int) -> tuple[Array, ...]:
         """ARQ per block of channels: s of each block, then a grid per token.
@@ -193,43 +217,45 @@ class Work:
         y = sum_g s_g x^_g W_g^T  (DVD-Quant, arXiv 2505.18663)
         """
         rotated = self.rotated(x)
-        scales = channel_scales(rotated, self.arq_block)
+        scales = self.channel_scales(rotated, self.arq_block)
         spread = jnp.repeat(scales, self.arq_block, -1)[..., None, :]
         levels, rows = token_levels(rotated / spread, bits)
         outputs = []
-        for linear, weight in zip(self.linears, self.weights(), strict=True):
+        for weight, bias in self.undivided():
             values, channels = weight.expand_int8(implementation=self.implementation)
             y = block_scaled_product(levels, scales, values)
-            outputs.append(self.finish(y * rows[..., None] * channels, linear, x.dtype))
+            outputs.append(self.finish(y * rows[..., None] * channels, bias, x.dtype))
         return tuple(outputs)
 
     def arq_channel(self, x: Array, *, bits: int) -> tuple[Array, ...]:
         """ARQ's definition, a scale per channel: y = Q(x~ / s) diag(s) W^T."""
         rotated = self.rotated(x)
-        scales = channel_scales(rotated)[..., None, :]
+        scales = self.channel_scales(rotated)[..., None, :]
         levels, rows = token_levels(rotated / scales, bits)
         return self.fake(levels * scales, rows, x.dtype)
 
     def arq_nvfp4(self, x: Array) -> tuple[Array, ...]:
         """A scale per channel in front of NVFP4 blocks."""
         rotated = self.rotated(x)
-        scales = channel_scales(rotated)[..., None, :]
-        values = nvfp4.fake_quantize(rotated / scales) * scales
+        scales = self.channel_scales(rotated)[..., None, :]
+        spread = rotated / scales
+        whole = self.axes.largest_of_tokens(nvfp4.tensor_scale_of(spread))
+        values = nvfp4.fake_quantize(spread, whole) * scales
         return self.fake(values, jnp.ones(x.shape[:-1], jnp.float32), x.dtype)
 
     def fake(self, values: Array, rows: Array, dtype) -> tuple[Array, ...]:
         """Products of float32 values that no integer GEMM can run: definition only."""
         return tuple(
-            self.dense(values, rows, linear, weight, dtype)
-            for linear, weight in zip(self.linears, self.weights(), strict=True)
+            self.dense(values, rows, weight, bias, dtype)
+            for weight, bias in self.undivided()
         )
 
     def dense(
         self,
         values: Array,
         row_scales: Array,
-        linear: Linear,
         weight: StoredWeight,
+        bias: Array | None,
         dtype,
     ) -> Array:
         """One linear of quantized values in a floating dtype.
@@ -237,8 +263,8 @@ class Work:
         Args:
           values: [batch, tokens, K]; the weight is dequantized to their dtype.
           row_scales: float32, broadcastable to [batch, tokens].
-          linear: for the bias.
-          weight: its weight; sums are float32.
+          weight: of the linear; sums are float32.
+          bias: of the linear.
           dtype: of the result.
         """
         if values.dtype == jnp.bfloat16:
@@ -248,21 +274,20 @@ class Work:
         y = jnp.einsum(
             "...k,nk->...n", values, matrix, preferred_element_type=jnp.float32
         )
-        return self.finish(y * row_scales[..., None], linear, dtype)
+        return self.finish(y * row_scales[..., None], bias, dtype)
 
-    def finish(self, y: Array, linear: Linear, dtype) -> Array:
+    def finish(self, y: Array, bias: Array | None, dtype) -> Array:
         """Bias and gated residual after float32 products."""
-        bias = linear.bias_array()
         y = y if bias is None else y + bias.astype(jnp.float32)
         y = y if self.residual is None else self.residual(y)
         return y.astype(dtype)
 
     def route(self, route: Route) -> Callable[[Array], tuple[Array, ...]]:
         """The function of x that takes this route."""
-        if has_correction(self.linears):
+        if has_correction(self.affines):
             return partial(corrected, self, route=route)
         whole = route == Route.BF16 or self.divided
-        if not whole and any(w.divisor is not None for w in self._stored()):
+        if not whole and any(w.divisor is not None for w, _ in self.stored()):
             return partial(self.one_by_one, route=route)
         return {
             Route.NVFP4: self.nvfp4,
@@ -281,12 +306,13 @@ class Work:
         """Linears whose weights ask for divided activations, each with its own."""
         activation = self.front(x)
         outputs: list[Array] = []
-        for linear, weight in zip(self.linears, self._stored(), strict=True):
+        for weight, bias in self.stored():
             divided = activation
             if weight.divisor is not None:
                 divided = (activation.astype(jnp.float32) / weight.divisor).astype(
                     x.dtype
                 )
-            alone = replace(self, linears=[linear], front=Identity(), divided=True)
+            own = [Affine(weight, bias)]
+            alone = replace(self, affines=own, front=Identity(), divided=True)
             outputs += alone.route(route)(divided)
         return tuple(outputs)

@@ -1,43 +1,23 @@
 """Sites whose weights are `CorrectedArray`s, on any route."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.numerics import int8, nvfp4
-from sixbit_jax.formats import StoredWeight
 from sixbit_jax.formats.corrected import CorrectedArray
-from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.axes import NO_AXES, Axes
+from sixbit_jax.nn.linear import Affine
 from sixbit_jax.nn.token_levels import token_levels
 from sixbit_jax.routes import Route
 
 
-@dataclass(frozen=True)
-class UncorrectedLinear:
-    """A linear with the stored weight inside of a `CorrectedArray`."""
-
-    linear: Linear
-    inside: StoredWeight
-
-    @property
-    def weight(self) -> "UncorrectedLinear":
-        """What `get_value` is asked of."""
-        return self
-
-    def get_value(self) -> StoredWeight:
-        """The weight without its correction."""
-        return self.inside
-
-    def bias_array(self) -> Array | None:
-        """Of the linear."""
-        return self.linear.bias_array()
-
-
-def has_correction(linears: Any) -> bool:
-    """Whether any of the linears has one."""
-    return any(isinstance(x.weight.get_value(), CorrectedArray) for x in linears)
+def has_correction(affines: Sequence[Affine]) -> bool:
+    """Whether the weight of any linear has one."""
+    return any(isinstance(weight, CorrectedArray) for weight, _ in affines)
 
 
 def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
@@ -50,18 +30,15 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
       x: the site's input.
       route: what the weights inside and the activation are multiplied with.
     """
-    weights = [linear.weight.get_value() for linear in work.linears]
     plain = [
-        UncorrectedLinear(linear, weight.weight)
-        if isinstance(weight, CorrectedArray)
-        else linear
-        for linear, weight in zip(work.linears, weights, strict=True)
+        Affine(weight.weight if isinstance(weight, CorrectedArray) else weight, bias)
+        for weight, bias in work.affines
     ]
-    outputs = replace(work, linears=plain, residual=None).route(route)(x)
+    outputs = replace(work, affines=plain, residual=None).route(route)(x)
     live = work.front(x)
-    quantized = as_quantized(live, route)
+    quantized = as_quantized(live, route, work.axes)
     made = []
-    for y, weight in zip(outputs, weights, strict=True):
+    for y, (weight, _) in zip(outputs, work.affines, strict=True):
         if isinstance(weight, CorrectedArray):
             activation = live if weight.live else quantized
             y = (y.astype(jnp.float32) + weight.correction(activation)).astype(x.dtype)
@@ -69,7 +46,7 @@ def corrected(work: Any, x: Array, *, route: Route) -> tuple[Array, ...]:
     return tuple(y.astype(x.dtype) for y in made)
 
 
-def as_quantized(x: Array, route: Route) -> Array:
+def as_quantized(x: Array, route: Route, axes: Axes = NO_AXES) -> Array:
     """The activation with the values that a route multiplies.
 
     The ARQ routes have scales of their own in a rotated space: corrections, which are
@@ -83,8 +60,9 @@ def as_quantized(x: Array, route: Route) -> Array:
         levels, scales = int8.quantize(values)
         return (levels.astype(jnp.float32) * scales[..., None]).astype(x.dtype)
     if route == Route.NVFP4:
-        return nvfp4.fake_quantize(values).astype(x.dtype)
+        scale = axes.largest_of_tokens(nvfp4.tensor_scale_of(values))
+        return nvfp4.fake_quantize(values, scale).astype(x.dtype)
     return x
 
 
-__all__ = ["UncorrectedLinear", "as_quantized", "corrected", "has_correction"]
+__all__ = ["as_quantized", "corrected", "has_correction"]

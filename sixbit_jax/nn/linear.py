@@ -5,6 +5,7 @@ What a format offers to run here, in every site, in the sampler and in checkpoin
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +13,16 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sixbit_jax.formats import StoredWeight
-from sixbit_jax.nn.applied_weight import AppliedWeight
+from sixbit_jax.nn.applied_weight import AppliedWeight, dense
 
 Weight = jax.Array | StoredWeight | AppliedWeight
 
 
-def weight_matrix(
-    weight: jax.Array | StoredWeight, dtype: jnp.dtype
-) -> Float[Array, "N K"]:
-    """The weight as a plain matrix of `dtype`; stored ones are dequantized."""
-    if isinstance(weight, StoredWeight):
-        return weight.dequantize(dtype)
-    return weight.astype(dtype)
+class Affine(NamedTuple):
+    """What a linear multiplies with and adds: its weight `[N, K]` and bias `[N]`."""
+
+    weight: Weight
+    bias: Array | None
 
 
 def matmul(
@@ -38,7 +37,7 @@ def matmul(
     if isinstance(weight, AppliedWeight):
         y = weight.apply(x)
     else:
-        y = jnp.einsum("...k,nk->...n", x, weight_matrix(weight, x.dtype))
+        y = jnp.einsum("...k,nk->...n", x, dense(weight, x.dtype))
     return y if bias is None else y + bias.astype(x.dtype)
 
 
@@ -66,19 +65,20 @@ class Linear(nnx.Module):
         )
         self.bias = nnx.Param(jnp.zeros((out_features,), dtype)) if bias else None
 
-    def bias_array(self) -> Array | None:
-        """The bias, or None."""
-        return None if self.bias is None else self.bias[...]
+    def affine(self) -> Affine:
+        """The values of weight and bias."""
+        bias = None if self.bias is None else self.bias[...]
+        return Affine(self.weight.get_value(), bias)
 
     def __call__(
         self, x: Float[Array, "*batch K"], *, kernels: bool = False
     ) -> Float[Array, "*batch N"]:
         """x W^T + b; `kernels` lets a GPU kernel expand a stored weight."""
-        weight = self.weight.get_value()
+        weight, bias = self.affine()
         if isinstance(weight, StoredWeight):
             x = weight.prepare(x)
             whole = isinstance(weight, AppliedWeight)
             if kernels and x.dtype == jnp.bfloat16 and not whole:
                 # XLA's fused dequantization of a few rows takes longer than both.
                 weight = weight.expand_bfloat16()
-        return matmul(x, weight, self.bias_array())
+        return matmul(x, weight, bias)

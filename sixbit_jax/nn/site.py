@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from pallas_kernels.attention.api import Precision
 from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
 from sixbit_jax.nn.arithmetic import Work
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.fusion import Front, GatedResidual, Identity
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.varying import vary, varying_axes
@@ -55,6 +56,7 @@ class SiteOptions:
       arq_block: channels that share a live scale on the routes ARQ4 and ARQ8.
       sparse: how blocks of keys are chosen where a block's plan makes self-attention
         sparse; None: it never does.
+      axes: what is split over which axes of a mesh.
     """
 
     routes: tuple[Route, ...] = (Route.BF16,)
@@ -65,6 +67,7 @@ class SiteOptions:
     attention: Precision | Literal["plan"] = "bf16"
     arq_block: int = 128
     sparse: SparseWay | None = None
+    axes: Axes = NO_AXES
 
     @property
     def branches(self) -> tuple[Route, ...]:
@@ -81,37 +84,57 @@ class SiteOptions:
 IDENTITY = Identity()
 
 
-def outlier_ratio(x: Float[Array, "*any"]) -> Float[Array, ""]:
-    """max|x| / mean|x|, the signal of Purified Delta Refresh."""
+def outlier_ratio(x: Float[Array, "*any"], axes: Axes = NO_AXES) -> Float[Array, ""]:
+    """max|x| / mean|x|, the signal of Purified Delta Refresh.
+
+    Args:
+      x: any array; [batch, tokens, K] where rows are split.
+      axes: over which they are.
+    """
     magnitude = jnp.abs(x.astype(jnp.float32))
-    return magnitude.max() / jnp.maximum(magnitude.mean(), 1e-30)
+    if not axes.rows:
+        return magnitude.max() / jnp.maximum(magnitude.mean(), 1e-30)
+    total = axes.total(axes.sum_of_tokens(magnitude.sum(-1)))
+    mean = total / (axes.num_rows(x) * x.shape[-1])
+    return axes.largest(magnitude.max()) / jnp.maximum(mean, 1e-30)
 
 
-def relative_l1(value: Array, reference: Array) -> Float[Array, ""]:
-    """sum|value - reference| / sum|reference| in float32."""
+def relative_l1(
+    value: Array, reference: Array, axes: Axes = NO_AXES
+) -> Float[Array, ""]:
+    """sum|value - reference| / sum|reference| in float32.
+
+    Args:
+      value, reference: of one shape; [batch, tokens, K] where rows are split.
+      axes: over which they are.
+    """
     value, reference = value.astype(jnp.float32), reference.astype(jnp.float32)
-    return jnp.abs(value - reference).sum() / jnp.maximum(
-        jnp.abs(reference).sum(), 1e-30
-    )
+    change, base = jnp.abs(value - reference), jnp.abs(reference)
+    if axes.rows:
+        rows = jnp.stack([change.sum(-1), base.sum(-1)], -1)
+        found = axes.total(axes.sum_of_tokens(rows))
+        return found[0] / jnp.maximum(found[1], 1e-30)
+    return change.sum() / jnp.maximum(base.sum(), 1e-30)
 
 
 def _nvfp4_error(work: Work, x: Array) -> Array:
     outputs = replace(work, residual=None)
     exact, low = outputs.route(Route.BF16)(x), outputs.route(Route.NVFP4)(x)
-    return relative_l1(jnp.concatenate(low, -1), jnp.concatenate(exact, -1))
+    low_outputs, exact_outputs = (jnp.concatenate(part, -1) for part in (low, exact))
+    return relative_l1(low_outputs, exact_outputs, work.axes)
 
 
 def _outlier(x: Array, front: Front, control: SiteControl, options: SiteOptions):
     """The live statistic, where anybody asks for it."""
     if options.outlier_stats:
-        return outlier_ratio(front(x))
+        return outlier_ratio(front(x), options.axes)
     if not options.outlier_rule:
         return jnp.zeros((), jnp.float32)
     # The rule holds in few blocks: elsewhere the pass over the activation is saved.
     axes = varying_axes(x, front, control)
     return jax.lax.cond(
         control.outlier_limit < NO_LIMIT,
-        lambda x: vary(outlier_ratio(front(x)), axes),
+        lambda x: vary(outlier_ratio(front(x), options.axes), axes),
         lambda x: vary(jnp.zeros((), jnp.float32), axes),
         x,
     )
@@ -140,7 +163,15 @@ def run_site(
     Returns:
       One output per linear, in the dtype of x, and the stats.
     """
-    work = Work(linears, front, residual, options.implementation, options.arq_block)
+    affines = [linear.affine() for linear in linears]
+    work = Work(
+        affines,
+        front,
+        residual,
+        options.implementation,
+        options.arq_block,
+        axes=options.axes,
+    )
     nothing = jnp.full((), NOT_MEASURED, jnp.float32)
     if control is None:
         stats = SiteStats(jnp.zeros(()), jnp.int32(Route.BF16), nothing)

@@ -3,7 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sixbit_jax.text_encoders.prompts import clean_wan_prompt
+from sixbit_jax.text_encoders.prompts import (
+    HUNYUAN_VIDEO_CROP,
+    HUNYUAN_VIDEO_TEMPLATE,
+    clean_wan_prompt,
+)
 
 
 def _as_it_is(prompt: str) -> str:
@@ -17,15 +21,28 @@ class TextRule:
     Attributes:
       clean: what happens to the text first.
       masked: whether the encoder is told which tokens are padding; the rows of padding
-        are then zeros. Without, padding is read, and all rows are used.
+        are then zeros, or hidden from the network by a mask. Without, padding is read,
+        and all rows are used.
+      template: text around the prompt, which stands for "{}".
+      crop: leading rows, of the template, that are dropped after encoding.
+      pooled: whether a second encoder makes one vector of the prompt alone.
     """
 
     clean: Callable[[str], str] = _as_it_is
     masked: bool = False
+    template: str = "{}"
+    crop: int = 0
+    pooled: bool = False
 
 
 COGVIDEOX = TextRule()
 WAN = TextRule(clean_wan_prompt, masked=True)
+HUNYUAN_VIDEO = TextRule(
+    masked=True,
+    template=HUNYUAN_VIDEO_TEMPLATE,
+    crop=HUNYUAN_VIDEO_CROP,
+    pooled=True,
+)
 
 PIPELINES: dict[str, TextRule] = {
     "CogVideoXPipeline": COGVIDEOX,
@@ -34,5 +51,6 @@ PIPELINES: dict[str, TextRule] = {
     "WanPipeline": WAN,
     "WanImageToVideoPipeline": WAN,
     "WanVideoToVideoPipeline": WAN,
+    "HunyuanVideoPipeline": HUNYUAN_VIDEO,
 }
 """Pipelines that can be converted, by the class name in `model_index.json`."""

@@ -15,6 +15,9 @@ import numpy as np
 from sixbit_jax.checkpoint.header import Header
 from sixbit_jax.models.network import Description
 from sixbit_jax.pipelines.settings import VideoSettings, spatial_patch
+from sixbit_jax.policies import Policy
+from sixbit_jax.sampling import delta_cache
+from sixbit_jax.sampling.grid import cache_layout
 
 # Arrays of the size of the residual stream that a block's program holds at once: 1.2 GB
 # of temporaries against 0.11 GB of stream were measured for CogVideoX-5b.
@@ -105,6 +108,19 @@ def estimate(
     )
 
 
+def cached_deltas(
+    policy: Policy, description: Description, cache_format: str, *, guided: bool
+) -> int:
+    """Slots of the delta cache that a policy needs, of all guidance branches.
+
+    Raises:
+      ValueError: for an unknown format, and skips of blocks that there are not.
+    """
+    stored = delta_cache.checked_format(cache_format)
+    layout = cache_layout(policy, description.stacks, stored)
+    return layout.num_slots * (2 if guided else 1)
+
+
 def _narrowest_channels(config: Any) -> int:
     """Channels at full resolution, in the decoder's last level."""
     values = vars(config)
@@ -155,4 +171,11 @@ def _gigabytes(size: int) -> str:
     return f"{np.ceil(size / 1e8) / 10:.1f} GB"
 
 
-__all__ = ["MemoryEstimate", "check", "device_memory", "estimate", "peak_memory"]
+__all__ = [
+    "MemoryEstimate",
+    "cached_deltas",
+    "check",
+    "device_memory",
+    "estimate",
+    "peak_memory",
+]

@@ -2,10 +2,7 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,34 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from sixbit_jax import components
-from sixbit_jax.checkpoint import CheckpointError, load
-from sixbit_jax.checkpoint.header import Header, read_header
 from sixbit_jax.models.network import Description
 from sixbit_jax.pipelines import memory
-from sixbit_jax.pipelines.families import PIPELINES
-from sixbit_jax.pipelines.header import PipelineHeader, read_pipeline_header
+from sixbit_jax.pipelines.denoise import denoiser
 from sixbit_jax.pipelines.image_to_video import Pictures
+from sixbit_jax.pipelines.loading import TRANSFORMER, VAE, Components
 from sixbit_jax.pipelines.picture_inputs import PictureInputs
 from sixbit_jax.pipelines.pictures import Fit, Picture
 from sixbit_jax.pipelines.progress import Stopped, Tell, nothing
-from sixbit_jax.pipelines.prompts import EncodedPrompts, encode_prompts
+from sixbit_jax.pipelines.prompts import EncodedPrompts, PromptEmbeds, encode_all
 from sixbit_jax.pipelines.settings import VideoSettings, resolve, with_vae
 from sixbit_jax.pipelines.video import Clock, Video
-from sixbit_jax.policies import Policy
-from sixbit_jax.sampling.api import sample
-from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
-from sixbit_jax.sampling.pair import LowNoise
-from sixbit_jax.sampling.schedulers.choice import choose_scheduler
-from sixbit_jax.text_encoders.tokenizers import load_tokenizer
+from sixbit_jax.sampling.options import Noise
 from sixbit_jax.vae.families import FAMILIES, decode_frames
 
-TRANSFORMER, SECOND, VAE = "transformer", "transformer_2", "vae"
-TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
-_NEEDED = (TRANSFORMER, VAE, TEXT_ENCODER)
 
-
-class VideoPipeline:
+class VideoPipeline(Components):
     """Prompt to video with a converted pipeline; see `load_pipeline`.
 
     Components are loaded when they are needed and freed after their part, so that the
@@ -60,26 +45,9 @@ class VideoPipeline:
         keep: Sequence[str] = (),
         dtype: Any = None,
     ):
-        self.path = Path(path)
-        self.header: PipelineHeader = read_pipeline_header(self.path)
-        self.headers: dict[str, Header] = {
-            name: read_header(self.path / name) for name in self.header.components
-        }
-        self._check_components()
-        if unknown := sorted(set(keep) - set(self.headers)):
-            raise ValueError(
-                f"keep: expected some of {', '.join(self.headers)}; found "
-                f"{', '.join(unknown)}"
-            )
-        if dtype is None:
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        self.dtype = jnp.dtype(dtype)
-        self.kernels = jax.default_backend() == "gpu"
-        self._keep, self._loaded = set(keep), {}
-        self._load_seconds = 0.0
-        self.rule = PIPELINES[self.header.pipeline_class]
-        self.network_config, network = self._configured(TRANSFORMER)
-        self.vae_config, vae = self._configured(VAE)
+        super().__init__(path, keep=keep, dtype=dtype)
+        self.network_config, network = self.configured(TRANSFORMER)
+        self.vae_config, vae = self.configured(VAE)
         family = FAMILIES[vae.class_name]
         self.description: Description = with_vae(
             network.describe(self.network_config),
@@ -88,32 +56,6 @@ class VideoPipeline:
             channels=family.channels(self.vae_config),
         )
         self._inputs = PictureInputs(self)
-
-    def _check_components(self) -> None:
-        if self.header.pipeline_class not in PIPELINES:
-            raise CheckpointError(
-                f"{self.path}: expected one of {', '.join(sorted(PIPELINES))}; found "
-                f"{self.header.pipeline_class!r}"
-            )
-        problems = [
-            f"{name}: expected this component"
-            + (f", left out: {why}" if (why := self.header.missing.get(name)) else "")
-            for name in _NEEDED
-            if name not in self.header.components
-        ]
-        problems += [
-            f"{name}: expected {self.path / name}"
-            for name in (TOKENIZER,)
-            if not (self.path / name).is_dir()
-        ]
-        if problems:
-            raise CheckpointError("\n  ".join([f"{self.path}:", *problems]))
-
-    def _configured(self, name: str) -> tuple[Any, Any]:
-        """The configuration and the class of a component."""
-        header = self.headers[name]
-        config_type, model = components.get(header.model_class)
-        return config_type.from_dict(header.config), model
 
     def memory(
         self,
@@ -156,24 +98,6 @@ class VideoPipeline:
             given["height"], given["width"] = self._inputs.size(pictures, area)
         return resolve(self.description, self.network_config, **given)
 
-    @contextlib.contextmanager
-    def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
-        """A component on the device, for the length of a `with`."""
-        key = (name, None if dtype is None else jnp.dtype(dtype).name)
-        if key in self._loaded:
-            yield self._loaded[key]
-            return
-        began = time.perf_counter()
-        model = jax.block_until_ready(load(self.path / name, dtype=dtype)[0])
-        self._load_seconds += time.perf_counter() - began
-        if name in self._keep:
-            self._loaded[key] = model
-        yield model
-
-    def free(self) -> None:
-        """Drops the components that were kept."""
-        self._loaded.clear()
-
     def encode(self, prompts: Sequence[str], *, tell: Tell = nothing) -> EncodedPrompts:
         """Embeddings of prompts; each text is encoded once.
 
@@ -181,100 +105,24 @@ class VideoPipeline:
           sixbit_jax.text_encoders.tokenizers.TokenizerError: if the tokenizer's files
             are missing, damaged, or another model's.
         """
-        tokenizer = load_tokenizer(self.path / TOKENIZER)
-        texts = list(dict.fromkeys(prompts))
-        count = 0
+        return encode_all(self, prompts, tell)
 
-        def each(prompt: str) -> None:
-            nonlocal count
-            count += 1
-            if tell("text", count, len(texts)):
-                raise Stopped("stopped while encoding prompts")
-
-        tell("text", 0, len(texts))
-        with self.component(TEXT_ENCODER, dtype=self.dtype) as encoder:
-            return encode_prompts(
-                encoder,
-                tokenizer,
-                texts,
-                rule=self.rule,
-                length=self.description.conditions.prompt.length,
-                dtype=self.dtype,
-                kernels=self.kernels,
-                each=each,
-            )
-
-    @contextlib.contextmanager
     def sampler(
-        self,
-        settings: VideoSettings,
-        *,
-        scheduler: str | None = None,
-        shift: float | None = None,
-        sigmas: Sequence[float] | None = None,
-        timesteps: Sequence[float] | None = None,
-        policy: Policy | Callable[[Any], Policy] | None = None,
-        execution: Execution | None = None,
-        guidance_scale_2: float | None = None,
-    ) -> Iterator[Callable[..., Any]]:
+        self, settings: VideoSettings, **sampling: Any
+    ) -> contextlib.AbstractContextManager[Callable[..., Any]]:
         """The transformer (or both) on the device, as a function for many prompts.
 
-        Yields:
-          (prompt embeddings, negative ones or None, *, seed, noise, on_step,
+        Args:
+          settings: of the videos.
+          sampling: `scheduler`, `shift`, `sigmas`, `timesteps`, `policy` (or a function
+            of the network that makes it), `execution`, `guidance_scale_2`, `mesh`
+            (`sixbit_jax.make_mesh`: the devices that share the denoising).
+
+        Returns:
+          A context of (embeddings, negative ones or None, *, seed, noise, on_step,
           conditions) -> `SampleResult`.
         """
-        size = (settings.height, settings.width)
-        chosen = choose_scheduler(
-            self.description,
-            self.header.scheduler,
-            name=scheduler,
-            shift=shift,
-            size=size,
-            sigmas=sigmas,
-            timesteps=timesteps,
-        )
-        execution = Execution(dtype=self.dtype) if execution is None else execution
-        with contextlib.ExitStack() as stack:
-            model = stack.enter_context(self.component(TRANSFORMER))
-            low = None
-            if SECOND in self.headers:
-                boundary = self.header.options.get("boundary_ratio")
-                if boundary is None:
-                    raise CheckpointError(
-                        f"{self.path}: expected boundary_ratio beside {SECOND}, found "
-                        "none"
-                    )
-                second = stack.enter_context(self.component(SECOND))
-                low = LowNoise(second, boundary, guidance_scale_2)
-            if callable(policy) and not isinstance(policy, Policy):
-                policy = policy(model)
-
-            def run(
-                embeds: np.ndarray,
-                negative: np.ndarray | None,
-                *,
-                seed: int = 0,
-                noise: Noise | Array | None = None,
-                on_step: Callable[[int, int], bool | None] | None = None,
-                conditions: Conditions | None = None,
-            ) -> Any:
-                given = None if negative is None else jnp.asarray(negative)[None]
-                return sample(
-                    model,
-                    chosen,
-                    Prompt(jnp.asarray(embeds)[None], given),
-                    latent_shape=settings.latent_shape,
-                    num_steps=settings.num_steps,
-                    guidance=Guidance(settings.guidance_scale),
-                    conditions=replace(conditions or Conditions(), low_noise=low),
-                    policy=policy,
-                    execution=execution,
-                    seed=seed,
-                    noise=noise,
-                    on_step=on_step,
-                )
-
-            yield run
+        return denoiser(self, self.description, settings, **sampling)
 
     def decode(
         self,
@@ -297,11 +145,11 @@ class VideoPipeline:
 
     def __call__(
         self,
-        prompt: str,
+        prompt: str | PromptEmbeds,
         *,
         image: Picture | None = None,
         last_image: Picture | None = None,
-        negative_prompt: str = "",
+        negative_prompt: str | PromptEmbeds = "",
         seed: int = 0,
         noise: Noise | Array | None = None,
         tell: Tell = nothing,
@@ -311,6 +159,7 @@ class VideoPipeline:
         width: int | None = None,
         num_steps: int | None = None,
         guidance_scale: float | None = None,
+        true_cfg_scale: float | None = None,
         **sampling: Any,
     ) -> Video:
         """Makes one video.
@@ -321,8 +170,8 @@ class VideoPipeline:
         ```
 
         Args:
-          prompt, negative_prompt: text; the negative one is used where there is
-            guidance.
+          prompt, negative_prompt: text, or embeddings that were made elsewhere; the
+            negative one is used where there is classifier-free guidance.
           image, last_image: picture files, or pictures of Pillow, that the video
             begins and ends with; the family says which it takes.
           seed: of the noise.
@@ -332,8 +181,11 @@ class VideoPipeline:
           frames, height, width, num_steps, guidance_scale: None is the published
             value of the network; the size then follows the picture where the
             published pipelines let it.
+          true_cfg_scale: classifier-free guidance of networks that read the
+            `guidance_scale` themselves (HunyuanVideo); None or 1 runs without.
           sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
-            that of the steps), `policy`, `execution`, `guidance_scale_2` of `sampler`,
+            that of the steps), `policy`, `execution`, `guidance_scale_2`, `mesh` of
+            `sampler`,
             `fit` and `picture_noise` of `videos`.
 
         Raises:
@@ -351,6 +203,7 @@ class VideoPipeline:
             width=width,
             num_steps=num_steps,
             guidance_scale=guidance_scale,
+            true_cfg_scale=true_cfg_scale,
         )
         (video,) = self.videos(
             [(prompt, seed)],
@@ -372,13 +225,13 @@ class VideoPipeline:
 
     def videos(
         self,
-        jobs: Sequence[tuple[str, int]],
+        jobs: Sequence[tuple[str | PromptEmbeds, int]],
         settings: VideoSettings,
         *,
         pictures: Sequence[Pictures] | None = None,
         picture_noise: Any = None,
         fit: Fit = "stretch",
-        negative_prompt: str = "",
+        negative_prompt: str | PromptEmbeds = "",
         noise: Noise | Array | None = None,
         tell: Tell = nothing,
         tiled: bool = False,
@@ -403,21 +256,14 @@ class VideoPipeline:
         Yields:
           Every video as soon as it is decoded.
         """
-        clock = Clock(lambda: self._load_seconds)
-        texts = [prompt for prompt, _ in jobs]
-        texts += [negative_prompt] if settings.guided else []
-        encoded = self.encode(texts, tell=tell)
+        clock = Clock(lambda: self.load_seconds)
+        negative = negative_prompt if settings.guided else None
+        wanted = [*(prompt for prompt, _ in jobs), negative]
+        encoded = self.encode([t for t in wanted if isinstance(t, str)], tell=tell)
         clock.ends("text")
-        negative = encoded.embeds[negative_prompt] if settings.guided else None
-        given = self._inputs.conditions(
-            [seed for _, seed in jobs],
-            settings,
-            pictures,
-            noise=picture_noise,
-            fit=fit,
-            tiled=tiled,
-            tell=tell,
-        )
+        seeds = [seed for _, seed in jobs]
+        options: Any = {"noise": picture_noise, "fit": fit, "tiled": tiled}
+        given = self._inputs.conditions(seeds, settings, pictures, tell=tell, **options)
         if pictures is not None:
             clock.ends("picture")
         with contextlib.ExitStack() as held:
@@ -425,18 +271,14 @@ class VideoPipeline:
             clock.ends("sampling")
             for (prompt, seed), conditions in zip(jobs, given, strict=True):
                 result = run(
-                    encoded.embeds[prompt],
-                    negative,
+                    encoded.of(prompt),
+                    None if negative is None else encoded.of(negative),
                     seed=seed,
                     noise=noise,
                     conditions=conditions,
                     on_step=lambda done, count: tell("sampling", done, count),
                 )
-                latents = jax.block_until_ready(result.latents)
-                if result.steps_done < settings.num_steps:
-                    raise Stopped(f"stopped after {int(result.steps_done)} steps")
-                if not bool(jnp.isfinite(latents).all()):
-                    raise FloatingPointError(f"{self.path}: the latents are not finite")
+                latents = self._finished(result, settings)
                 if len(jobs) == 1:
                     # The VAE gets the transformer's memory.
                     del run
@@ -447,15 +289,29 @@ class VideoPipeline:
                 yield Video(
                     frames=pixels,
                     fps=settings.fps,
-                    prompt=prompt,
-                    negative_prompt=negative_prompt if settings.guided else "",
+                    prompt=_text(prompt),
+                    negative_prompt=_text(negative),
                     seed=seed,
                     settings=settings,
                     trace=jax.tree.map(np.asarray, result.trace),
                     seconds=clock.read(),
-                    cut=encoded.cut.get(prompt, ""),
+                    cut=encoded.cut.get(_text(prompt), ""),
                 )
                 clock.restart("sampling", "vae", "load")
+
+    def _finished(self, result: Any, settings: VideoSettings) -> Array:
+        """The latents of a run that was not stopped."""
+        latents = jax.block_until_ready(result.latents)
+        if result.steps_done < settings.num_steps:
+            raise Stopped(f"stopped after {int(result.steps_done)} steps")
+        if not bool(jnp.isfinite(latents).all()):
+            raise FloatingPointError(f"{self.path}: the latents are not finite")
+        return latents
+
+
+def _text(prompt: str | PromptEmbeds | None) -> str:
+    """What is known of a prompt's words."""
+    return prompt if isinstance(prompt, str) else ""
 
 
 def load_pipeline(
@@ -474,6 +330,12 @@ def load_pipeline(
     Raises:
       sixbit_jax.checkpoint.CheckpointError: if components are missing or damaged.
       ValueError: for an unknown component in `keep`.
+
+    >>> import sixbit_jax
+    >>> pipe = sixbit_jax.load_pipeline("wan2.1")  # made by `sixbit convert`
+    >>> video = pipe("a red fox", num_steps=2, frames=5, height=32, width=48)
+    >>> video.frames.shape, video.frames.dtype
+    ((5, 32, 48, 3), dtype('uint8'))
     """
     return VideoPipeline(path, keep=keep, dtype=dtype)
 

@@ -19,6 +19,7 @@ class VideoSettings:
       num_steps: denoising steps.
       guidance_scale: classifier-free guidance; 1 or less is none.
       fps: frames per second of the file.
+      embedded_guidance: scale that the network itself reads; None where it reads none.
     """
 
     frames: int
@@ -28,6 +29,7 @@ class VideoSettings:
     num_steps: int
     guidance_scale: float
     fps: int
+    embedded_guidance: float | None = None
 
     @property
     def guided(self) -> bool:
@@ -47,6 +49,7 @@ def resolve(
     width: int | None = None,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
+    true_cfg_scale: float | None = None,
     fps: int | None = None,
 ) -> VideoSettings:
     """The settings of a run; what is not given is the network's published value.
@@ -55,7 +58,10 @@ def resolve(
       description: of the network, with the compression of the pipeline's VAE.
       config: of the network.
       frames, height, width: of the video.
-      num_steps, guidance_scale, fps: of the run.
+      num_steps, fps: of the run.
+      guidance_scale: of the published pipeline: what the network reads where it reads a
+        scale (HunyuanVideo), classifier-free guidance elsewhere.
+      true_cfg_scale: classifier-free guidance of a network that reads a scale.
 
     Raises:
       ValueError: for sizes that the network or the VAE cannot make, with the nearest
@@ -66,7 +72,7 @@ def resolve(
     height = default.height if height is None else height
     width = default.width if width is None else width
     num_steps = default.num_steps if num_steps is None else num_steps
-    scale = default.guidance_scale if guidance_scale is None else guidance_scale
+    scale, embedded = _scales(description, guidance_scale, true_cfg_scale)
     fps = default.fps if fps is None else fps
     problems = [
         f"{name}: expected 1 to {most}, found {value}"
@@ -89,8 +95,17 @@ def resolve(
             f"size: expected multiples of {multiple} pixels, found {width}x{height}; "
             f"the nearest is {near[1]}x{near[0]}"
         )
-    if not math.isfinite(scale) or abs(scale) > 1000:
-        problems.append(f"guidance_scale: expected a finite number, found {scale}")
+    if embedded is None and true_cfg_scale is not None:
+        problems.append(
+            "true_cfg_scale: expected none for a network that reads no guidance scale, "
+            f"found {true_cfg_scale} (guidance_scale is classifier-free there)"
+        )
+    scales = {"guidance_scale": scale, "embedded guidance_scale": embedded}
+    problems += [
+        f"{name}: expected a finite number, found {value}"
+        for name, value in scales.items()
+        if value is not None and (not math.isfinite(value) or abs(value) > 1000)
+    ]
     if not 1 <= fps <= 240:
         problems.append(f"fps: expected 1 to 240, found {fps}")
     if problems:
@@ -98,7 +113,25 @@ def resolve(
     shape = description.latent_shape(frames, height, width)
     extra = description.extra_frames(shape[0])
     config.token_grid(shape[0] + extra, *shape[2:])
-    return VideoSettings(frames, height, width, shape, num_steps, float(scale), fps)
+    return VideoSettings(
+        frames, height, width, shape, num_steps, float(scale), fps, embedded
+    )
+
+
+def _scales(
+    description: Description, guidance: float | None, true_cfg: float | None
+) -> tuple[float, float | None]:
+    """The scale of classifier-free guidance, and that which the network reads."""
+    embedded, scale = (
+        description.conditions.embedded_guidance,
+        description.defaults.guidance_scale,
+    )
+    if embedded is None:
+        return (scale if guidance is None else guidance), None
+    return (
+        scale if true_cfg is None else true_cfg,
+        float(embedded if guidance is None else guidance),
+    )
 
 
 def spatial_patch(config: Any) -> int:

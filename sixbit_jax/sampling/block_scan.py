@@ -61,31 +61,33 @@ class CacheLayout:
 
 
 class _Layer(NamedTuple):
-    """What a block is scanned over, or a group of blocks with a leading axis."""
+    """What a block is scanned over, or a group of blocks with a leading axis.
 
-    params: nnx.State
+    Attributes:
+      params: the parameters of the block; its number where weights are split over a mesh.
+      context: what this layer reads on its own.
+      control: its slice of the plan.
+    """
+
+    params: nnx.State | Int[Array, "*blocks"]
     context: Any
     control: BlockControl
 
 
 class _Measured(NamedTuple):
-    """What a block measured, or a group of blocks with a leading axis."""
+    """What a block measured, or a group of blocks with a leading axis.
 
-    gamma: Float[Array, "*blocks"]
-    delta_change: Float[Array, "*blocks"]
+    Attributes:
+      sums: of |delta|, |X|, |delta - old| and |old|, over the tokens of this device.
+      sites: stats of the sites.
+    """
+
+    sums: Float[Array, "*blocks 4"]
     sites: BlockStats
 
 
-def _l1(x: Array) -> Array:
-    return jnp.abs(x).sum(dtype=jnp.float32)
-
-
 def _relative(change: Array, base: Array) -> Array:
-    return jnp.where(base > 0, change / jnp.maximum(base, 1e-30), NO_CHANGE)
-
-
-def _finite(ratio: Array) -> Array:
-    """The kernels divide by what may be zero."""
+    ratio = jnp.where(base > 0, change / jnp.maximum(base, 1e-30), NO_CHANGE)
     return jnp.where(jnp.isfinite(ratio), ratio, NO_CHANGE)
 
 
@@ -94,12 +96,13 @@ class _StackScan:
     """The blocks of one stack, as functions of the residual stream.
 
     Attributes:
-      graph: of one block.
+      graph: the graph of one block.
       conditioning: what every block reads.
       options: routes in the compiled program.
       cache_format: how a delta is stored.
       group: blocks that share a slot.
       axes: mesh axes over which the run differs.
+      shards: this device's part of all blocks' weights, where they are split.
     """
 
     graph: nnx.GraphDef
@@ -108,14 +111,24 @@ class _StackScan:
     cache_format: delta_cache.Format
     group: int
     axes: frozenset[str]
+    shards: nnx.State | None = None
+
+    def weights(self, number: Array) -> nnx.State:
+        """The whole weights of a block, gathered; of the first after the last."""
+        count = jax.tree.leaves(self.shards)[0].shape[0]
+        own = jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, number % count, keepdims=False),
+            self.shards,
+        )
+        return self.options.axes.gather(own)
 
     def run_block(self, x: Array, layer: _Layer) -> tuple[Array, BlockStats]:
         given = for_layer(self.conditioning, layer.context)
         block: Any = nnx.merge(self.graph, layer.params)
         return block(x, given, layer.control, self.options)
 
-    def measure(self, x: Array, y: Array, stored: Any) -> tuple[Array, Array, Any]:
-        """gamma, the change of the delta, and the delta as it is stored."""
+    def measure(self, x: Array, y: Array, stored: Any) -> tuple[Array, Any]:
+        """The sums of `_Measured`, and the delta as it is stored."""
         if stored is not None and self.cache_format != "float32":
             # One row per token of the whole batch: its videos share the plan.
             flat = jax.tree.map(
@@ -129,31 +142,51 @@ class _StackScan:
             delta = jax.tree.map(
                 lambda new, old: new.reshape(old.shape), found.delta, stored
             )
-            return _finite(found.gamma), _finite(found.delta_change), delta
+            rows = found.row_sums.reshape(*x.shape[:2], 4)
+            return self.options.axes.sum_of_tokens(rows), delta
         before = x.astype(jnp.float32)
         delta = y.astype(jnp.float32) - before
-        gamma = _relative(_l1(delta), _l1(before))
+        parts = [delta, before]
+        if stored is not None:
+            parts += [delta - stored, stored]
+        rows = jnp.stack([jnp.abs(part).sum(-1) for part in parts], -1)
+        sums = self.options.axes.sum_of_tokens(rows)
         if stored is None:
-            return gamma, jnp.full_like(gamma, NO_CHANGE), None
-        return gamma, _relative(_l1(delta - stored), _l1(stored)), delta
+            return jnp.concatenate([sums, jnp.zeros_like(sums)]), None
+        return sums, delta
 
     def run_one(self, x: Array, layer: _Layer) -> tuple[Array, _Measured]:
         """One block without a slot."""
         y, sites = self.run_block(x, layer)
-        gamma, change, _ = self.measure(x, y, None)
-        return y, _Measured(gamma, change, sites)
+        return y, _Measured(self.measure(x, y, None)[0], sites)
+
+    def run_group(self, x: Array, layers: _Layer) -> tuple[Array, _Measured]:
+        """Blocks that share a slot, one after the other."""
+        if self.shards is None:
+            return jax.lax.scan(self.run_one, x, layers)
+
+        def body(carry: tuple[Any, Any], layer: _Layer):
+            x, ahead = carry
+            following = self.weights(layer.params + 1)
+            x, measured = self.run_one(x, layer._replace(params=ahead))
+            return (x, following), measured
+
+        start = (x, self.weights(layers.params[0]))
+        (x, _), measured = jax.lax.scan(body, start, layers)
+        return x, measured
 
     def compute(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
         """What runs where the slot is not skipped."""
         if self.group == 1:
             y, sites = self.run_block(x, layer)
-            gamma, change, stored = self.measure(x, y, stored)
-            measured = _Measured(gamma, change, sites)
+            sums, stored = self.measure(x, y, stored)
+            measured = _Measured(sums, sites)
         else:
-            y, measured = jax.lax.scan(self.run_one, x, layer)
-            _, change, stored = self.measure(x, y, stored)
-            change = jnp.broadcast_to(change, measured.gamma.shape)
-            measured = measured._replace(delta_change=change)
+            y, measured = self.run_group(x, layer)
+            whole, stored = self.measure(x, y, stored)
+            own = measured.sums[:, :2]
+            change = jnp.broadcast_to(whole[2:], own.shape)
+            measured = measured._replace(sums=jnp.concatenate([own, change], 1))
         return vary((y, stored, measured), self.axes)
 
     def reuse(self, x: Array, stored: Any, layer: _Layer) -> tuple[Any, ...]:
@@ -161,24 +194,54 @@ class _StackScan:
         route = layer.control.route
         y = (x.astype(jnp.float32) + delta_cache.decode(stored)).astype(x.dtype)
         zero = jnp.zeros(route.shape[:-1], jnp.float32)
+        sums = jnp.zeros((*zero.shape, 4), jnp.float32)
         nothing = jnp.zeros(route.shape, jnp.float32)
         sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED), zero)
-        return vary((y, stored, _Measured(zero, zero, sites)), self.axes)
+        return vary((y, stored, _Measured(sums, sites)), self.axes)
 
-    def body(self, carry: tuple[Any, Any], scanned: tuple[Any, ...]):
+    def computed_apart(self, x: Array, stored: Any, layer: _Layer, skip: Array):
+        """What runs where not all devices skip the slot that share its weights.
+
+        Those that do take part in gathering, and throw away what they compute.
+        """
+        found = self.compute(x, stored, layer)
+        other = self.reuse(x, stored, layer)
+        return jax.tree.map(lambda new, old: jnp.where(skip, old, new), found, other)
+
+    def run_slot(self, x: Array, stored: Any, layer: _Layer, skip: Array):
+        """One slot's blocks: computed, or its delta added."""
+        mesh_axes = self.options.axes
+        if self.group > 1 and mesh_axes.apart:
+            return jax.lax.cond(
+                mesh_axes.all_skip(skip),
+                lambda: self.reuse(x, stored, layer),
+                lambda: self.computed_apart(x, stored, layer, skip),
+            )
+        return jax.lax.cond(skip, self.reuse, self.compute, x, stored, layer)
+
+    def body(self, carry: tuple[Any, Any, Any], scanned: tuple[Any, ...]):
         """One slot's blocks."""
-        x, cache = carry
+        x, cache, ahead = carry
         layer, skip, slot = scanned
+        if ahead is not None:
+            # Asked for before the block runs, so that both may at once.
+            following = self.weights(layer.params + 1)
+            layer, ahead = layer._replace(params=ahead), following
         if cache is None:
             x, measured = self.run_one(x, layer)
-            return (vary(x, self.axes), cache), measured
+            return (vary(x, self.axes), cache, ahead), measured
         # Only this delta goes through the conditional: with the whole cache as an
         # operand, XLA's CPU backend copies it in every block.
         stored = delta_cache.read(cache, slot)
-        x, stored, measured = jax.lax.cond(
-            skip, self.reuse, self.compute, x, stored, layer
-        )
-        return (x, delta_cache.write(cache, slot, stored)), measured
+        x, stored, measured = self.run_slot(x, stored, layer, skip)
+        return (x, delta_cache.write(cache, slot, stored), ahead), measured
+
+    def start(self, x: Array, cache: Any) -> tuple[Any, Any, Any]:
+        """The carry before the first slot."""
+        ahead = None
+        if self.shards is not None and self.group == 1:
+            ahead = self.weights(jnp.int32(0))
+        return (*vary((x, cache), self.axes), ahead)
 
 
 def _scan_stack(
@@ -208,7 +271,9 @@ def _scan_stack(
         plan.sparse[rows],
         plan.sparse_tau[rows],
     )
-    layers = _Layer(params, layers_of(conditioning, stack.name), control)
+    split = params if options.axes.weights else None
+    own = params if split is None else jnp.arange(stack.num_blocks)
+    layers = _Layer(own, layers_of(conditioning, stack.name), control)
     may_skip = np.isin(np.arange(layout.num_blocks), layout.blocks)[rows]
     skips = plan.skip[rows] & jnp.asarray(may_skip)
     of_groups = skips
@@ -218,17 +283,21 @@ def _scan_stack(
         skips = jnp.repeat(of_groups, group)
     slots = None
     if cache is not None:
-        own = layout.slots()[first // group : (first + stack.num_blocks) // group]
-        slots = jnp.asarray(own) + first_slot
+        those = layout.slots()[first // group : (first + stack.num_blocks) // group]
+        slots = jnp.asarray(those) + first_slot
     axes = varying_axes(params, conditioning, plan, x, cache)
-    run = _StackScan(graph, conditioning, options, layout.cache_format, group, axes)
-    (x, cache), measured = jax.lax.scan(
-        run.body, vary((x, cache), axes), (layers, of_groups, slots)
+    run = _StackScan(
+        graph, conditioning, options, layout.cache_format, group, axes, split
+    )
+    (x, cache, _), measured = jax.lax.scan(
+        run.body, run.start(x, cache), (layers, of_groups, slots)
     )
     if group > 1:
         measured = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), measured)
-    change = jnp.where(jnp.asarray(may_skip), measured.delta_change, NO_CHANGE)
-    return x, cache, skips, measured._replace(delta_change=change)
+    # Nothing is compared where nothing is kept, also not with what a slot shares.
+    kept = jnp.asarray(may_skip)[:, None] | (jnp.arange(4) < 2)
+    sums = jnp.where(kept, measured.sums, 0.0)
+    return x, cache, skips, measured._replace(sums=sums)
 
 
 def _over_all_sites(sites: BlockStats, columns: list[int], count: int) -> BlockStats:
@@ -297,10 +366,14 @@ def scan_blocks(
         if len(parts) == 1
         else jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
     )
+    # One sum over the mesh for all blocks: no plan of this step asks for it.
+    sums = options.axes.total(measured.sums)
+    ratios = _relative(sums[:, ::2], sums[:, 1::2])
+    ratios = jnp.where(computed[:, None], ratios, 0.0)
     stats = Stats(
         computed=computed,
-        gamma=measured.gamma,
-        delta_change=measured.delta_change,
+        gamma=ratios[:, 0],
+        delta_change=ratios[:, 1],
         outlier=measured.sites.outlier,
         route=measured.sites.route,
         error=measured.sites.error,

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from sixbit_jax.nn.varying import vary, varying_axes
 from sixbit_jax.sampling import watch
+from sixbit_jax.sampling.mesh import anywhere, on_mesh
 from sixbit_jax.sampling.pair import ModelPair
 from sixbit_jax.sampling.program import Inputs, Program
 from sixbit_jax.sampling.step import (
@@ -46,7 +47,9 @@ def run_program(
     """
     # The caller may have JAX refuse implicit broadcasts in code of their own.
     with jax.numpy_rank_promotion("allow"):
-        return _run(program, graph, params, inputs)
+        if program.mesh is None:
+            return _run(program, graph, params, inputs)
+        return on_mesh(_run, program, graph, params, inputs)
 
 
 def _run(program: Program, graph, params, inputs: Inputs) -> SampleResult:
@@ -61,7 +64,7 @@ def _run(program: Program, graph, params, inputs: Inputs) -> SampleResult:
         if end == first:
             continue
         network = nnx.merge(graph, state)
-        prompts = prepare_prompts(network, inputs, program.dtype)
+        prompts = prepare_prompts(network, inputs, program)
         stepper = Stepper(program, inputs, network, prompts, first, axes)
         start = stepper.start(carry)
         if program.watched:
@@ -131,6 +134,7 @@ def _watched_steps(
         # One number of the step's result makes the report wait for the step.
         finished = carry.latents.reshape(-1)[0]
         stop = watch.report(token, done + 1, program.num_steps, finished)
+        stop = anywhere(stop, program.mesh)
         return vary((carry, rows, done + 1, stop), stepper.axes)
 
     return jax.lax.while_loop(

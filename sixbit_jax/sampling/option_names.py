@@ -13,6 +13,7 @@ _OPTIONS = (
     "seed",
     "noise",
     "on_step",
+    "mesh",
 )
 _MOVED = {
     "text_embeds": "prompt",

@@ -6,15 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from sixbit_jax import meshes
 from sixbit_jax.models.network import Description
+from sixbit_jax.nn.axes import NO_AXES
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import Policy, chain
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling import checks, delta_cache, watch
 from sixbit_jax.sampling.grid import block_grid, cache_layout, policy_states
 from sixbit_jax.sampling.guidance import dynamic_guidance_scale
+from sixbit_jax.sampling.mesh import placed_for, split_problems, spread_problems
 from sixbit_jax.sampling.noise import draw, run_keys
 from sixbit_jax.sampling.option_names import refuse
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
@@ -28,7 +32,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       program: static description.
-      graph, params: of the network, or of a pair.
+      graph, params: those of the network, or of a pair.
       inputs: traced arguments.
     """
 
@@ -51,6 +55,7 @@ class _Call(NamedTuple):
     policy: Policy
     execution: Execution
     noise: Noise
+    mesh: Mesh | None = None
 
     @property
     def guided(self) -> bool:
@@ -85,6 +90,9 @@ def _problems(
     sizes = list(
         checks.size_problems(call.description, model.config, call.latent_shape)
     )
+    of_mesh: list[str] = []
+    if call.mesh is not None:
+        of_mesh = meshes.mesh_problems(call.mesh, model.config, guided=guided)
     found: list[str | None] = [
         *checks.pair_problems(model, call.conditions),
         *checks.prompt_problems(
@@ -95,6 +103,7 @@ def _problems(
         *sizes,
         *checks.seed_problems(seed),
         *checks.policy_problems(model, call.policy, errors),
+        *of_mesh,
     ]
     if not sizes and np.ndim(call.prompt.embeds) == 3:
         frames = call.latent_shape[0]
@@ -214,7 +223,15 @@ def _program(
     record_errors: bool,
 ) -> Program:
     """The static part of the program."""
-    policy, execution = call.policy, call.execution
+    policy, execution, mesh, axes = call.policy, call.execution, call.mesh, NO_AXES
+    if mesh is not None:
+        mesh = meshes.automatic(mesh)
+        axes = meshes.axes_of(
+            mesh,
+            guided=call.guided,
+            batched=execution.batched_guidance,
+            stacks=model.stack_names,
+        )
     return Program(
         scheduler=scheduler,
         num_steps=call.num_steps,
@@ -229,6 +246,7 @@ def _program(
             attention=execution.attention or ("plan" if policy.attention else "bf16"),
             arq_block=execution.arq_block,
             sparse=policy.sparse,
+            axes=axes,
         ),
         layout=cache_layout(
             policy, model.stacks, delta_cache.checked_format(execution.cache_format)
@@ -239,6 +257,7 @@ def _program(
         watched=watched,
         switch=switch,
         extra_frames=call.sizes[1] - call.latent_shape[0],
+        mesh=mesh,
     )
 
 
@@ -268,6 +287,7 @@ def _call(
     policy: Any,
     execution: Any,
     noise: Any,
+    mesh: Any,
 ) -> _Call:
     description = model.description
     if _is_array(prompt):
@@ -289,6 +309,7 @@ def _call(
         policy=_kind("policy", policy, Policy, chain()),
         execution=_kind("execution", execution, Execution),
         noise=_kind("noise", noise, Noise),
+        mesh=mesh,
     )
 
 
@@ -306,6 +327,7 @@ def prepare(
     seed: Any = 0,
     noise: Noise | Float[Array | np.ndarray, "batch F C H W"] | None = None,
     on_step: watch.OnStep | None = None,
+    mesh: Mesh | None = None,
     outlier_stats: bool = False,
     record_errors: bool = False,
     **unknown: Any,
@@ -317,7 +339,7 @@ def prepare(
 
     Args:
       model, scheduler, prompt, latent_shape, num_steps, guidance, conditions, policy,
-        execution, seed, noise: see `sample`.
+        execution, seed, noise, mesh: see `sample`.
       on_step: see `sample`; it stays registered for as long as the process runs.
       outlier_stats: measure max|x| / mean|x| of every site.
       record_errors: measure the NVFP4 error of every site (calibration).
@@ -342,8 +364,11 @@ def prepare(
         policy,
         execution,
         noise,
+        mesh,
     )
     problems = _problems(call, model, scheduler, seed, record_errors)
+    if mesh is None and call.execution.kernels:
+        problems += spread_problems(model, prompt, conditions, noise)
     if problems:
         raise ValueError("sample:\n  " + "\n  ".join(problems))
     low, switch = call.conditions.low_noise, None
@@ -367,6 +392,11 @@ def prepare(
     )
     grid = block_grid(model, call.num_steps)
     inputs = _inputs(call, scheduler, seed, switch, grid, token)
+    if program.mesh is not None:
+        wrong = split_problems(params, program.site.axes)
+        if wrong:
+            raise ValueError("sample:\n  " + "\n  ".join(wrong))
+        params, inputs = placed_for(program, params, inputs)
     return Prepared(program, graph, params, inputs)
 
 

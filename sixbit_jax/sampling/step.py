@@ -1,15 +1,17 @@
 """One denoising step: the guidance branches, the policy, and the scheduler."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sixbit_jax.measured import NO_CHANGE
 from sixbit_jax.models.network import Extra, PromptInputs
-from sixbit_jax.nn.site import relative_l1
+from sixbit_jax.nn.site import SiteOptions, relative_l1
+from sixbit_jax.nn.token_order import reordered, restored, token_order
 from sixbit_jax.nn.varying import vary
 from sixbit_jax.policies.base import (
     Plan,
@@ -63,7 +65,7 @@ def with_first_frames(latents: Array, inputs: Inputs) -> Array:
     return jnp.concatenate([given.astype(latents.dtype), rest], 1)
 
 
-def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
+def prepare_prompts(network: Any, inputs: Inputs, program: Program) -> Any:
     """What `network.embed` takes as a prompt, with a leading branch axis."""
     branches, rows = inputs.text.shape[:2]
     image = inputs.image_embeds
@@ -76,8 +78,9 @@ def prepare_prompts(network: Any, inputs: Inputs, dtype: Any) -> Any:
             None if part is None else part[branch]
             for part in (inputs.mask, inputs.pooled)
         )
-        given = PromptInputs(inputs.text[branch], mask, pooled, image)
-        made.append(network.prepare_prompt(given, dtype=dtype))
+        axes = program.site.axes
+        given = PromptInputs(inputs.text[branch], mask, pooled, image, axes)
+        made.append(network.prepare_prompt(given, dtype=program.dtype))
     return jax.tree.map(lambda *parts: jnp.stack(parts), *made)
 
 
@@ -86,9 +89,9 @@ class Stepper:
     """The steps of one network, as functions of what the step before left.
 
     Attributes:
-      program, inputs: of the run.
+      program, inputs: those of the run.
       network: a `models.network.Network`.
-      prompts: of `prepare_prompts`.
+      prompts: what `prepare_prompts` made.
       first: the first step of this network.
       axes: mesh axes over which the run differs (see `nn.varying`).
     """
@@ -125,22 +128,46 @@ class Stepper:
         time = jnp.full((self._rows,), timestep, jnp.float32)
         return self.network.embed(x, prompt, time, self._extra())
 
+    def _token_order(self) -> np.ndarray | None:
+        """Of the video tokens inside the blocks; None as they come."""
+        way = self.program.site.sparse
+        if way is None:
+            return None
+        _, frames, _, height, width = self.inputs.noise.shape
+        grid = self.network.config.token_grid(frames, height, width)
+        return token_order(grid, way.order)
+
     def _forward(
         self, latents: Array, prompt: Any, timestep: Array, plan: Plan, cache, branch
     ) -> tuple[Array, Any, Stats]:
         tokens, conditioning = self._embed(latents, prompt, timestep)
+        order = self._token_order()
+        if order is not None:
+            tokens, conditioning = reordered(tokens, conditioning, order)
+        options = self._options(tokens, conditioning)
         tokens, cache, stats = scan_blocks(
             self.network,
-            tokens,
+            options.axes.take(tokens),
             conditioning,
             plan,
             cache,
             branch * self.program.layout.num_slots,
             layout=self.program.layout,
-            options=self.program.site,
+            options=options,
         )
+        tokens = options.axes.join(tokens)
+        if order is not None:
+            tokens = restored(tokens, conditioning, order)
         shape = (self._rows, *self.inputs.noise.shape[1:])
         return self.network.unembed(tokens, conditioning, shape), cache, stats
+
+    def _options(self, tokens: Array, conditioning: Any) -> SiteOptions:
+        """The program's, with the runs of tokens that are split."""
+        site = self.program.site
+        if not site.axes.tokens:
+            return site
+        axes = site.axes.with_runs(conditioning.boundaries, tokens.shape[1])
+        return replace(site, axes=axes)
 
     def _branches(
         self, carry: Carry, where: StepIndex
@@ -156,6 +183,7 @@ class Stepper:
             if self.first:
                 # There is no delta of this network yet.
                 plan = plan._replace(skip=plan.skip & (where.index > self.first))
+            plan = self.program.site.axes.agreed(plan)
             output, cache, stats = self._forward(
                 carry.latents, prompt, timestep, plan, cache, number
             )
@@ -169,6 +197,7 @@ class Stepper:
     def _combine(self, index: Array, outputs: Array) -> Array:
         """The guided prediction from [branches, rows, F, C, H, W] outputs."""
         flat = outputs.reshape(-1, *outputs.shape[2:])
+        flat = self.program.site.axes.all_branches(flat)
         if not self.program.guided:
             return flat
         conditional, unconditional = jnp.split(flat, 2)
@@ -197,19 +226,18 @@ class Stepper:
 
     def __call__(self, carry: Carry, index: Int[Array, ""]) -> tuple[Carry, Row]:
         """Runs step `index`."""
-        program = self.program
+        program, axes = self.program, self.program.site.axes
         count = jnp.int32(program.num_steps)
         where = StepIndex(index, count, carry.latent_change)
         cache, (outputs, plans, stats) = self._branches(carry, where)
         output = self._combine(index, outputs)
         change = relative_l1(output, carry.output)
         change = jnp.where(index > self.first, change, NO_CHANGE)
+        shared = axes.mean_of_branches(stats.delta_change.mean(0, keepdims=True))
         stats = stats._replace(
             output_change=jnp.full((program.branches,), change),
             latent_change=jnp.full((program.branches,), carry.latent_change),
-            shared_change=jnp.broadcast_to(
-                stats.delta_change.mean(0, keepdims=True), stats.delta_change.shape
-            ),
+            shared_change=jnp.broadcast_to(shared, stats.delta_change.shape),
         )
         policy_state = self._update(carry.policy_state, plans, stats)
         latents, scheduler_state = program.scheduler.step(
@@ -236,13 +264,16 @@ class Stepper:
         layout = self.program.layout
         if not layout.blocks:
             return None
-        stream = jax.eval_shape(
-            lambda: self._embed(
+
+        def own_tokens() -> Array:
+            tokens, conditioning = self._embed(
                 jnp.zeros(self.inputs.noise.shape),
                 jax.tree.map(lambda x: x[0], self.prompts),
                 jnp.float32(0.0),
-            )[0]
-        )
+            )
+            return self._options(tokens, conditioning).axes.take(tokens)
+
+        stream = jax.eval_shape(own_tokens)
         slots = self.program.branches * layout.num_slots
         return delta_cache.init(slots, stream.shape, layout.cache_format)
 

@@ -1,10 +1,9 @@
 """Configurations of CLIP's encoders, read from transformers' config.json."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from sixbit_jax.config_schema import Check, Schema, choice, integer, number
+from sixbit_jax.config_schema import Check, FileConfig, Schema, choice, integer, number
 from sixbit_jax.text_encoders.config_fields import BOOKKEEPING, COUNT, SIZE, anything
 
 _FIELDS: dict[str, Check] = {
@@ -77,7 +76,7 @@ _VISION = Schema(
 
 
 @dataclass(frozen=True)
-class CLIPTextConfig:
+class CLIPTextConfig(FileConfig):
     """Names and meanings are transformers'; defaults are those of CLIP-L.
 
     Attributes:
@@ -86,6 +85,8 @@ class CLIPTextConfig:
       eos_token_id: the token whose row is the pooled embedding. 2 is an old mistake in
         published files, and stands for the largest id of a prompt.
     """
+
+    schema: ClassVar[Schema] = _TEXT
 
     vocab_size: int = 49408
     hidden_size: int = 768
@@ -97,9 +98,6 @@ class CLIPTextConfig:
     layer_norm_eps: float = 1e-5
     eos_token_id: int = 49407
 
-    def __post_init__(self):
-        _TEXT.check(self)
-
     @property
     def embed_dim(self) -> int:
         """Width of the pooled embedding."""
@@ -110,22 +108,9 @@ class CLIPTextConfig:
         """Layers that are run: all."""
         return self.num_hidden_layers
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CLIPTextConfig":
-        """Reads the mapping of a transformers `config.json`.
-
-        Raises:
-          ValueError: for unsupported values and unknown keys; lists all of them.
-        """
-        return _TEXT.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that `from_dict` reads."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class CLIPVisionConfig:
+class CLIPVisionConfig(FileConfig):
     """Names and meanings are transformers'; defaults are those of Wan 2.1's ViT-H/14.
 
     Attributes:
@@ -135,6 +120,8 @@ class CLIPVisionConfig:
       num_hidden_layers_to_skip: layers at the end that are not run, not stored and not
         loaded (a field of ours): Wan reads the hidden state before the last layer.
     """
+
+    schema: ClassVar[Schema] = _VISION
 
     hidden_size: int = 1280
     intermediate_size: int = 5120
@@ -146,9 +133,6 @@ class CLIPVisionConfig:
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-5
     num_hidden_layers_to_skip: int = 1
-
-    def __post_init__(self):
-        _VISION.check(self)
 
     @property
     def num_run_layers(self) -> int:
@@ -164,16 +148,3 @@ class CLIPVisionConfig:
     def embed_dim(self) -> int:
         """Width of the output."""
         return self.hidden_size
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CLIPVisionConfig":
-        """Reads the mapping of a transformers `config.json`.
-
-        Raises:
-          ValueError: for unsupported values and unknown keys; lists all of them.
-        """
-        return _VISION.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that `from_dict` reads."""
-        return asdict(self)

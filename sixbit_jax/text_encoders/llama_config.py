@@ -1,10 +1,10 @@
 """Configuration of a Llama text stack, read from transformers' config.json."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from sixbit_jax.config_schema import Schema, integer, number, optional
+from sixbit_jax.config_schema import FileConfig, Schema, integer, number, optional
 from sixbit_jax.text_encoders.config_fields import (
     BOOKKEEPING,
     COUNT,
@@ -71,7 +71,7 @@ _SCHEMA = Schema(
 
 
 @dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(FileConfig):
     """Names, meanings and defaults are transformers', with one field of ours.
 
     Attributes:
@@ -84,6 +84,8 @@ class LlamaConfig:
         before the last two layers. With 0 the final norm is applied.
     """
 
+    schema: ClassVar[Schema] = _SCHEMA
+
     vocab_size: int = 32000
     hidden_size: int = 4096
     intermediate_size: int = 11008
@@ -94,9 +96,6 @@ class LlamaConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
     num_hidden_layers_to_skip: int = 2
-
-    def __post_init__(self):
-        _SCHEMA.check(self)
 
     @property
     def key_value_heads(self) -> int:
@@ -121,23 +120,12 @@ class LlamaConfig:
         return self.hidden_size
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LlamaConfig":
-        """Reads the mapping of a transformers `config.json`.
-
-        A LLaVA config (`LlavaForConditionalGeneration`) holds it as `text_config`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        if isinstance(values, Mapping):
-            inner = values.get("text_config", values)
-            values = _with_old_names(inner) if isinstance(inner, Mapping) else inner
-        return _SCHEMA.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that `from_dict` reads."""
-        return asdict(self)
+    def file_values(cls, values: Any) -> Any:
+        """LLaVA's file (`LlavaForConditionalGeneration`) has them as `text_config`."""
+        if not isinstance(values, Mapping):
+            return values
+        inner = values.get("text_config", values)
+        return _with_old_names(inner) if isinstance(inner, Mapping) else inner
 
 
 def _with_old_names(values: Mapping[str, Any]) -> dict[str, Any]:

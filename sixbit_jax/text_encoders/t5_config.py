@@ -1,10 +1,9 @@
 """Configuration of a T5 v1.1 or UMT5 encoder, read from transformers' config.json."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
 
-from sixbit_jax.config_schema import Schema, integer, number
+from sixbit_jax.config_schema import FileConfig, Schema, integer, number
 from sixbit_jax.text_encoders.config_fields import (
     BOOKKEEPING,
     COUNT,
@@ -27,6 +26,8 @@ def _distance(config: "T5Config") -> str | None:
     return f"{_DISTANCE}: expected more than {exact}, found {found}"
 
 
+# Without feed_forward_proj transformers builds the original T5; the published files
+# have it.
 _SCHEMA = Schema(
     "T5 config",
     {
@@ -54,7 +55,7 @@ _SCHEMA = Schema(
 
 
 @dataclass(frozen=True)
-class T5Config:
+class T5Config(FileConfig):
     """Names, meanings and defaults are transformers' (defaults of T5 v1.1-XXL).
 
     Attributes:
@@ -66,6 +67,8 @@ class T5Config:
       relative_attention_max_distance: distances from here on share a bucket.
     """
 
+    schema: ClassVar[Schema] = _SCHEMA
+
     vocab_size: int = 32128
     d_model: int = 4096
     d_kv: int = 64
@@ -76,26 +79,7 @@ class T5Config:
     relative_attention_max_distance: int = 128
     layer_norm_epsilon: float = 1e-6
 
-    def __post_init__(self):
-        _SCHEMA.check(self)
-
     @property
     def embed_dim(self) -> int:
         """Width of the prompt embeddings."""
         return self.d_model
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "T5Config":
-        """Reads the mapping of a transformers `config.json`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        # Without feed_forward_proj transformers builds the original T5; the published
-        # files have it.
-        return _SCHEMA.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that `from_dict` reads."""
-        return asdict(self)

@@ -28,6 +28,8 @@ State = tuple[jax.Array, ...]
 # Of one axis: rows added before and after.
 Pad = tuple[tuple[int, int], tuple[int, int]]
 _NONE: Pad = ((0, 0), (0, 0))
+# Three stacked frames of 480x720 with 128 channels in bfloat16, one at a time.
+GROUP_BYTES = 2**28
 
 
 class Padding(Enum):
@@ -49,6 +51,8 @@ class Stream:
       first: whether the chunk is the first of its video.
       method: how causal convolutions are computed.
       kernels: whether GPU kernels may compute what they can.
+      group_bytes: that a convolution takes in at once, where a network works on
+        groups of frames (`frame_groups`).
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Stream:
         *,
         method: Method = "stacked",
         kernels: bool = False,
+        group_bytes: int = GROUP_BYTES,
     ):
         if method not in METHODS:
             raise ValueError(
@@ -65,6 +70,7 @@ class Stream:
         self.first = state is None
         self.method: Method = method
         self.kernels = kernels
+        self.group_bytes = group_bytes
         self._given = state or ()
         self._kept: list[jax.Array] = []
 
@@ -320,6 +326,12 @@ class CausalConv3d(nnx.Module):
         if past:
             x, kept = with_past(x, stream.take(), past, self.padding)
             stream.keep(kept)
+        return self.convolve(x, stream)
+
+    def convolve(
+        self, x: Float[Array, "batch P H W C"], stream: Stream
+    ) -> Float[Array, "batch F H2 W2 O"]:
+        """Convolves frames that have their past in front; the stream keeps nothing."""
         rows, columns = ((size - 1) // 2 for size in self.kernel[1:])
         pad = ((rows, rows), (columns, columns))
         if self.padding is Padding.REPLICATE and (rows or columns):

@@ -5,12 +5,21 @@ lengths of the chunks are part of the model: `decode_lengths` and `encode_length
 diffusers' rules. Activations are channels-last, [batch, F, H, W, C].
 """
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from sixbit_jax.vae.causal_conv import CausalConv3d, Conv2d, Padding, Stream
 from sixbit_jax.vae.cogvideox_config import CogVideoXVAEConfig
+from sixbit_jax.vae.frame_groups import (
+    Groups,
+    convolve,
+    frames_per_group,
+    joined,
+    split,
+    split_all,
+)
 from sixbit_jax.vae.group_norm import GroupNorm, PointwiseConv, SpatialNorm
 
 _EPS = 1e-6
@@ -52,14 +61,17 @@ class ResnetBlock(nnx.Module):
             None if inputs == outputs else PointwiseConv(inputs, outputs, rngs=rngs)
         )
 
-    def __call__(
-        self, x: Float[Array, "batch F H W C"], z: Array | None, stream: Stream
-    ) -> Float[Array, "batch F H W O"]:
+    def __call__(self, x: Groups, z: Array | None, stream: Stream) -> Groups:
         """One chunk; z are its latents (decoder) or None (encoder)."""
         context = () if z is None else (z,)
-        y = self.conv1(self.norm1(x, *context, kernels=stream.kernels), stream)
-        y = self.conv2(self.norm2(y, *context, kernels=stream.kernels), stream)
-        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        before = self.norm1.over(x, *context, kernels=stream.kernels)
+        y = convolve(self.conv1, x, stream, before=before)
+        if self.conv_shortcut is not None:
+            # Here the wider x is read for the last time.
+            x = tuple(self.conv_shortcut(part) for part in x)
+            x, y = jax.lax.optimization_barrier((x, y))
+        before = self.norm2.over(y, *context, kernels=stream.kernels)
+        return convolve(self.conv2, y, stream, before=before, residual=x)
 
 
 class Downsample(nnx.Module):
@@ -71,14 +83,16 @@ class Downsample(nnx.Module):
         )
         self.time = time
 
-    def __call__(self, x: Float[Array, "batch F H W C"]) -> Array:
+    def __call__(self, groups: Groups, stream: Stream) -> Groups:
         """One chunk; of an odd number of frames the first stays as it is."""
+        x = joined(groups)
         if self.time and x.shape[1] > 1:
             first = x.shape[1] % 2
             pairs = x[:, first:].astype(jnp.float32)
             halves = (0.5 * (pairs[:, ::2] + pairs[:, 1::2])).astype(x.dtype)
             x = jnp.concatenate([x[:, :first], halves], axis=1)
-        return self.conv(x)
+        x = self.conv(x)
+        return split(x, frames_per_group(stream, x.shape, x.dtype))
 
 
 class Upsample(nnx.Module):
@@ -88,19 +102,30 @@ class Upsample(nnx.Module):
         self.conv = Conv2d(channels, channels, 3, pad=((1, 1), (1, 1)), rngs=rngs)
         self.time = time
 
-    def __call__(self, x: Float[Array, "batch F H W C"]) -> Array:
+    def __call__(self, groups: Groups, stream: Stream) -> Groups:
         """One chunk; of an odd number of frames the first is not doubled."""
-        batch, frames, height, width, channels = x.shape
-        x = jnp.broadcast_to(
-            x[:, :, :, None, :, None],
-            (batch, frames, height, 2, width, 2, channels),
-        ).reshape(batch, frames, 2 * height, 2 * width, channels)
-        # The convolution is per frame, so that doubled frames need it once.
-        x = self.conv(x)
-        if self.time and frames > 1:
-            first = frames % 2
-            x = jnp.concatenate([x[:, :first], jnp.repeat(x[:, first:], 2, 1)], axis=1)
-        return x
+        batch, _, height, width, channels = groups[0].shape
+        shape = (batch, 1, 2 * height, 2 * width, channels)
+        size = frames_per_group(stream, shape, groups[0].dtype)
+        frames = sum(group.shape[1] for group in groups)
+        doubles = self.time and frames > 1
+        results = []
+        for i, x in enumerate(split_all(groups, size)):
+            # The convolution is per frame, so that doubled frames need it once.
+            x = self.conv(_enlarged(x))
+            if doubles:
+                alone = frames % 2 if i == 0 else 0
+                rest = jnp.repeat(x[:, alone:], 2, axis=1)
+                x = jnp.concatenate([x[:, :alone], rest], axis=1)
+            results.append(x)
+        return split_all(results, size)
+
+
+def _enlarged(x: Float[Array, "batch F H W C"]) -> Float[Array, "batch F H2 W2 C"]:
+    batch, frames, height, width, channels = x.shape
+    shape = (batch, frames, height, 2, width, 2, channels)
+    x = jnp.broadcast_to(x[:, :, :, None, :, None], shape)
+    return x.reshape(batch, frames, 2 * height, 2 * width, channels)
 
 
 class Level(nnx.Module):
@@ -125,11 +150,11 @@ class Level(nnx.Module):
         )
         self.sampler = sampler
 
-    def __call__(self, x: Array, z: Array | None, stream: Stream) -> Array:
+    def __call__(self, x: Groups, z: Array | None, stream: Stream) -> Groups:
         """One chunk; z are its latents (decoder) or None (encoder)."""
         for resnet in self.resnets:
             x = resnet(x, z, stream)
-        return x if self.sampler is None else self.sampler(x)
+        return x if self.sampler is None else self.sampler(x, stream)
 
 
 class Encoder(nnx.Module):
@@ -164,11 +189,14 @@ class Encoder(nnx.Module):
         self, x: Float[Array, "batch F H W C"], stream: Stream
     ) -> Float[Array, "batch f h w moments"]:
         """One chunk of frames."""
-        x = self.conv_in(x, stream)
+        widest = (*x.shape[:4], self.conv_in.weight.shape[0])
+        groups = split(x, frames_per_group(stream, widest, x.dtype))
+        groups = convolve(self.conv_in, groups, stream)
         for block in self.down_blocks:
-            x = block(x, None, stream)
-        x = self.mid_block(x, None, stream)
-        return self.conv_out(self.norm_out(x, kernels=stream.kernels), stream)
+            groups = block(groups, None, stream)
+        groups = self.mid_block(groups, None, stream)
+        before = self.norm_out.over(groups, kernels=stream.kernels)
+        return joined(convolve(self.conv_out, groups, stream, before=before))
 
 
 def _middle(
@@ -217,10 +245,13 @@ class Decoder(nnx.Module):
         self, z: Float[Array, "batch f h w Z"], stream: Stream
     ) -> Float[Array, "batch F H W C"]:
         """One chunk of latents."""
-        x = self.mid_block(self.conv_in(z, stream), z, stream)
+        x = self.conv_in(z, stream)
+        groups = split(x, frames_per_group(stream, x.shape, x.dtype))
+        groups = self.mid_block(groups, z, stream)
         for block in self.up_blocks:
-            x = block(x, z, stream)
-        return self.conv_out(self.norm_out(x, z, kernels=stream.kernels), stream)
+            groups = block(groups, z, stream)
+        before = self.norm_out.over(groups, z, kernels=stream.kernels)
+        return joined(convolve(self.conv_out, groups, stream, before=before))
 
 
 def _lengths(frames: int, size: int) -> tuple[int, ...]:

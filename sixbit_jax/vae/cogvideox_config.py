@@ -2,8 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sixbit_jax.config_schema import Schema, boolean, integer, number, optional
+from sixbit_jax.vae.levels_config import (
+    FIELDS,
+    SIDE,
+    LevelsConfig,
+    no_power_of_two,
+    uneven_groups,
+)
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {
@@ -18,12 +27,23 @@ _BLOCKS = {
     "down_block_types": "CogVideoXDownBlock3D",
     "up_block_types": "CogVideoXUpBlock3D",
 }
-# `force_upcast` is about other pipelines: the dtype is an argument here.
-_IGNORED = {"force_upcast"}
+_WIDTHS, _RATIO = "block_out_channels", "temporal_compression_ratio"
+
+
+def _levels(config: "CogVideoXVAEConfig") -> str | None:
+    if config.block_out_channels:
+        return None
+    return f"{_WIDTHS}: expected at least one level, found []"
+
+
+def _ratio(config: "CogVideoXVAEConfig") -> str | None:
+    levels = len(config.block_out_channels)
+    most = 2 ** max(levels - 1, 0)
+    return no_power_of_two(_RATIO, config.temporal_compression_ratio, most, levels)
 
 
 @dataclass(frozen=True)
-class CogVideoXVAEConfig:
+class CogVideoXVAEConfig(LevelsConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -39,6 +59,27 @@ class CogVideoXVAEConfig:
         pipelines of CogVideoX 1.5 from a picture).
     """
 
+    schema: ClassVar[Schema] = Schema(
+        "CogVideoX VAE config",
+        FIELDS
+        | {
+            "norm_eps": number(0, 1),
+            _RATIO: integer(1, 1024),
+            "sample_height": SIDE,
+            "sample_width": SIDE,
+            "invert_scale_latents": boolean(),
+        },
+        # About other pipelines: the dtype is an argument here.
+        {"force_upcast": optional(boolean())},
+        relations={
+            (_WIDTHS,): _levels,
+            (_WIDTHS, "norm_num_groups"): uneven_groups,
+            (_RATIO, _WIDTHS): _ratio,
+        },
+    )
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
+    blocks: ClassVar[Mapping[str, str]] = _BLOCKS
+
     in_channels: int = 3
     out_channels: int = 3
     block_out_channels: tuple[int, ...] = (128, 256, 256, 512)
@@ -52,50 +93,6 @@ class CogVideoXVAEConfig:
     scaling_factor: float = 1.15258426
     invert_scale_latents: bool = False
 
-    def __post_init__(self):
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        problems = []
-        for name in (
-            "in_channels",
-            "out_channels",
-            "latent_channels",
-            "layers_per_block",
-            "norm_num_groups",
-        ):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        if not self.block_out_channels:
-            problems.append("block_out_channels: expected at least one level, found []")
-        uneven = [
-            width
-            for width in self.block_out_channels
-            if width < 1 or width % max(self.norm_num_groups, 1)
-        ]
-        if uneven:
-            problems.append(
-                "block_out_channels: expected multiples of norm_num_groups "
-                f"({self.norm_num_groups}), found {uneven}"
-            )
-        ratio = self.temporal_compression_ratio
-        if ratio < 1 or ratio != 2 ** round(math.log2(max(ratio, 1))):
-            problems.append(
-                f"temporal_compression_ratio: expected a power of two, found {ratio}"
-            )
-        elif self.time_levels >= max(len(self.block_out_channels), 1):
-            problems.append(
-                f"temporal_compression_ratio: expected at most "
-                f"{2 ** (len(self.block_out_channels) - 1)} with "
-                f"{len(self.block_out_channels)} levels, found {ratio}"
-            )
-        if not self.scaling_factor > 0:
-            problems.append(
-                f"scaling_factor: expected more than 0, found {self.scaling_factor}"
-            )
-        if problems:
-            raise ValueError("CogVideoX VAE config:\n  " + "\n  ".join(problems))
-
     @property
     def time_levels(self) -> int:
         """Levels that halve the frames."""
@@ -105,45 +102,3 @@ class CogVideoXVAEConfig:
     def spatial_compression_ratio(self) -> int:
         """Pixels per latent pixel, of height and of width."""
         return 2 ** (len(self.block_out_channels) - 1)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CogVideoXVAEConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen = {}
-        for key, value in values.items():
-            if key.startswith("_") or key in _IGNORED:
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in _BLOCKS:
-                others = sorted({str(name) for name in value} - {_BLOCKS[key]})
-                if others:
-                    problems.append(f"{key}: expected {_BLOCKS[key]}, found {others}")
-            elif key in known:
-                chosen[key] = value
-            else:
-                problems.append(f"{key}: not a key of a CogVideoX VAE config")
-        levels = len(chosen.get("block_out_channels", cls.block_out_channels))
-        problems += [
-            f"{key}: expected {levels}, one per level, found {len(values[key])}"
-            for key in _BLOCKS
-            if key in values and len(values[key]) != levels
-        ]
-        if problems:
-            raise ValueError("CogVideoX VAE config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        levels = len(self.block_out_channels)
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own["block_out_channels"] = list(self.block_out_channels)
-        return own | _FIXED | {key: [name] * levels for key, name in _BLOCKS.items()}

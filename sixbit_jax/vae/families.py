@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from sixbit_jax.vae import cogvideox, streaming, wan
+from sixbit_jax.vae import cogvideox, hunyuan_video, streaming, wan
 from sixbit_jax.vae.tiling import Tiling
 
 
@@ -50,6 +50,17 @@ FAMILIES = {
         decode=streaming.decode_stream,
         encode=streaming.encode,
         tiling=Tiling.cogvideox,
+    ),
+    "AutoencoderKLHunyuanVideo": VAEFamily(
+        spatial=lambda config: config.spatial_compression_ratio,
+        temporal=lambda config: config.temporal_compression_ratio,
+        channels=lambda config: config.latent_channels,
+        from_network=hunyuan_video.latents_from_model,
+        for_network=hunyuan_video.latents_for_model,
+        for_picture=hunyuan_video.latents_for_model,
+        decode=streaming.decode_stream,
+        encode=streaming.encode,
+        tiling=lambda config: Tiling(),
     ),
     "AutoencoderKLWan": VAEFamily(
         spatial=lambda config: config.scale_factor_spatial,

@@ -7,6 +7,7 @@ latent pixel (CogVideoX's decoder), where they are made at the size of the laten
 only read at the size of the activation.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pallas_kernels.group_norm import channel_moments
+from sixbit_jax.vae.frame_groups import Before, Groups, starts
 
 
 class Statistics(NamedTuple):
@@ -31,7 +33,7 @@ class Statistics(NamedTuple):
 
 
 def group_statistics(
-    x: Float[Array, "batch F H W C"],
+    x: Float[Array, "batch F H W C"] | Sequence[Array],
     groups: int,
     *,
     eps: float,
@@ -44,7 +46,7 @@ def group_statistics(
     mean is large against the deviation.
 
     Args:
-      x: activations of any float dtype.
+      x: activations of any float dtype, or parts of them along the frames.
       groups: of neighbouring channels.
       eps: added to the variance.
       kernels: whether a GPU kernel may take the sums.
@@ -52,21 +54,27 @@ def group_statistics(
     Returns:
       The statistics, repeated over the channels of each group.
     """
-    batch, channels = x.shape[0], x.shape[-1]
+    parts = (x,) if isinstance(x, jax.Array) else tuple(x)
+    batch, channels = parts[0].shape[0], parts[0].shape[-1]
     size = channels // groups
 
     def over_group(values: Array) -> Array:
         mean = values.reshape(batch, groups, size).mean(-1)
         return jnp.repeat(mean, size, axis=-1)
 
-    pivot = over_group(x[:, 0, 0, 0].astype(jnp.float32))
+    pivot = over_group(parts[0][:, 0, 0, 0].astype(jnp.float32))
     # Per channel first: the channels are the minor axis and stay where they are.
-    total, squares = channel_moments(
-        x.reshape(batch, -1, channels),
-        pivot,
-        implementation=None if kernels else "reference",
-    )
-    pixels = x.shape[1] * x.shape[2] * x.shape[3]
+    sums = [
+        channel_moments(
+            part.reshape(batch, -1, channels),
+            pivot,
+            implementation=None if kernels else "reference",
+        )
+        for part in parts
+    ]
+    total = sum(part.total for part in sums)
+    squares = sum(part.squares for part in sums)
+    pixels = sum(part.size for part in parts) // (batch * channels)
     mean, square = over_group(total / pixels), over_group(squares / pixels)
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     return Statistics(pivot + mean, jax.lax.rsqrt(variance + eps))
@@ -98,11 +106,29 @@ class GroupNorm(nnx.Module):
         Returns:
           The result, in the dtype of x.
         """
-        statistics = group_statistics(x, self.groups, eps=self.eps, kernels=kernels)
+        return self.over((x,), activate=activate, kernels=kernels)(0, x)
+
+    def over(
+        self, groups: Groups, *, activate: bool = True, kernels: bool = False
+    ) -> Before:
+        """The same of a chunk in groups of frames, with the statistics of all.
+
+        Returns:
+          A function of the position of a group and the group.
+        """
+        statistics = group_statistics(
+            groups, self.groups, eps=self.eps, kernels=kernels
+        )
         mean, scale = (part[:, None, None, None] for part in statistics)
         scale = scale * self.weight[...].astype(jnp.float32)
-        y = (x.astype(jnp.float32) - mean) * scale + self.bias[...].astype(jnp.float32)
-        return (jax.nn.silu(y) if activate else y).astype(x.dtype)
+        bias = self.bias[...].astype(jnp.float32)
+
+        def normalize(index: int, x: Array) -> Array:
+            del index
+            y = (x.astype(jnp.float32) - mean) * scale + bias
+            return (jax.nn.silu(y) if activate else y).astype(x.dtype)
+
+        return normalize
 
 
 def latent_frames(frames: int, latents: int) -> np.ndarray:
@@ -156,25 +182,47 @@ class SpatialNorm(nnx.Module):
         Returns:
           The result, in the dtype of x.
         """
-        batch, frames, height, width, channels = x.shape
-        latents, rows, columns = z.shape[1:4]
+        return self.over((x,), z, kernels=kernels)(0, x)
+
+    def over(
+        self,
+        groups: Groups,
+        z: Float[Array, "batch f h w Z"],
+        *,
+        kernels: bool = False,
+    ) -> Before:
+        """The same of a chunk in groups of frames, with the statistics of all.
+
+        Returns:
+          A function of the position of a group and the group.
+        """
         norm = self.norm_layer
-        statistics = group_statistics(x, norm.groups, eps=norm.eps, kernels=kernels)
+        statistics = group_statistics(
+            groups, norm.groups, eps=norm.eps, kernels=kernels
+        )
         mean, scale = (part[:, None, None, None] for part in statistics)
         modulation = self.conv_y(z).astype(jnp.float32)
         factor = modulation * (scale * norm.weight[...].astype(jnp.float32))
         offset = modulation * norm.bias[...].astype(jnp.float32)
         offset = offset + self.conv_b(z).astype(jnp.float32)
-        times = latent_frames(frames, latents)
-        # [batch, F, rows, 1, columns, 1, C] against the enlarged x.
-        factor, offset = (
-            part[:, times][:, :, :, None, :, None] for part in (factor, offset)
-        )
-        y = x.reshape(
-            batch, frames, rows, height // rows, columns, width // columns, channels
-        ).astype(jnp.float32)
-        y = (y - mean[:, :, :, None, :, None]) * factor + offset
-        return jax.nn.silu(y).astype(x.dtype).reshape(x.shape)
+        firsts = starts(groups)
+        times = latent_frames(sum(part.shape[1] for part in groups), z.shape[1])
+
+        def normalize(index: int, x: Array) -> Array:
+            batch, frames, height, width, channels = x.shape
+            rows, columns = z.shape[2:4]
+            here = times[firsts[index] :][:frames]
+            # [batch, F, rows, 1, columns, 1, C] against the enlarged x.
+            scaled, moved = (
+                part[:, here][:, :, :, None, :, None] for part in (factor, offset)
+            )
+            y = x.reshape(
+                batch, frames, rows, height // rows, columns, width // columns, channels
+            ).astype(jnp.float32)
+            y = (y - mean[:, :, :, None, :, None]) * scaled + moved
+            return jax.nn.silu(y).astype(x.dtype).reshape(x.shape)
+
+        return normalize
 
 
 class PointwiseConv(nnx.Module):

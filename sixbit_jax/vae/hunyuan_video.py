@@ -12,6 +12,14 @@ from jaxtyping import Array, Float
 
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.vae.causal_conv import CausalConv3d, Padding, Stream
+from sixbit_jax.vae.frame_groups import (
+    Groups,
+    convolve,
+    frames_per_group,
+    joined,
+    split,
+    split_all,
+)
 from sixbit_jax.vae.group_norm import GroupNorm, PointwiseConv
 from sixbit_jax.vae.hunyuan_video_config import HunyuanVideoVAEConfig
 from sixbit_jax.vae.windows import Windows
@@ -41,13 +49,16 @@ class ResnetBlock(nnx.Module):
             None if inputs == outputs else PointwiseConv(inputs, outputs, rngs=rngs)
         )
 
-    def __call__(
-        self, x: Float[Array, "batch F H W C"], stream: Stream
-    ) -> Float[Array, "batch F H W O"]:
+    def __call__(self, x: Groups, stream: Stream) -> Groups:
         """One window."""
-        y = self.conv1(self.norm1(x, kernels=stream.kernels), stream)
-        y = self.conv2(self.norm2(y, kernels=stream.kernels), stream)
-        return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
+        before = self.norm1.over(x, kernels=stream.kernels)
+        y = convolve(self.conv1, x, stream, before=before)
+        if self.conv_shortcut is not None:
+            # Here the wider x is read for the last time.
+            x = tuple(self.conv_shortcut(part) for part in x)
+            x, y = jax.lax.optimization_barrier((x, y))
+        before = self.norm2.over(y, kernels=stream.kernels)
+        return convolve(self.conv2, y, stream, before=before, residual=x)
 
 
 def frame_causal_attention(
@@ -126,11 +137,11 @@ class MidBlock(nnx.Module):
             else None
         )
 
-    def __call__(self, x: Array, stream: Stream) -> Array:
+    def __call__(self, x: Groups, stream: Stream) -> Groups:
         """One window."""
         x = self.resnets[0](x, stream)
         if self.attention is not None:
-            x = self.attention(x)
+            x = split(self.attention(joined(x)), x[0].shape[1])
         return self.resnets[1](x, stream)
 
 
@@ -142,17 +153,28 @@ class Upsample(nnx.Module):
         self.time = time
         self.sides = sides
 
-    def __call__(self, x: Float[Array, "batch F H W C"], stream: Stream) -> Array:
+    def __call__(self, groups: Groups, stream: Stream) -> Groups:
         """One window."""
-        rest = jnp.repeat(x[:, 1:], self.time, axis=1)
-        x = jnp.concatenate([x[:, :1], rest], axis=1)
+        batch, _, height, width, channels = groups[0].shape
+        shape = (batch, 1, self.sides * height, self.sides * width, channels)
+        size = frames_per_group(stream, shape, groups[0].dtype)
+        # A frame is enlarged where it is convolved, and nowhere before.
+        few = split_all(groups, max(1, size // self.time))
+        return split_all(convolve(self.conv, few, stream, before=self._enlarged), size)
+
+    def _enlarged(
+        self, index: int, x: Float[Array, "batch F H W C"]
+    ) -> Float[Array, "batch F2 H2 W2 C"]:
+        """A group, which holds the first frame if it is the first one."""
+        alone = int(index == 0)
+        rest = jnp.repeat(x[:, alone:], self.time, axis=1)
+        x = jnp.concatenate([x[:, :alone], rest], axis=1)
         batch, frames, height, width, channels = x.shape
         sides = self.sides
-        x = jnp.broadcast_to(
+        return jnp.broadcast_to(
             x[:, :, :, None, :, None],
             (batch, frames, height, sides, width, sides, channels),
         ).reshape(batch, frames, sides * height, sides * width, channels)
-        return self.conv(x, stream)
 
 
 class Level(nnx.Module):
@@ -174,10 +196,14 @@ class Level(nnx.Module):
         )
         self.sampler = sampler
 
-    def __call__(self, x: Array, stream: Stream) -> Array:
+    def __call__(self, x: Groups, stream: Stream) -> Groups:
         """One window."""
         for resnet in self.resnets:
             x = resnet(x, stream)
+        if isinstance(self.sampler, CausalConv3d):
+            # Of its stride, frames of different groups are convolved together.
+            made = self.sampler(joined(x), stream)
+            return split(made, frames_per_group(stream, made.shape, made.dtype))
         return x if self.sampler is None else self.sampler(x, stream)
 
 
@@ -213,11 +239,14 @@ class Encoder(nnx.Module):
         self, x: Float[Array, "batch F H W C"], stream: Stream
     ) -> Float[Array, "batch f h w moments"]:
         """One window of frames."""
-        x = self.conv_in(x, stream)
+        widest = (*x.shape[:4], self.conv_in.weight.shape[0])
+        groups = split(x, frames_per_group(stream, widest, x.dtype))
+        groups = convolve(self.conv_in, groups, stream)
         for block in self.down_blocks:
-            x = block(x, stream)
-        x = self.mid_block(x, stream)
-        return self.conv_out(self.conv_norm_out(x, kernels=stream.kernels), stream)
+            groups = block(groups, stream)
+        groups = self.mid_block(groups, stream)
+        before = self.conv_norm_out.over(groups, kernels=stream.kernels)
+        return joined(convolve(self.conv_out, groups, stream, before=before))
 
 
 class Decoder(nnx.Module):
@@ -251,10 +280,13 @@ class Decoder(nnx.Module):
         self, z: Float[Array, "batch f h w Z"], stream: Stream
     ) -> Float[Array, "batch F H W C"]:
         """One window of latents."""
-        x = self.mid_block(self.conv_in(z, stream), stream)
+        x = self.conv_in(z, stream)
+        groups = split(x, frames_per_group(stream, x.shape, x.dtype))
+        groups = self.mid_block(groups, stream)
         for block in self.up_blocks:
-            x = block(x, stream)
-        return self.conv_out(self.conv_norm_out(x, kernels=stream.kernels), stream)
+            groups = block(groups, stream)
+        before = self.conv_norm_out.over(groups, kernels=stream.kernels)
+        return joined(convolve(self.conv_out, groups, stream, before=before))
 
 
 class AutoencoderKLHunyuanVideo(nnx.Module):

@@ -2,8 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sixbit_jax.config_schema import Schema, boolean, integer
+from sixbit_jax.vae.levels_config import (
+    FIELDS,
+    LevelsConfig,
+    no_power_of_two,
+    uneven_groups,
+)
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {"act_fn": "silu", "temporal_compression_ratio": 4}
@@ -12,10 +20,23 @@ _BLOCKS = {
     "up_block_types": "HunyuanVideoUpBlock3D",
 }
 _TIME_LEVELS = 2
+_WIDTHS, _RATIO = "block_out_channels", "spatial_compression_ratio"
+
+
+def _levels(config: "HunyuanVideoVAEConfig") -> str | None:
+    levels = len(config.block_out_channels)
+    if levels > _TIME_LEVELS:
+        return None
+    return f"{_WIDTHS}: expected at least {_TIME_LEVELS + 1} levels, found {levels}"
+
+
+def _ratio(config: "HunyuanVideoVAEConfig") -> str | None:
+    levels = len(config.block_out_channels)
+    return no_power_of_two(_RATIO, config.spatial_compression_ratio, 2**levels, levels)
 
 
 @dataclass(frozen=True)
-class HunyuanVideoVAEConfig:
+class HunyuanVideoVAEConfig(LevelsConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -27,6 +48,18 @@ class HunyuanVideoVAEConfig:
       mid_block_add_attention: whether the middle attends over all tokens.
     """
 
+    schema: ClassVar[Schema] = Schema(
+        "HunyuanVideo VAE config",
+        FIELDS | {_RATIO: integer(1, 65536), "mid_block_add_attention": boolean()},
+        relations={
+            (_WIDTHS,): _levels,
+            (_WIDTHS, "norm_num_groups"): uneven_groups,
+            (_RATIO, _WIDTHS): _ratio,
+        },
+    )
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
+    blocks: ClassVar[Mapping[str, str]] = _BLOCKS
+
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 16
@@ -36,53 +69,6 @@ class HunyuanVideoVAEConfig:
     scaling_factor: float = 0.476986
     spatial_compression_ratio: int = 8
     mid_block_add_attention: bool = True
-
-    def __post_init__(self):
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        problems = []
-        for name in (
-            "in_channels",
-            "out_channels",
-            "latent_channels",
-            "layers_per_block",
-            "norm_num_groups",
-        ):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        levels = len(self.block_out_channels)
-        if levels <= _TIME_LEVELS:
-            problems.append(
-                f"block_out_channels: expected at least {_TIME_LEVELS + 1} levels, "
-                f"found {levels}"
-            )
-        uneven = [
-            width
-            for width in self.block_out_channels
-            if width < 1 or width % max(self.norm_num_groups, 1)
-        ]
-        if uneven:
-            problems.append(
-                "block_out_channels: expected multiples of norm_num_groups "
-                f"({self.norm_num_groups}), found {uneven}"
-            )
-        ratio = self.spatial_compression_ratio
-        if ratio < 1 or ratio != 2 ** round(math.log2(max(ratio, 1))):
-            problems.append(
-                f"spatial_compression_ratio: expected a power of two, found {ratio}"
-            )
-        elif self.spatial_levels > levels:
-            problems.append(
-                f"spatial_compression_ratio: expected at most {2**levels} with "
-                f"{levels} levels, found {ratio}"
-            )
-        if not self.scaling_factor > 0:
-            problems.append(
-                f"scaling_factor: expected more than 0, found {self.scaling_factor}"
-            )
-        if problems:
-            raise ValueError("HunyuanVideo VAE config:\n  " + "\n  ".join(problems))
 
     @property
     def spatial_levels(self) -> int:
@@ -99,45 +85,3 @@ class HunyuanVideoVAEConfig:
         last = len(self.block_out_channels) - 1
         time = last - _TIME_LEVELS <= level < last
         return 2 if time else 1, 2 if level < self.spatial_levels else 1
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "HunyuanVideoVAEConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ValueError: for values that the port does not support and for unknown keys;
-            lists all of them.
-        """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen = {}
-        for key, value in values.items():
-            if key.startswith("_"):
-                continue
-            if key in _FIXED:
-                if value != _FIXED[key]:
-                    problems.append(f"{key}: expected {_FIXED[key]!r}, found {value!r}")
-            elif key in _BLOCKS:
-                others = sorted({str(name) for name in value} - {_BLOCKS[key]})
-                if others:
-                    problems.append(f"{key}: expected {_BLOCKS[key]}, found {others}")
-            elif key in known:
-                chosen[key] = value
-            else:
-                problems.append(f"{key}: not a key of a HunyuanVideo VAE config")
-        levels = len(chosen.get("block_out_channels", cls.block_out_channels))
-        problems += [
-            f"{key}: expected {levels}, one per level, found {len(values[key])}"
-            for key in _BLOCKS
-            if key in values and len(values[key]) != levels
-        ]
-        if problems:
-            raise ValueError("HunyuanVideo VAE config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        levels = len(self.block_out_channels)
-        own = {f.name: getattr(self, f.name) for f in fields(self)}
-        own["block_out_channels"] = list(self.block_out_channels)
-        return own | _FIXED | {key: [name] * levels for key, name in _BLOCKS.items()}

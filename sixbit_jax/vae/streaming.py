@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sixbit_jax.vae.causal_conv import Method, State, Stream
+from sixbit_jax.vae.causal_conv import GROUP_BYTES, Method, State, Stream
 from sixbit_jax.vae.tiling import Tiling, tile_chunks
 from sixbit_jax.vae.windows import Windows, window_stream
 
@@ -79,7 +79,15 @@ _to_uint8 = jax.jit(to_uint8)
 
 @partial(
     jax.jit,
-    static_argnames=("graph", "decode", "method", "kernels", "output", "dtype"),
+    static_argnames=(
+        "graph",
+        "decode",
+        "method",
+        "kernels",
+        "group_bytes",
+        "output",
+        "dtype",
+    ),
     donate_argnames="state",
 )
 def _step(
@@ -92,10 +100,11 @@ def _step(
     method: Method,
     dtype: Any,
     kernels: bool = False,
+    group_bytes: int = GROUP_BYTES,
     output: Output = "float",
 ) -> tuple[Array, State]:
     vae = nnx.merge(graph, parameters)
-    stream = Stream(state, method=method, kernels=kernels)
+    stream = Stream(state, method=method, kernels=kernels, group_bytes=group_bytes)
     x = _channels_last(x).astype(dtype)
     y = vae.decode_chunk(x, stream) if decode else vae.encode_chunk(x, stream)
     y = jnp.moveaxis(y, -1, 2)
@@ -121,6 +130,7 @@ def decode_stream(
     output: Output = "float",
     method: Method = "stacked",
     kernels: bool = False,
+    group_bytes: int = GROUP_BYTES,
 ) -> Iterator[Array]:
     """Decodes a video, handing out frames as they are ready.
 
@@ -133,6 +143,8 @@ def decode_stream(
       output: "float" hands out pixels in about [-1, 1] in `dtype`, "uint8" 0..255.
       method: of the causal convolutions.
       kernels: whether GPU kernels may compute what they can.
+      group_bytes: that a convolution takes in at once (CogVideoX): more is more memory,
+        the numbers stay.
 
     Yields:
       The next frames, [batch, F, 3, H, W], on the device.
@@ -143,7 +155,9 @@ def decode_stream(
     _check_video("latents", latents, vae.config.latent_channels)
     if output not in get_args(Output):
         raise ValueError(f"output: expected 'float' or 'uint8', found {output!r}")
-    step = partial(_stepper(vae, dtype, method, kernels), decode=True)
+    step = partial(
+        _stepper(vae, dtype, method, kernels), decode=True, group_bytes=group_bytes
+    )
     ratio = vae.config.spatial_compression_ratio
     height, width = (ratio * size for size in latents.shape[3:])
     tiled = tiling is not None and tiling.checked(ratio).splits(height, width)
@@ -197,6 +211,7 @@ def encode(
     tiling: Tiling | None = None,
     method: Method = "stacked",
     kernels: bool = False,
+    group_bytes: int = GROUP_BYTES,
 ) -> Moments:
     """Encodes a video.
 
@@ -207,6 +222,7 @@ def encode(
       tiling: encodes overlapping tiles and blends them, by diffusers' rule.
       method: of the causal convolutions.
       kernels: whether GPU kernels may compute what they can.
+      group_bytes: as in `decode_stream`.
 
     Returns:
       Mean and log variance of the latents (`latents_for_model` of the autoencoder's
@@ -222,7 +238,9 @@ def encode(
             f"video: expected at least {ratio}x{ratio} pixels, found "
             f"{video.shape[3]}x{video.shape[4]}"
         )
-    step = partial(_stepper(vae, dtype, method, kernels), decode=False)
+    step = partial(
+        _stepper(vae, dtype, method, kernels), decode=False, group_bytes=group_bytes
+    )
     tiled = tiling is not None and tiling.checked(ratio).splits(*video.shape[3:])
     if tiling is not None and tiled:
         tiling.check_last(ratio, *video.shape[3:])

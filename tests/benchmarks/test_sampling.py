@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from sixbit_jax import cli
 from sixbit_jax.benchmark import parts as sampling_parts
@@ -13,6 +14,7 @@ from sixbit_jax.benchmark import programs, records, sampling, workers
 from sixbit_jax.benchmark import subject as sampling_model
 from sixbit_jax.benchmark.plans import SPECS, replayed, skip_plan
 from sixbit_jax.benchmark.programs import compile_program
+from sixbit_jax.formats import CorrectedArray
 from sixbit_jax.policies import BlockGrid
 from sixbit_jax.routes import Route
 from tests.sixbit_jax.models.small import small_config
@@ -93,6 +95,33 @@ def test_quantized_program_runs_all_its_plans(tiny):
     assert found[0]["cache_bytes"] == values * 9 // 16 + 4 * 4 * tiny.tokens
     sampling.finish(found)
     json.dumps(found)
+
+
+def test_a_lora_beside_the_weights_is_in_every_linear_of_the_blocks(tiny):
+    plain, beside = (
+        sampling_model.random_model(tiny.config, quantized=True, lora_rank=rank)
+        for rank in (0, 2)
+    )
+    found = {
+        ".".join(map(str, path)): variable.get_value()
+        for path, variable in nnx.to_flat_state(nnx.state(beside))
+        if isinstance(variable.get_value(), CorrectedArray)
+    }
+    assert len(found) == 6
+    for value in found.values():
+        assert value.live
+        assert value.down.shape[:2] == (tiny.config.num_layers, 2)
+    bytes_of = sampling_model.weight_bytes
+    extra = sum(4 * (v.down.size + v.up.size + v.factors.size) for v in found.values())
+    assert bytes_of(beside) - bytes_of(plain) == extra
+
+
+@pytest.mark.slow
+def test_a_program_with_a_lora_runs(tiny):
+    name = "int8, 8-bit attention, LoRA of rank 64 beside"
+    (record,) = compile_program(tiny, name, steps=3, repeats=1, trace=None)()
+    assert record["lora_rank"] == 64
+    assert record["finite"]
 
 
 @pytest.mark.slow

@@ -5,7 +5,9 @@ for what `torch.save` writes. The network is a Wan of two blocks.
 """
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +15,14 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.convert import file_kinds_hunyuan
+from tests.convert.hunyuan_files import in_comfy
 from tests.convert.lora_files import NAMINGS, low_rank, original
 from tests.convert.packed_files import pack_checkpoint
 from tests.convert.test_gguf_file import write as write_gguf
 from tests.convert.torch_files import whole, write_torch_file
-from tests.golden import wan_cases
+from tests.golden import wan_cases, wan_root_cases
+from tests.golden.wan_root_cases import CLIP_FILE, T5_FILE, VAE_FILES
 
 CASE = wan_cases.load("t2v_128_f2_8x6_t7_rows")
 WEIGHTS = CASE.weights()
@@ -128,6 +133,34 @@ def _one_of_two(folder: Path) -> tuple[Any, Weights]:
 def _two(folder: Path) -> tuple[Any, None]:
     raw = {key: value * 2 for key, value in ORIGINAL.items()}
     return _torch_file(folder / "wan.pth", ("ema",), {"model": raw}), None
+
+
+def _authors(name: str, file: str) -> Kind:
+    """A file that PyTorch wrote, see `make_wan_root.py`."""
+
+    def write(folder: Path) -> tuple[Any, Weights]:
+        shutil.copyfile(wan_root_cases.FOLDER / file, folder / file)
+        return folder / file, _published(name)
+
+    return Kind(write)
+
+
+def _published(name: str) -> Weights:
+    weights = wan_root_cases.weights_of(name, wan_root_cases.shapes()[name])
+    # Wan reads what comes before CLIP's last layer; nothing else is stored.
+    unused = ("post_layernorm", "encoder.layers.1.")
+    # Norms of the autoencoder have axes of one.
+    return {
+        key: value.squeeze() if key.endswith("gamma") else value
+        for key, value in weights.items()
+        if not key.startswith(unused)
+    }
+
+
+def _t5_alone(folder: Path) -> tuple[Any, Weights]:
+    return single(folder, _published("text_encoder"), "umt5"), _published(
+        "text_encoder"
+    )
 
 
 def _float8(dtype: Any, scale: str, *, per_row: bool = False) -> Kind:
@@ -241,6 +274,25 @@ def _gguf_of(architecture: str, kind: str, message: str) -> Kind:
     return Kind(write, message)
 
 
+def _renamed_gguf(folder: Path) -> tuple[Any, None]:
+    file, _ = _gguf("Q8_0").write(folder)
+    return file.rename(folder / "wan.safetensors"), None
+
+
+def _with_block_scales() -> Kind:
+    def write(folder: Path) -> tuple[Any, None]:
+        name = "blocks.0.ffn.0."
+        note = json.dumps({"format": "float8_e4m3fn_blockwise"}).encode()
+        changed = {
+            f"{name}weight": ORIGINAL[f"{name}weight"].astype(E4M3),
+            f"{name}weight_scale": np.ones((3, 2), np.float32),
+            f"{name}comfy_quant": np.frombuffer(note, np.uint8),
+        }
+        return single(folder, ORIGINAL | changed), None
+
+    return Kind(write, "scales per block")
+
+
 def _mxfp8(folder: Path) -> tuple[Any, None]:
     """By hand: NumPy has no E8M0 that the safetensors package writes."""
     header = json.dumps(
@@ -279,6 +331,13 @@ KINDS: dict[str, Kind] = {
     "torch.save of a training program": _torch("state_dict"),
     "torch.save, two levels down": _torch("checkpoint", "model"),
     "torch.save with several state dicts and --state-dict": Kind(_one_of_two),
+    "Wan's autoencoder, original names": _authors("vae_2.1", VAE_FILES["2.1"]),
+    "UMT5, original names": _authors("text_encoder", T5_FILE),
+    "UMT5 or T5, transformers' names": Kind(_t5_alone),
+    "CLIP, original names": _authors("image_encoder", CLIP_FILE),
+    "HunyuanVideo, original names": Kind(file_kinds_hunyuan.plain),
+    "HunyuanVideo GGUF": Kind(file_kinds_hunyuan.gguf),
+    "LoRA for HunyuanVideo, original names": Kind(file_kinds_hunyuan.lora),
     "float8 e4m3, no scales": _float8(E4M3, ""),
     "scaled float8 e4m3, scale_weight": _float8(E4M3, "scale_weight"),
     "scaled float8 e5m2, scale_weight": _float8(ml_dtypes.float8_e5m2, "scale_weight"),
@@ -287,16 +346,7 @@ KINDS: dict[str, Kind] = {
     ),
     **{
         f"GGUF {kind}": _gguf(kind)
-        for kind in (
-            "F32",
-            "F16",
-            "BF16",
-            "Q8_0",
-            "Q4_0",
-            "Q4_1",
-            "Q5_0",
-            "Q5_1",
-        )
+        for kind in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
     },
     **{f"NVFP4, {name}": _packed(name) for name in ("modelopt", "comfyui", "lightx2v")},
     **{f"LoRA, {naming}": _lora(naming) for naming in NAMINGS},
@@ -328,6 +378,8 @@ KINDS: dict[str, Kind] = {
     "Wan Fun (control)": _with("control_adapter.conv.weight", "Wan Fun (control)"),
     "GGUF of a type that is not read": _gguf_of("wan", "IQ2_XXS", "IQ2_XXS"),
     "GGUF of another network": _gguf_of("llama", "F32", "'llama'"),
+    "a container under another's name": Kind(_renamed_gguf, "a GGUF file; name it"),
+    "float8 with scales per block, comfy_quant": _with_block_scales(),
     "Git LFS pointer": _bytes(
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         "Git LFS pointer",
@@ -336,13 +388,13 @@ KINDS: dict[str, Kind] = {
     "torch.save before torch 1.6": _bytes(
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before torch 1.6", "wan.pth"
     ),
-    "HunyuanVideo, original names": _keys(
+    "HunyuanVideo, ComfyUI's names": Kind(
+        partial(file_kinds_hunyuan.plain, spelled=in_comfy)
+    ),
+    "Flux and others of its names": _keys(
         "original layout of HunyuanVideo", "double_blocks.0.img_attn_qkv.weight"
     ),
     "CogVideoX, original names (SAT)": _keys(
         "original layout of CogVideoX", "mixins.patch_embed.proj.weight"
-    ),
-    "UMT5 in its original layout": _keys(
-        "UMT5", "blocks.0.pos_embedding.embedding.weight", "token_embedding.weight"
     ),
 }

@@ -136,7 +136,7 @@ def test_on_every_route_it_reads_the_live_activation(route):
         linears.append(Linear(128, 32, rngs=nnx.Rngs(0)))
         linears[-1].weight = nnx.Param(stored)
     fused, alone = (
-        Work([linear], Identity(), None, "reference").route(route)(x)[0]
+        Work([linear.affine()], Identity(), None, "reference").route(route)(x)[0]
         for linear in linears
     )
     np.testing.assert_allclose(fused - alone, x @ down.T @ up.T, atol=1e-3)

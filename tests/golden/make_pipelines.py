@@ -64,15 +64,15 @@ def pipeline(case: PipelineCase) -> tuple[Any, dict[str, Any]]:
         case.scheduler
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = unpack(case.tokenizer, Path(scratch))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        for name, (stored, _) in case.tokenizers.items():
+            folder = unpack(stored, Path(scratch))
+            parts[name] = transformers.AutoTokenizer.from_pretrained(folder)
     if case.processor:
         options = {k: v for k, v in case.processor.items() if "type" not in k}
         parts["image_processor"] = CLIPImageProcessorPil(**options)
     elif case.pictures and case.index["_class_name"].startswith("Wan"):
         parts["image_processor"] = None
     made = getattr(diffusers, case.index["_class_name"])(
-        tokenizer=tokenizer,
         scheduler=scheduler,
         **parts,
         **{k: v for k, v in case.index.items() if not k.startswith("_")},
@@ -120,7 +120,8 @@ def main() -> None:
         shape = (1, channels, frames, *size)
         if case.index["_class_name"].startswith("CogVideoX"):
             shape = (1, frames, channels, *size)
-        length = case.components["transformer"].get("max_text_seq_length", 512)
+        default = 256 if case.components["transformer"].get("rope_axes_dim") else 512
+        length = case.components["transformer"].get("max_text_seq_length", default)
         with torch.no_grad():
             video = pipe(
                 prompt=PROMPT,

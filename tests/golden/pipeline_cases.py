@@ -44,6 +44,30 @@ UMT5 = T5 | {
     "vocab_size": 704,
 }
 
+LLAMA = {
+    "architectures": ["LlamaModel"],
+    "model_type": "llama",
+    "vocab_size": 904,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+}
+CLIP_TEXT = {
+    "architectures": ["CLIPTextModel"],
+    "model_type": "clip_text_model",
+    "vocab_size": 1101,
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "max_position_embeddings": 77,
+    "eos_token_id": 1100,
+}
+
 COGVIDEOX_VAE = {
     "_class_name": "AutoencoderKLCogVideoX",
     "in_channels": 3,
@@ -76,6 +100,18 @@ WAN_22_VAE = WAN_VAE | {
     "patch_size": 2,
     "scale_factor_spatial": 16,
     "clip_output": False,
+}
+HUNYUAN_VIDEO_VAE = {
+    "_class_name": "AutoencoderKLHunyuanVideo",
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "block_out_channels": [8, 8, 8, 8],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "scaling_factor": 0.6,
+    "down_block_types": ["HunyuanVideoDownBlock3D"] * 4,
+    "up_block_types": ["HunyuanVideoUpBlock3D"] * 4,
 }
 
 COGVIDEOX = {
@@ -110,6 +146,21 @@ WAN = {
     "qk_norm": "rms_norm_across_heads",
     "rope_max_seq_len": 32,
 }
+HUNYUAN_VIDEO = {
+    "_class_name": "HunyuanVideoTransformer3DModel",
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 1,
+    "num_single_layers": 2,
+    "num_refiner_layers": 1,
+    "mlp_ratio": 2.0,
+    "guidance_embeds": True,
+    "text_embed_dim": 32,
+    "pooled_projection_dim": 24,
+    "rope_axes_dim": [4, 6, 6],
+}
 DDIM = {
     "_class_name": "CogVideoXDDIMScheduler",
     "beta_schedule": "scaled_linear",
@@ -132,6 +183,11 @@ UNIPC = {
     "use_flow_sigmas": True,
     "flow_shift": 3.0,
     "final_sigmas_type": "zero",
+}
+EULER = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "num_train_timesteps": 1000,
+    "shift": 7.0,
 }
 
 
@@ -169,9 +225,17 @@ class PipelineCase:
         return FOLDER / f"{self.name}.npz"
 
     @property
-    def tokenizer(self) -> str:
-        """Its folder in `tokenizers/`."""
-        return "umt5" if self.index["_class_name"].startswith("Wan") else "t5"
+    def tokenizers(self) -> dict[str, tuple[str, str]]:
+        """Folder of the root -> its folder in `tokenizers/`, and its class."""
+        name = self.index["_class_name"]
+        if name.startswith("HunyuanVideo"):
+            return {
+                "tokenizer": ("llama", "LlamaTokenizerFast"),
+                "tokenizer_2": ("clip", "CLIPTokenizer"),
+            }
+        return {
+            "tokenizer": ("umt5" if name.startswith("Wan") else "t5", "T5Tokenizer")
+        }
 
     def noise(self, shape: tuple[int, ...]) -> np.ndarray:
         """Initial latents in diffusers' layout."""
@@ -234,6 +298,22 @@ def _wan(
     )
 
 
+def _hunyuan_video(name: str, **changes: Any) -> PipelineCase:
+    return PipelineCase(
+        name=name,
+        index={"_class_name": "HunyuanVideoPipeline"},
+        components={
+            "text_encoder": LLAMA,
+            "text_encoder_2": CLIP_TEXT,
+            "transformer": HUNYUAN_VIDEO,
+            "vae": HUNYUAN_VIDEO_VAE,
+        },
+        scheduler=EULER,
+        guidance=6.0,
+        **changes,
+    )
+
+
 CASES = {
     case.name: case
     for case in (
@@ -253,6 +333,9 @@ CASES = {
             frames=5,
         ),
         _wan("wan_2_2_a14b", index={"boundary_ratio": 0.875}, second=True),
+        # Long enough for two windows of the autoencoder.
+        _hunyuan_video("hunyuan_video", frames=21),
+        _hunyuan_video("hunyuan_video_true_cfg", call={"true_cfg_scale": 3.0}),
     )
 }
 
@@ -279,8 +362,9 @@ def write_root(case: PipelineCase, folder: Path) -> Path:
         (root / name / "config.json").write_text(json.dumps(config))
         stem = "model" if encoder else "diffusion_pytorch_model"
         save_file(weights_of(name, shapes[name]), root / name / f"{stem}.safetensors")
-    index["tokenizer"] = ["transformers", "T5Tokenizer"]
-    unpack(case.tokenizer, root).rename(root / "tokenizer")
+    for name, (stored, class_name) in case.tokenizers.items():
+        index[name] = ["transformers", class_name]
+        unpack(stored, root).rename(root / name)
     if case.processor:
         index["image_processor"] = ["transformers", "CLIPImageProcessor"]
         (root / "image_processor").mkdir()

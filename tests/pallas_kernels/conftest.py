@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import jax.numpy as jnp
 import pytest
+
+# Triton decides when it is imported whether kernels run in its interpreter. Tests that
+# compile kernels do so in processes of their own.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture

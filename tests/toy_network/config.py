@@ -1,13 +1,25 @@
 """Configuration of the toy network."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sixbit_jax.config_schema import FileConfig, Schema, integer
 
 
 @dataclass(frozen=True)
-class ToyConfig:
+class ToyConfig(FileConfig):
     """Attributes: width, and blocks of each of the two stacks."""
+
+    schema: ClassVar[Schema] = Schema(
+        "Toy config",
+        {
+            "dim": integer(1, 4096),
+            "channels": integer(1, 64),
+            "text_dim": integer(1, 4096),
+            "mixing_layers": integer(1, 64),
+            "closing_layers": integer(0, 64),
+        },
+    )
 
     dim: int = 128
     channels: int = 4
@@ -18,16 +30,3 @@ class ToyConfig:
     def token_grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
         """One token for every latent pixel."""
         return frames, height, width
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "ToyConfig":
-        """Reads a `config.json`; raises ValueError for unknown keys."""
-        known = {field.name for field in fields(cls)}
-        given = {key: value for key, value in values.items() if key[0] != "_"}
-        if unknown := sorted(given.keys() - known):
-            raise ValueError(f"Toy config: not keys of it: {unknown}")
-        return cls(**given)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping of a `config.json`."""
-        return asdict(self)

@@ -1,10 +1,11 @@
 """Configuration of a CogVideoX transformer, read from diffusers' config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from sixbit_jax.config_schema import (
+    FileConfig,
     Schema,
     boolean,
     fixed,
@@ -106,7 +107,7 @@ _SCHEMA = Schema(
 
 
 @dataclass(frozen=True)
-class CogVideoXConfig:
+class CogVideoXConfig(FileConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -115,6 +116,9 @@ class CogVideoXConfig:
       sample_height, sample_width: training size in latent pixels.
       sample_frames: training length in video frames (before temporal compression).
     """
+
+    schema: ClassVar[Schema] = _SCHEMA
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
 
     num_attention_heads: int = 30
     attention_head_dim: int = 64
@@ -141,9 +145,6 @@ class CogVideoXConfig:
     use_rotary_positional_embeddings: bool = False
     use_learned_positional_embeddings: bool = False
     patch_bias: bool = True
-
-    def __post_init__(self):
-        _SCHEMA.check(self)
 
     @property
     def dim(self) -> int:
@@ -176,17 +177,3 @@ class CogVideoXConfig:
                 f"of {patch_t} frames and {self.patch_size} pixels"
             )
         return frames // patch_t, height // self.patch_size, width // self.patch_size
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "CogVideoXConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ConfigError: a ValueError that lists all values that the port does not
-            support, and all unknown keys.
-        """
-        return _SCHEMA.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | _FIXED

@@ -67,7 +67,7 @@ class PatchEmbed(nnx.Module):
         config = self.config
         weight = self.proj.weight[...].reshape(config.dim, -1)
         patches = self.patches(latents)
-        bias = self.proj.bias_array()
+        bias = self.proj.affine().bias
         video = matmul(patches, weight, bias).astype(jnp.float32)
         text = self.text_proj(text).astype(jnp.float32)
         x = jnp.concatenate([text, video], axis=1)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pallas_kernels.norm_rope import Heads, Rotary
-from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
+from sixbit_jax.models.blocks import BlockControl, BlockStats, Projection, SiteRunner
 from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.cogvideox.description import SITES, describe
 from sixbit_jax.models.cogvideox.embed import PatchEmbed
@@ -63,6 +63,11 @@ class Conditioning(NamedTuple):
     frame_tokens: int
     per_layer: None = None
 
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where text ends and video begins."""
+        return (self.num_text,)
+
 
 class AdaptiveNorm(nnx.Module):
     """LayerNorm, then shift and scale from the timestep; also the gates.
@@ -80,12 +85,12 @@ class AdaptiveNorm(nnx.Module):
         self,
         x: Float[Array, "batch tokens D"],
         conditioning: Conditioning,
-        *,
-        kernels: bool,
+        options: SiteOptions,
     ) -> tuple[Modulate, GatedResidual]:
         """What the timestep does before and after the linears that read x."""
-        values = self.linear(jax.nn.silu(conditioning.temb), kernels=kernels)
-        values = values.astype(jnp.float32)
+        temb = jax.nn.silu(conditioning.temb)
+        values = self.linear(temb, kernels=options.kernels).astype(jnp.float32)
+        num_text = options.axes.here(conditioning.num_text)
         shift, scale, gate, text_shift, text_scale, text_gate = jnp.split(values, 6, -1)
         front = Modulate(
             *self.norm.affine(),
@@ -94,9 +99,9 @@ class AdaptiveNorm(nnx.Module):
             scale,
             text_shift,
             text_scale,
-            conditioning.num_text,
+            num_text,
         )
-        return front, GatedResidual(x, gate, text_gate, conditioning.num_text)
+        return front, GatedResidual(x, gate, text_gate, num_text)
 
 
 class Attention(nnx.Module):
@@ -121,17 +126,20 @@ class Attention(nnx.Module):
         site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
-        shape = (*query.shape[:2], -1, self.head_dim)
         table = conditioning.rotary
         if table is not None:
             table = Rotary(table.cos, table.sin, conditioning.num_text)
-        queries, keys = (
-            Heads(x.reshape(shape), "layer", None, *norm.affine(), norm.eps, table)
-            for x, norm in ((query, self.norm_q), (key, self.norm_k))
-        )
         layout = TokenLayout(conditioning.frame_tokens, (0, conditioning.num_text))
-        mixed = site.attend(queries, keys, value.reshape(shape), layout)
-        return mixed.reshape(value.shape)
+
+        def run(query: Array, key: Array, value: Array, _: Any) -> Array:
+            queries, keys = (
+                Heads(x, "layer", None, *norm.affine(), norm.eps, table)
+                for x, norm in ((query, self.norm_q), (key, self.norm_k))
+            )
+            return site.attend(queries, keys, value, layout)
+
+        projections = [Projection(x) for x in (query, key, value)]
+        return site.by_heads(projections, self.head_dim, run)
 
 
 class FeedForward(nnx.Module):
@@ -171,13 +179,13 @@ class CogVideoXBlock(nnx.Module):
         """
         site = SiteRunner(SITES, control, options)
         attn, ff = self.attn1, self.ff
-        front, residual = self.norm1(x, conditioning, kernels=options.kernels)
+        front, residual = self.norm1(x, conditioning, options)
         query, key, value = site(
             "attn_in", x, attn.to_q, attn.to_k, attn.to_v, front=front
         )
         mixed = attn.mix(query, key, value, conditioning, site)
         (x,) = site("attn_out", mixed, attn.to_out, residual=residual)
-        front, residual = self.norm2(x, conditioning, kernels=options.kernels)
+        front, residual = self.norm2(x, conditioning, options)
         (hidden,) = site("ff_in", x, ff.up, front=front)
         (x,) = site("ff_mid", hidden, ff.down, front=Gelu(), residual=residual)
         return x, site.stats()
@@ -267,7 +275,7 @@ class CogVideoXTransformer(DescribedNetwork):
         Args:
           latents: noisy latents (with the extra channels of I2V models).
           prompt: embeddings.
-          timestep: of each sample.
+          timestep: the timestep of each sample.
           extra: `ofs` for CogVideoX1.5 I2V.
         """
         config, dtype, ofs = self.config, latents.dtype, extra.ofs

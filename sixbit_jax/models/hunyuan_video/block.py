@@ -1,6 +1,6 @@
 """HunyuanVideo's blocks: dual ones with a stream of text, then single ones."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.norm_rope import Heads, Rotary, norm_rope
-from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
+from sixbit_jax.models.blocks import BlockControl, BlockStats, Projection, SiteRunner
 from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
 from sixbit_jax.models.hunyuan_video.description import DUAL_SITES, SINGLE_SITES
 from sixbit_jax.nn.fusion import GatedResidual, Gelu, Modulate
@@ -44,6 +44,11 @@ class Conditioning(NamedTuple):
     key_lengths: Int[Array, "batch"]
     rotary: RotaryTable
     per_layer: None = None
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where clean frames end, and where text begins."""
+        return (self.num_clean, self.num_video)
 
     @property
     def layout(self) -> TokenLayout:
@@ -86,18 +91,23 @@ class AdaptiveNorm(nnx.Module):
         self.linear = Linear(dim, 3 * pairs * dim, rngs=rngs)
 
     def __call__(
-        self, conditioning: Conditioning, *, kernels: bool, text: bool = False
+        self,
+        conditioning: Conditioning,
+        options: SiteOptions,
+        *,
+        text: bool = False,
     ) -> list[_Part]:
         """One `_Part` per pair of sites; text has no clean tokens."""
 
         def values(temb: Array) -> list[Array]:
-            made = self.linear(jax.nn.silu(temb), kernels=kernels)
+            made = self.linear(jax.nn.silu(temb), kernels=options.kernels)
             return jnp.split(made.astype(jnp.float32), 3 * self.pairs, -1)
 
         found = values(conditioning.temb)
         clean, num_clean = found, 0
         if conditioning.clean_temb is not None and not text:
-            clean, num_clean = values(conditioning.clean_temb), conditioning.num_clean
+            clean = values(conditioning.clean_temb)
+            num_clean = options.axes.here(conditioning.num_clean)
         return [
             _Part(
                 found[i],
@@ -116,14 +126,20 @@ class HeadNorm(nnx.Module):
     def __init__(self, head_dim: int):
         self.weight = nnx.Param(jnp.ones((head_dim,)))
 
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.weight[...].shape[-1]
+
     def heads(
-        self, x: Float[Array, "batch tokens D"], rotary: RotaryTable | None
+        self,
+        x: Float[Array, "batch tokens heads head_dim"],
+        rotary: RotaryTable | None,
     ) -> Heads:
         """Queries or keys with what is to be done with them."""
         weight = self.weight[...]
         table = None if rotary is None else Rotary(rotary.cos, rotary.sin)
-        split = x.reshape(*x.shape[:2], -1, weight.shape[-1])
-        return Heads(split, "rms", weight=weight, eps=EPS, rotary=table)
+        return Heads(x, "rms", weight=weight, eps=EPS, rotary=table)
 
 
 class JointAttention(nnx.Module):
@@ -160,26 +176,34 @@ class JointAttention(nnx.Module):
           site: runs attention by the plan.
           implementation: what the ops are asked for.
         """
-        count = conditioning.num_video
+        count, total = conditioning.layout.text
+        rows = site.rows(count)
         table = RotaryTable(*(part[:count] for part in conditioning.rotary))
-        joined = []
-        for x, y, norm, text_norm in (
-            (video[0], text[0], self.norm_q, self.norm_added_q),
-            (video[1], text[1], self.norm_k, self.norm_added_k),
-        ):
-            parts = (norm.heads(x, table), text_norm.heads(y, None))
-            made = [norm_rope(h, implementation=implementation) for h in parts]
-            joined.append(jnp.concatenate(made, 1))
-        value = jnp.concatenate([video[2], text[2]], 1)
-        mixed = site.attend(
-            Heads(joined[0]),
-            Heads(joined[1]),
-            value.reshape(joined[0].shape),
-            conditioning.layout,
-            key_lengths=conditioning.key_lengths,
-        )
-        mixed = mixed.reshape(value.shape)
-        return mixed[:, :count], mixed[:, count:]
+
+        def run(*parts: Any) -> Array:
+            query, text_query, key, text_key, value, text_value, _ = parts
+            joined = []
+            for x, y, norm, text_norm in (
+                (query, text_query, self.norm_q, self.norm_added_q),
+                (key, text_key, self.norm_k, self.norm_added_k),
+            ):
+                halves = (norm.heads(x, table), text_norm.heads(y, None))
+                made = [norm_rope(h, implementation=implementation) for h in halves]
+                joined.append(Heads(jnp.concatenate(made, 1)))
+            return site.attend(
+                *joined,
+                jnp.concatenate([value, text_value], 1),
+                conditioning.layout,
+                key_lengths=conditioning.key_lengths,
+            )
+
+        projections = [
+            Projection(x, tokens)
+            for pair in zip(video, text, strict=True)
+            for x, tokens in zip(pair, ((0, count), (count, total)), strict=True)
+        ]
+        mixed = site.by_heads(projections, self.norm_q.head_dim, run)
+        return mixed[:, :rows], mixed[:, rows:]
 
 
 class FeedForward(nnx.Module):
@@ -221,44 +245,63 @@ class DualBlock(nnx.Module):
         """
         site = SiteRunner(DUAL_SITES, control, options)
         attn, ff, other = self.attn, self.ff, self.ff_context
-        count, kernels = conditioning.num_video, options.kernels
-        video, text = x[:, :count], x[:, count:]
-        before, after = self.norm1(conditioning, kernels=kernels)
-        text_before, text_after = self.norm1_context(
-            conditioning, kernels=kernels, text=True
-        )
+        count, total = conditioning.layout.text
+        of_video, of_text, rows = (0, count), (count, total), site.rows(count)
+        video, text = x[:, :rows], x[:, rows:]
+        before, after = self.norm1(conditioning, options)
+        text_before, text_after = self.norm1_context(conditioning, options, text=True)
 
         projected = site(
-            "attn_in", video, attn.to_q, attn.to_k, attn.to_v, front=before.front()
+            "attn_in",
+            video,
+            *(attn.to_q, attn.to_k, attn.to_v),
+            front=before.front(),
+            tokens=of_video,
         )
         text_projected = site(
             "text_attn_in",
             text,
             *(attn.add_q_proj, attn.add_k_proj, attn.add_v_proj),
             front=text_before.front(),
+            tokens=of_text,
         )
         mixed, text_mixed = attn.mix(
             projected, text_projected, conditioning, site, options.implementation
         )
-        (video,) = site("attn_out", mixed, attn.to_out, residual=before.residual(video))
+        (video,) = site(
+            "attn_out",
+            mixed,
+            attn.to_out,
+            residual=before.residual(video),
+            tokens=of_video,
+        )
         (text,) = site(
             "text_attn_out",
             text_mixed,
             attn.to_add_out,
             residual=text_before.residual(text),
+            tokens=of_text,
         )
 
-        (hidden,) = site("ff_in", video, ff.up, front=after.front())
+        (hidden,) = site("ff_in", video, ff.up, front=after.front(), tokens=of_video)
         (video,) = site(
-            "ff_mid", hidden, ff.down, front=Gelu(), residual=after.residual(video)
+            "ff_mid",
+            hidden,
+            ff.down,
+            front=Gelu(),
+            residual=after.residual(video),
+            tokens=of_video,
         )
-        (hidden,) = site("text_ff_in", text, other.up, front=text_after.front())
+        (hidden,) = site(
+            "text_ff_in", text, other.up, front=text_after.front(), tokens=of_text
+        )
         (text,) = site(
             "text_ff_mid",
             hidden,
             other.down,
             front=Gelu(),
             residual=text_after.residual(text),
+            tokens=of_text,
         )
         return jnp.concatenate([video, text], 1), site.stats()
 
@@ -283,15 +326,18 @@ class SingleAttention(nnx.Module):
         site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention."""
-        queries = self.norm_q.heads(query, conditioning.rotary)
-        mixed = site.attend(
-            queries,
-            self.norm_k.heads(key, conditioning.rotary),
-            value.reshape(queries.x.shape),
-            conditioning.layout,
-            key_lengths=conditioning.key_lengths,
-        )
-        return mixed.reshape(value.shape)
+
+        def run(query: Array, key: Array, value: Array, _: Any) -> Array:
+            return site.attend(
+                self.norm_q.heads(query, conditioning.rotary),
+                self.norm_k.heads(key, conditioning.rotary),
+                value,
+                conditioning.layout,
+                key_lengths=conditioning.key_lengths,
+            )
+
+        projections = [Projection(x) for x in (query, key, value)]
+        return site.by_heads(projections, self.norm_q.head_dim, run)
 
 
 class SingleBlock(nnx.Module):
@@ -324,7 +370,7 @@ class SingleBlock(nnx.Module):
         """
         site = SiteRunner(SINGLE_SITES, control, options)
         attn = self.attn
-        (part,) = self.norm(conditioning, kernels=options.kernels)
+        (part,) = self.norm(conditioning, options)
         query, key, value, hidden = site(
             "fused_in",
             x,

@@ -1,11 +1,13 @@
 """Configuration of a HunyuanVideo transformer, read from diffusers' config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from sixbit_jax.config_schema import (
+    FileConfig,
     Schema,
+    as_many_as,
     boolean,
     choice,
     fixed,
@@ -95,7 +97,7 @@ _SCHEMA = Schema(
 
 
 @dataclass(frozen=True)
-class HunyuanVideoConfig:
+class HunyuanVideoConfig(FileConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -113,6 +115,9 @@ class HunyuanVideoConfig:
         (latent_concat), or as the tokens of the first frame (token_replace).
     """
 
+    schema: ClassVar[Schema] = _SCHEMA
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
+
     in_channels: int = 16
     out_channels: int = 16
     num_attention_heads: int = 24
@@ -129,9 +134,6 @@ class HunyuanVideoConfig:
     rope_theta: float = 256.0
     rope_axes_dim: tuple[int, int, int] = (16, 56, 56)
     image_condition_type: Literal["latent_concat", "token_replace"] | None = None
-
-    def __post_init__(self):
-        _SCHEMA.check(self)
 
     @property
     def dim(self) -> int:
@@ -163,20 +165,6 @@ class HunyuanVideoConfig:
         return frames // p_t, height // p_h, width // p_w
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "HunyuanVideoConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ConfigError: a ValueError that lists all values that the port does not
-            support, and all unknown keys.
-        """
-        if isinstance(values, Mapping) and values.get("out_channels", 0) is None:
-            # diffusers' "as many as go in".
-            channels = values.get("in_channels", cls.in_channels)
-            values = {**values, "out_channels": channels}
-        return _SCHEMA.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)} | _FIXED
-        return values | {"rope_axes_dim": list(self.rope_axes_dim)}
+    def file_values(cls, values: Any) -> Any:
+        """In diffusers' files null output channels are as many as go in."""
+        return as_many_as("out_channels", "in_channels", values, cls.in_channels)

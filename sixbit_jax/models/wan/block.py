@@ -49,6 +49,11 @@ class Conditioning(NamedTuple):
     frame_tokens: int
     per_layer: Any
 
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where clean frames end."""
+        return (self.num_clean,)
+
 
 class _Modulation(NamedTuple):
     """Shift, scale and gate of one half of a block, float32.
@@ -106,7 +111,9 @@ class WanBlock(nnx.Module):
             jax.random.normal(rngs.params(), (1, 6, dim)) / math.sqrt(dim)
         )
 
-    def _modulations(self, conditioning: Conditioning) -> list[_Modulation]:
+    def _modulations(
+        self, conditioning: Conditioning, num_clean: int
+    ) -> list[_Modulation]:
         table = self.scale_shift_table[...].astype(jnp.float32)
         values = table + conditioning.modulation.astype(jnp.float32)
         clean = conditioning.clean_modulation
@@ -118,7 +125,7 @@ class WanBlock(nnx.Module):
                 scale=values[..., start + 1, :],
                 gate=values[..., start + 2, :],
                 clean=None if clean is None else clean[:, start : start + 3],
-                num_clean=conditioning.num_clean,
+                num_clean=num_clean,
             )
             for start in (0, 3)
         ]
@@ -150,7 +157,9 @@ class WanBlock(nnx.Module):
         """
         site = SiteRunner(SITES, control, options)
         attn, cross, ffn = self.attn1, self.attn2, self.ffn
-        attn_modulation, ffn_modulation = self._modulations(conditioning)
+        attn_modulation, ffn_modulation = self._modulations(
+            conditioning, site.rows(conditioning.num_clean)
+        )
 
         y, front = attn_modulation.front(x, self.eps)
         query, key, value = site(

@@ -1,11 +1,13 @@
 """Configuration of a Wan transformer, read from diffusers' config.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from sixbit_jax.config_schema import (
+    FileConfig,
     Schema,
+    as_many_as,
     boolean,
     fixed,
     integer,
@@ -88,7 +90,7 @@ _SCHEMA = Schema(
 
 
 @dataclass(frozen=True)
-class WanConfig:
+class WanConfig(FileConfig):
     """Names, meanings and defaults are those of diffusers 0.42.
 
     Attributes:
@@ -99,6 +101,9 @@ class WanConfig:
       rope_max_seq_len: longest axis of the token grid.
       pos_embed_seq_len: image tokens of first-and-last-frame models, or None.
     """
+
+    schema: ClassVar[Schema] = _SCHEMA
+    constants: ClassVar[Mapping[str, Any]] = _FIXED
 
     patch_size: tuple[int, int, int] = (1, 2, 2)
     num_attention_heads: int = 40
@@ -115,9 +120,6 @@ class WanConfig:
     added_kv_proj_dim: int | None = None
     rope_max_seq_len: int = 1024
     pos_embed_seq_len: int | None = None
-
-    def __post_init__(self):
-        _SCHEMA.check(self)
 
     @property
     def dim(self) -> int:
@@ -152,20 +154,6 @@ class WanConfig:
         return t, h, w
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "WanConfig":
-        """Reads the mapping of a diffusers `config.json`.
-
-        Raises:
-          ConfigError: a ValueError that lists all values that the port does not
-            support, and all unknown keys.
-        """
-        if isinstance(values, Mapping) and values.get("out_channels", 0) is None:
-            # diffusers' "as many as go in".
-            channels = values.get("in_channels", cls.in_channels)
-            values = {**values, "out_channels": channels}
-        return _SCHEMA.read(values, cls)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The mapping that diffusers writes, without its `_` keys."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)} | _FIXED
-        return values | {"patch_size": list(self.patch_size)}
+    def file_values(cls, values: Any) -> Any:
+        """In diffusers' files null output channels are as many as go in."""
+        return as_many_as("out_channels", "in_channels", values, cls.in_channels)

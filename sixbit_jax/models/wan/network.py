@@ -31,6 +31,7 @@ from sixbit_jax.models.wan.embed import (
     PatchEmbedding,
     rotary_table,
 )
+from sixbit_jax.nn.axes import NO_AXES, Axes
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.norms import layer_norm, per_row
 
@@ -91,7 +92,9 @@ class WanTransformer(DescribedNetwork):
 
     def prepare_prompt(self, given: PromptInputs, *, dtype: Any) -> TextKeysValues:
         """Keys and values of text and image in all layers, once for all steps."""
-        return self.text_keys_values(given.text, given.image, dtype=dtype)
+        return self.text_keys_values(
+            given.text, given.image, dtype=dtype, axes=given.axes
+        )
 
     def text_keys_values(
         self,
@@ -99,6 +102,7 @@ class WanTransformer(DescribedNetwork):
         image: Float[Array, "batch I E2"] | None = None,
         *,
         dtype: jnp.dtype | None = None,
+        axes: Axes = NO_AXES,
     ) -> TextKeysValues:
         """What cross-attention reads in all layers; once per prompt.
 
@@ -106,6 +110,7 @@ class WanTransformer(DescribedNetwork):
           text: prompt embeddings.
           image: image embeddings of Wan2.1 I2V.
           dtype: compute dtype; None is that of `text`.
+          axes: over which the blocks' weights are split.
 
         Returns:
           Keys and values with a leading layer axis.
@@ -129,7 +134,10 @@ class WanTransformer(DescribedNetwork):
         graph, params = nnx.split(self.blocks.attn2)
         # One layer after the other: stored NVFP4 weights are expanded one at a time.
         return jax.lax.map(
-            lambda layer: nnx.merge(graph, layer).keys_values(words, image), params
+            lambda layer: nnx.merge(graph, axes.gather(layer)).keys_values(
+                words, image
+            ),
+            params,
         )
 
     def embed(
@@ -144,7 +152,7 @@ class WanTransformer(DescribedNetwork):
         Args:
           latents: noisy latents (with the extra channels of I2V models).
           prompt: what `prepare_prompt` made.
-          timestep: of each sample, or of each token.
+          timestep: the timestep of each sample, or of each token.
           extra: `clean_frames`, leading latent frames that are at timestep 0 (TI2V
             with a given first frame). Equal to zeros in a timestep per token, and as
             fast as one timestep.

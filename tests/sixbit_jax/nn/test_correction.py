@@ -4,13 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from sixbit_jax.formats import CorrectedArray, UniformArray, stored_layout
 from sixbit_jax.nn.arithmetic import Work
 from sixbit_jax.nn.correction import as_quantized
 from sixbit_jax.nn.fusion import GatedResidual, Gelu
-from sixbit_jax.nn.linear import Linear
+from sixbit_jax.nn.linear import Affine
 from sixbit_jax.routes import Route
 
 ROWS, K, N = 2 + 3 * 4, 128, 32
@@ -27,10 +26,9 @@ CORRECTED = CorrectedArray(
 )
 
 
-def linear(weight):
-    made = Linear(K, N, rngs=nnx.Rngs(0))
-    made.weight = nnx.Param(weight)
-    return made
+def work(weights, residual=None):
+    affines = [Affine(weight, None) for weight in weights]
+    return Work(affines, Gelu(), residual, "reference")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +41,7 @@ def test_the_update_stands_before_the_gate(route):
     @jax.jit
     def run(x):
         return [
-            Work([linear(weight)], Gelu(), residual, "reference").route(route)(x)[0]
+            work([weight], residual).route(route)(x)[0]
             for weight in (CORRECTED, PACKED)
         ]
 
@@ -56,9 +54,8 @@ def test_the_update_stands_before_the_gate(route):
 
 
 def test_neighbours_without_a_correction_are_left_alone():
-    work = Work([linear(CORRECTED), linear(PACKED)], Gelu(), None, "reference")
-    alone = Work([linear(PACKED)], Gelu(), None, "reference")
-    both = work.route(Route.INT6)(X)
+    both = work([CORRECTED, PACKED]).route(Route.INT6)(X)
+    alone = work([PACKED])
     np.testing.assert_allclose(both[1], alone.route(Route.INT6)(X)[0], atol=1e-5)
     assert np.abs(both[0] - both[1]).max() > 0.1
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,10 @@ from convert.errors import ConversionError
 from convert.root import convert_root
 from sixbit_jax import cli
 from sixbit_jax.checkpoint import CheckpointError
+from sixbit_jax.pipelines import memory
+from sixbit_jax.pipelines.memory import check
 from sixbit_jax.pipelines.pipeline import Stopped, load_pipeline
+from sixbit_jax.policies.policy_file import PolicyFile, config_hash, save_policy
 
 SMALL = ["--size", "48x32", "--frames", "5", "--steps", "2", "--no-cache", "--quiet"]
 PROMPT = "a red circle moves left"
@@ -115,6 +119,51 @@ def test_what_cannot_be_done_is_one_message_and_leaves_nothing(
     assert len(error.splitlines()) <= 3
     assert re.search(message, error), error
     assert list(tmp_path.iterdir()) == []
+
+
+def write_policy(pipeline, path, **numbers):
+    """A policy file with skips, of a pipeline's network."""
+    pipe = load_pipeline(pipeline)
+    values = {
+        "model_class": pipe.headers["transformer"].model_class,
+        "config_hash": config_hash(pipe.network_config),
+        "sites": pipe.description.sites,
+        "num_blocks": pipe.description.num_blocks,
+        "tau": 0.1,
+    }
+    save_policy(PolicyFile(**(values | numbers)), path)
+
+
+def test_the_delta_cache_of_a_policy_file_counts(wan, tmp_path, monkeypatch, capsys):
+    write_policy(wan[1], tmp_path / "policy.json")
+    out = tmp_path / "x.mp4"
+    words = ["--prompt", PROMPT, "--policy", tmp_path / "policy.json", "--out", out]
+    pipe = load_pipeline(wan[1], dtype="float32")
+    settings = pipe.settings(frames=5, height=32, width=48, num_steps=2)
+    slots = 2 * pipe.description.num_blocks
+    without, needed = (pipe.memory(settings, cached_blocks=n) for n in (0, slots))
+    assert needed.cache > 0
+    # Make the cache what does not fit.
+    monkeypatch.setattr(memory, "check", check_sampling)
+    monkeypatch.setattr(memory, "device_memory", lambda: without.sampling)
+    assert generate(wan[1], *words) == 2
+    assert "of it the delta cache" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def check_sampling(found, available):
+    """The check, where sampling is the largest part."""
+    if found.sampling > available:
+        check(replace(found, text=0, vae=0), available)
+
+
+def test_a_policy_of_another_network_is_refused_at_once(wan, tmp_path, capsys):
+    write_policy(wan[1], tmp_path / "policy.json", num_blocks=7)
+    words = ["--prompt", PROMPT, "--policy", tmp_path / "policy.json"]
+    assert generate(wan[1], *words, "--out", tmp_path / "x.mp4") == 2
+    error = capsys.readouterr().err
+    assert "calibrated for another model" in error
+    assert "blocks: the policy is for 7" in error
 
 
 def test_files_of_others_are_not_replaced(wan, tmp_path, capsys):

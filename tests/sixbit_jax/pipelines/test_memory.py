@@ -7,6 +7,8 @@ from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
 from sixbit_jax.pipelines import memory
 from sixbit_jax.pipelines.settings import resolve
+from sixbit_jax.policies import chain, fixed, tdc
+from sixbit_jax.routes import Route
 from sixbit_jax.vae.cogvideox_config import CogVideoXVAEConfig
 
 FIVE_B = CogVideoXConfig(
@@ -58,3 +60,19 @@ def test_what_cannot_fit_is_refused_with_what_would_help():
     memory.check(found, found.peak)
     with pytest.raises(MemoryError, match=r"at most 4.0 GB .* needs about .* less:"):
         memory.check(found, 4_000_000_000)
+
+
+def test_the_cache_of_a_policy_is_counted_in_slots_of_all_branches():
+    description = CogVideoXTransformer.describe(FIVE_B)
+
+    def slots(policy, *, guided=True):
+        return memory.cached_deltas(policy, description, "bf16", guided=guided)
+
+    assert slots(chain()) == slots(fixed(route=Route.INT8)) == 0
+    assert slots(chain(tdc(0.1))) == 84
+    assert slots(chain(tdc(0.1)), guided=False) == 42
+    # All blocks together have one delta, some of them a spare one too.
+    assert slots(chain(tdc(0.1, together=None))) == 2
+    assert slots(chain(tdc(0.1, blocks=(3, 4)))) == 6
+    with pytest.raises(ValueError, match="cache_format: expected one of"):
+        memory.cached_deltas(chain(), description, "fp8", guided=True)

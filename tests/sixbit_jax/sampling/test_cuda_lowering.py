@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from sixbit_jax.policies import (
 )
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program
-from sixbit_jax.sampling.options import Execution, Prompt
+from sixbit_jax.sampling.options import Execution
 
 DEFINITIONS = (
     (attention_reference, "attention"),
@@ -60,15 +61,18 @@ def hopper(monkeypatch):
         monkeypatch.setattr(module, name, refused)
 
 
-def traced(model: str, policy, **options):
+def traced(model: str, policy, *, lora_rank: int = 0, **options):
     """The sampler of one layer of a model at its default video size, traced."""
     subject = sampling_model.subject(model, frames=None, height=None, width=None)
-    config = dataclasses.replace(subject.config, num_layers=1)
-    text = jnp.zeros((1, subject.words, config.text_embed_dim))
+    config: Any = dataclasses.replace(subject.config, num_layers=1)
+    if model == "hunyuan-video":
+        config = dataclasses.replace(config, num_single_layers=1)
     arguments = prepare(
-        sampling_model.random_model(config, quantized=True, abstract=True),
+        sampling_model.random_model(
+            config, quantized=True, abstract=True, lora_rank=lora_rank
+        ),
         sampling_model.scheduler_of(subject),
-        Prompt(text.astype(jnp.bfloat16), text.astype(jnp.bfloat16)),
+        sampling_model.prompts(subject),
         latent_shape=subject.latent_shape,
         num_steps=3,
         policy=policy,
@@ -133,10 +137,43 @@ def test_wan_lowers():
     assert lowered_kernels(program) >= WAN_ALL_KERNELS
 
 
+# HunyuanVideo: in a dual block twelve linears at eight sites and attention, in a single
+# one five at two sites and attention; statistics of both.
+HUNYUAN_INT8_KERNELS = 2 * (12 + 5) + (8 + 2) + 2 * 2
+HUNYUAN_ALL_KERNELS = HUNYUAN_INT8_KERNELS + (12 + 5) + (8 + 2) + (12 + 5)
+
+
+def test_every_operation_of_hunyuan_video_is_a_kernel():
+    policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
+    program = traced("hunyuan-video", policy, attention="int8", cache_format="nvfp4")
+    assert kernels(program.jaxpr) >= HUNYUAN_ALL_KERNELS
+    sparse = chain(int8_routes(), sparse_attention())
+    program = traced("hunyuan-video", sparse, attention="int8")
+    assert kernels(program.jaxpr) >= HUNYUAN_INT8_KERNELS
+    assert not loops_in_branches(program.jaxpr.jaxpr)
+
+
+@pytest.mark.slow
+def test_hunyuan_video_lowers():
+    policy = chain(int8_routes(), sparse_attention())
+    program = traced("hunyuan-video", policy, attention="int8")
+    assert lowered_kernels(program) >= HUNYUAN_INT8_KERNELS
+
+
 @pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])
 def test_every_operation_of_int8_routes_is_a_kernel_at_five_b(cache_format):
     program = traced("5b", int8_routes(), attention="int8", cache_format=cache_format)
     assert kernels(program.jaxpr) >= INT8_KERNELS
+
+
+@pytest.mark.parametrize("model", ["5b", "wan-14b"])
+def test_a_lora_beside_the_weights_adds_no_kernel_and_no_loop(model):
+    plain, beside = (
+        traced(model, int8_routes(), attention="int8", lora_rank=rank)
+        for rank in (0, 64)
+    )
+    assert kernels(beside.jaxpr) == kernels(plain.jaxpr)
+    assert not loops_in_branches(beside.jaxpr)
 
 
 @pytest.mark.parametrize("model", ["2b", "5b", "1.5"])

@@ -1,0 +1,1 @@
+"""Video autoencoders at real size, with random weights: `python -m benchmarks.vae`."""

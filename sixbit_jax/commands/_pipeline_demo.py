@@ -101,9 +101,11 @@ def _prompts(texts: Sequence[str], encoded: Any) -> Prompts:
     for text in texts:
         if cut := encoded.cut.get(text):
             print(f"prompt too long, its end was not read: {cut!r}", file=sys.stderr)
-    embeds = np.stack([np.asarray(encoded.embeds[text], np.float32) for text in texts])
-    negative = np.asarray(encoded.embeds[""], np.float32)
-    return Prompts(tuple(texts), embeds, negative, False, {})
+    embeds, negative = (
+        np.asarray([encoded.embeds[text].text for text in given], np.float32)
+        for given in (texts, [""])
+    )
+    return Prompts(tuple(texts), embeds, negative[0], False, {})
 
 
 def _decoded(pipe: Any, runs: Sequence[Any]) -> tuple[Any, ...]:

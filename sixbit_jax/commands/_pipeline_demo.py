@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     with files.replaced_directory(args.out, _shared.REPORT) as directory:
         stored = {}
         for name, weights in ((PLAIN, "keep"), (QUANTIZED, "nvfp4")):
-            more = {"refine": True} if weights == "nvfp4" else {}
-            made = convert_root(root, directory / name, weights=weights, **more)
+            made = convert_root(
+                root, directory / name, weights=weights, refine=weights == "nvfp4"
+            )
             stored[name] = {"disk_bytes": made.written_bytes, "seconds": made.seconds}
         pipe = load_pipeline(directory / PLAIN, dtype=_shared.compute_dtype(args.dtype))
         encoded = pipe.encode([*texts, ""])

@@ -352,13 +352,14 @@ def _train(
             _shapes(vae_params, everywhere),
             _shapes(jax.random.key(0), everywhere),
         )
-        return _quickly(encoded.lower(*given, _shapes(data["rows"], divided)))
+        # With algorithms tried: convolutions that were not encoded nothing in minutes.
+        return encoded.lower(*given, _shapes(data["rows"], divided)).compile()
 
     def decoder_program() -> Any:
         shape = (options.evaluation_batch, *parts.LATENT_SHAPE)
         latents = jax.ShapeDtypeStruct(shape, jnp.float32)
         decoded = jax.jit(make_decoder(vae_graph, scale, options.dtype))
-        return _quickly(decoded.lower(_shapes(vae_params), latents))
+        return decoded.lower(_shapes(vae_params), latents).compile()
 
     def save(average: Any) -> None:
         loop.save_weights(options.out, average)
@@ -411,7 +412,7 @@ def _train(
 
 
 def _quickly(lowered: Any) -> Any:
-    """Compiled without trying algorithms, which takes longer than it would save."""
+    """Compiled without trying algorithms; for programs of seconds, not convolutions."""
     if jax.default_backend() != "gpu":
         return lowered.compile()
     return lowered.compile(compiler_options={"xla_gpu_autotune_level": 0})

@@ -35,4 +35,6 @@ def test_a_page_escapes_text_and_embeds_pictures():
     assert "<td>x &amp; y</td>" in text
     assert "data:image/png;base64,iVBORw==" in text
     assert "<td>versions.jax</td><td>1.0</td>" in text
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
+    assert "default-src 'none'" in text

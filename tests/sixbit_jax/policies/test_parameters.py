@@ -40,7 +40,7 @@ def test_a_file_has_the_entries_that_it_had_before():
         *MODEL,
         "calibration",
     ]
-    assert len(ENTRIES) == 29
+    assert len(ENTRIES) == 30
     assert ENTRIES["low"].default == "NVFP4"
     assert ENTRIES["sparse_max_gamma"].default is None
     assert ENTRIES["together"].default == 1

@@ -13,8 +13,9 @@ _OTHERS = {
     ),
     "image encoder": r"(image_encoder|clip_vision|clip_vision_model|vision_model)\.",
 }
-# Of the network, beside such others only: `prefixes` strips all that stand elsewhere.
-_OF_NETWORK = r"transformer\."
+# Of a network that is all there is, beside such others or alone: `prefixes` strips what
+# stands before some of the names.
+_OF_NETWORK = r"(transformer|dit)\.(?!layers\.)"
 
 
 def network_alone[T](tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, int]]:
@@ -34,7 +35,7 @@ def network_alone[T](tensors: Mapping[str, T]) -> tuple[dict[str, T], dict[str, 
             network[name] = value
         else:
             left[kind] = left.get(kind, 0) + 1
-    if not network or not left:
+    if not network:
         return dict(tensors), {}
     if all(re.match(_OF_NETWORK, name) for name in network):
         network = {re.sub(_OF_NETWORK, "", n, count=1): v for n, v in network.items()}

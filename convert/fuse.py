@@ -30,7 +30,8 @@ def fuse_lora(
 
     Args:
       model: a ported transformer; it is not changed, and what stays is shared.
-      file: see `convert.convert`.
+      file: see `convert.convert`; `high=` or `low=` takes that half of a file with
+        updates of both networks of a pair.
       strength: factor of the whole update.
 
     Raises:
@@ -38,7 +39,7 @@ def fuse_lora(
         updates of quantized weights that are not of low rank.
     """
     choice = file if isinstance(file, LoraChoice) else LoraChoice.parse(file)
-    choice = LoraChoice(choice.file, choice.strength * strength)
+    choice = LoraChoice(choice.file, choice.strength * strength, half=choice.network)
     graph, state = nnx.split(model)
     flat = dict(nnx.to_flat_state(state))
     places = _places(model, flat)

@@ -1,12 +1,13 @@
 """Quantizations of others that are not read: refused by name, not by a list of keys."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convert import torch_file
 from convert.errors import ConversionError
 from convert.lora_names import UP, part_of
 from convert.safetensors_file import TensorInfo
@@ -45,6 +46,18 @@ _STAND_INS = {
     ),
     b"<!DOCTYPE": "a web page (a download that failed, or that asked to log in)",
     b"<html": "a web page (a download that failed, or that asked to log in)",
+}
+# Containers by their first bytes, and the names that their files have.
+_CONTAINERS: Mapping[str, tuple[tuple[str, ...], Callable[[bytes], bool]]] = {
+    "a GGUF file": ((".gguf",), lambda begin: begin.startswith(b"GGUF")),
+    "a safetensors file": (
+        (".safetensors",),
+        lambda begin: begin[5:9] == b"\0\0\0{",
+    ),
+    "a file of torch.save": (
+        (".pth", *torch_file.SUFFIXES),
+        lambda begin: begin.startswith(b"PK\x03\x04"),
+    ),
 }
 _KEYS = {
     "bitsandbytes (nf4, fp4 or int8)": (
@@ -105,9 +118,9 @@ def _refuse_networks(tensors: Mapping[str, TensorInfo]) -> None:
         for name in tensors:
             if re.fullmatch(pattern, name):
                 raise ConversionError(
-                    f"expected CogVideoX or Wan, found {kind} ({named(name)}), a "
-                    "network of its own, which is not converted; the file is not "
-                    "damaged"
+                    "expected CogVideoX, HunyuanVideo or Wan, found "
+                    f"{kind} ({named(name)}), a network of its own, which is not "
+                    "converted; the file is not damaged"
                 )
     parts = [part_of(name) for name in tensors]
     if any(part is not None and part.part == UP for part in parts):
@@ -126,7 +139,7 @@ def component_of(tensors: Mapping[str, TensorInfo]) -> str | None:
 
 
 def refuse_stand_in(file: Path) -> None:
-    """Refuses a text that lies where a file of weights should.
+    """Refuses a text where a file of weights should be, and one with another's name.
 
     Raises:
       ConversionError: names what it is.
@@ -136,6 +149,12 @@ def refuse_stand_in(file: Path) -> None:
     for start, kind in _STAND_INS.items():
         if begin.lstrip()[: len(start)].lower() == start.lower():
             raise ConversionError(f"{file}: expected weights, found {kind}")
+    for kind, (suffixes, starts) in _CONTAINERS.items():
+        if starts(begin) and file.suffix not in suffixes:
+            raise ConversionError(
+                f"{file}: expected what its name says, found {kind}; name it "
+                f"{file.stem}{suffixes[0]}"
+            )
 
 
 def _by_exponents(weight: TensorInfo, scale: TensorInfo) -> bool:

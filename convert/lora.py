@@ -34,17 +34,20 @@ class LoraChoice:
       file: a safetensors file, one of `torch.save`, or the directory of an adapter.
       strength: factor of the whole update.
       network: "high" or "low" of a pair; "" for all networks.
+      half: the network of a pair that this is added to, where it is known: files with
+        the updates of both (`transformer.`, `transformer_2.`) are read in part.
     """
 
     file: Path
     strength: float = 1.0
     network: str = ""
+    half: str = ""
 
     def __post_init__(self) -> None:
-        if self.network not in ("", *NETWORKS):
-            raise ValueError(
-                f"network: expected one of {NETWORKS}, found {self.network!r}"
-            )
+        for name in ("network", "half"):
+            found = getattr(self, name)
+            if found not in ("", *NETWORKS):
+                raise ValueError(f"{name}: expected one of {NETWORKS}, found {found!r}")
         fits = math.isfinite(self.strength) and abs(self.strength) <= _LARGEST_STRENGTH
         if not fits:
             raise ValueError(
@@ -55,6 +58,10 @@ class LoraChoice:
     @classmethod
     def parse(cls, text: "str | os.PathLike | LoraChoice") -> "LoraChoice":
         """Reads FILE[:strength], with `high=` or `low=` in front for one of a pair.
+
+        >>> choice = LoraChoice.parse("high=style.safetensors:0.8")
+        >>> choice.file.name, choice.strength, choice.network
+        ('style.safetensors', 0.8, 'high')
 
         Raises:
           ValueError: for a strength that is no number within 1000.

@@ -51,12 +51,15 @@ class AdapterConfig:
         return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
 
-def read_adapter_config(file: Path, notes: Mapping[str, str]) -> AdapterConfig:
+def read_adapter_config(
+    file: Path, notes: Mapping[str, str], *, folder: str = "transformer"
+) -> AdapterConfig:
     """What is said of a file of tensors.
 
     Args:
       file: the file.
       notes: the metadata in its header.
+      folder: of the network in diffusers' roots, before the fields in the header.
 
     Raises:
       ConversionError: lists fields that mean something that is not known.
@@ -65,7 +68,9 @@ def read_adapter_config(file: Path, notes: Mapping[str, str]) -> AdapterConfig:
     try:
         if _NOTE in notes:
             where = f"{file}: {_NOTE}"
-            fields = _of_transformer(parse_json_object(notes[_NOTE].encode(), where))
+            fields = _of_network(
+                parse_json_object(notes[_NOTE].encode(), where), f"{folder}."
+            )
         elif file.stem == _BESIDE and is_there(beside):
             where = str(beside)
             fields = read_json_object(beside, largest=_LARGEST)
@@ -76,9 +81,8 @@ def read_adapter_config(file: Path, notes: Mapping[str, str]) -> AdapterConfig:
     return _parse(fields, where)
 
 
-def _of_transformer(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of the network; those of text encoders have another prefix."""
-    prefix = "transformer."
+def _of_network(fields: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The fields of the network; those of others have another prefix."""
     found = {
         k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)
     }

@@ -8,7 +8,8 @@
                                                        diff, diff_b, diff_m
     kohya, musubi-tuner      lora_unet_X, _ for dots   lora_down, lora_up, alpha
 
-X is the module's name in diffusers or, for Wan, in its authors' repository.
+X is the module's name in diffusers or in the repository of the network's authors
+(`lora_hunyuan` for HunyuanVideo, whose linears are joined there).
 """
 
 import re
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from convert import original_wan
+from convert.prefixes import strip_wrappers
 
 DOWN, UP, ALPHA, BIAS = "down", "up", "alpha", "bias"
 DIFF, DIFF_BIAS, DIFF_TABLE = "diff", "diff_b", "diff_m"
@@ -46,7 +48,7 @@ _OTHER_KINDS = {
 }
 _PREFIX = re.compile(
     r"(?:(?:base_model\.model|transformer|diffusion_model|model|module|unet|pipe\.dit"
-    r"|dit|_orig_mod|_fsdp_wrapped_module)\.)+"
+    r"|dit)\.)+"
 )
 # The rest of the name has _ where the module's has a dot.
 _FLAT = re.compile(r"(?:lora_unet|lora_transformer|lora_dit|lycoris)_+")
@@ -74,7 +76,11 @@ def other_kind(keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def part_of(key: str) -> Part | None:
-    """What a key is; None if it is no part of a LoRA."""
+    """What a key is; None if it is no part of a LoRA.
+
+    >>> part_of("diffusion_model.blocks.0.self_attn.q.lora_down.weight")
+    Part(module='blocks.0.self_attn.q', part='down')
+    """
     found = re.fullmatch(_PROCESSOR, key)
     if found is not None:
         name = "to_out.0" if found[2] == "out" else f"to_{found[2]}"
@@ -91,8 +97,9 @@ def without_prefix(module: str) -> str:
     flat = _FLAT.match(module)
     if flat is not None:
         return module[flat.end() :]
-    outer = _PREFIX.match(f"{module}.")
-    return module if outer is None else module[outer.end() :]
+    inner = strip_wrappers(module)
+    outer = _PREFIX.match(f"{inner}.")
+    return inner if outer is None else inner[outer.end() :]
 
 
 class Names:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convert import lora_names, torch_file
+from convert import lora_hunyuan, lora_names, torch_file
 from convert.errors import ConversionError
 from convert.lora import Difference, Lora, LoraChoice, LowRank, Update
 from convert.lora_config import AdapterConfig, read_adapter_config
@@ -17,6 +17,8 @@ from convert.safetensors_file import TensorInfo, read_index, read_metadata
 from convert.values import check_finite
 from sixbit_jax.reading.messages import named, several
 
+# Of a file for both networks of a pair.
+_FIRST, _SECOND = "transformer.", "transformer_2."
 _IN_DIRECTORY = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 
@@ -38,7 +40,7 @@ def open_lora(
         of modules that the network does not have, without their other half, or of
         other shapes; lists all of them.
     """
-    file, tensors, config = _read(choice.file)
+    file, tensors, config = _read(choice)
     other = other_kind(tensors)
     if other is None and config.dora:
         other = ("DoRA", "use_dora of its configuration")
@@ -47,6 +49,14 @@ def open_lora(
             f"{file}: expected a LoRA (lora_A and lora_B, lora_down and lora_up, "
             f"diff), found {other[0]} ({named(other[1])}), which is not fused"
         )
+    count = len(tensors)
+    cut = lora_hunyuan.by_diffusers(tensors, shapes)
+    if cut.keys() != tensors.keys() and config.alphas:
+        raise ConversionError(
+            f"{file}: alpha_pattern: expected none with HunyuanVideo's original names, "
+            f"found {', '.join(sorted(config.alphas)[:4])}"
+        )
+    tensors = cut
     parts = {key: part_of(key) for key in tensors}
     unknown = [key for key, part in parts.items() if part is None]
     known = {key: part for key, part in parts.items() if part is not None}
@@ -92,12 +102,12 @@ def open_lora(
                 ]
             )
         )
-    return Lora(choice, file, {k: tuple(u) for k, u in updates.items()}, len(tensors))
+    return Lora(choice, file, {k: tuple(u) for k, u in updates.items()}, count)
 
 
-def _read(path: Path) -> tuple[Path, dict[str, TensorInfo], AdapterConfig]:
+def _read(choice: LoraChoice) -> tuple[Path, dict[str, TensorInfo], AdapterConfig]:
     """The file of tensors, its index, and what is said of rank and alpha."""
-    file = path
+    path = file = choice.file
     if path.is_dir():
         found = [path / name for name in _IN_DIRECTORY if (path / name).is_file()]
         if len(found) != 1:
@@ -109,14 +119,48 @@ def _read(path: Path) -> tuple[Path, dict[str, TensorInfo], AdapterConfig]:
     if not file.exists():
         raise ConversionError(f"LoRA: expected a file, found nothing at {file}")
     if file.suffix == ".safetensors":
-        tensors = read_index(file)
-        return file, tensors, read_adapter_config(file, read_metadata(file))
-    if file.suffix in torch_file.SUFFIXES:
-        return file, torch_file.read_index(file), read_adapter_config(file, {})
-    raise ConversionError(
-        f"{file}: expected one of .safetensors, {', '.join(torch_file.SUFFIXES)}, "
-        f"found {file.suffix or 'no suffix'}"
-    )
+        whole, notes = read_index(file), read_metadata(file)
+    elif file.suffix in torch_file.SUFFIXES:
+        whole, notes = torch_file.read_index(file), {}
+    else:
+        raise ConversionError(
+            f"{file}: expected one of .safetensors, {', '.join(torch_file.SUFFIXES)}, "
+            f"found {file.suffix or 'no suffix'}"
+        )
+    tensors = _of_half(file, whole, choice.half)
+    folder = _SECOND if choice.half == "low" and tensors is not whole else _FIRST
+    return file, tensors, read_adapter_config(file, notes, folder=folder[:-1])
+
+
+def _of_half(
+    file: Path, tensors: dict[str, TensorInfo], half: str
+) -> dict[str, TensorInfo]:
+    """The tensors for one network of a pair, of a file that has those of both.
+
+    Raises:
+      ConversionError: if it has both, and it is not known which network this is; or
+        only those of the other network.
+    """
+    second = {key for key in tensors if key.startswith(_SECOND)}
+    if not second:
+        return tensors
+    if not half:
+        raise ConversionError(
+            f"{file}: expected a LoRA of one network, found keys of both networks of a "
+            f"pair ({named(min(second))}); convert the pair, or fuse with "
+            "high=FILE or low=FILE"
+        )
+    found = {
+        key.replace(_SECOND, _FIRST, 1) if half == "low" else key: info
+        for key, info in tensors.items()
+        if (key in second) == (half == "low")
+    }
+    if not found:
+        raise ConversionError(
+            f"{file}: expected keys for the network for {half} noise, found those of "
+            f"the other alone ({named(min(second))}); name it with low=FILE"
+        )
+    return found
 
 
 class _Module(NamedTuple):

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from convert.conversion import ConversionReport, convert
+from convert.conversion import convert
 from convert.errors import ConversionError
 from convert.export import to_diffusers
 from convert.lora import NETWORKS as LORA_NETWORKS
 from convert.lora import LoraChoice
 from convert.reader import PAIRS, SECOND
+from convert.report import ConversionReport
 from sixbit_jax.checkpoint import new_directory, read_header
 from sixbit_jax.checkpoint.header import PAIR_NAME
 from sixbit_jax.checkpoint.pair import (
@@ -99,7 +100,11 @@ def by_network(
     """What is added to the network for high noise, and to the one for low noise."""
     parsed = [LoraChoice.parse(choice) for choice in choices]
     high, low = (
-        [replace(one, network="") for one in parsed if one.network in ("", name)]
+        [
+            replace(one, network="", half=name)
+            for one in parsed
+            if one.network in ("", name)
+        ]
         for name in LORA_NETWORKS
     )
     return high, low

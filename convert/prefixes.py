@@ -17,8 +17,16 @@ _WRAPPERS = re.compile(
 )
 
 
+def strip_wrappers(name: str) -> str:
+    """A name without those of wrappers around its modules."""
+    return _WRAPPERS.sub("", name)
+
+
 def strip_prefixes[T](tensors: Mapping[str, T]) -> dict[str, T]:
     """The same tensors under the network's own names.
+
+    >>> strip_prefixes({"module._orig_mod.blocks.0.norm3.weight": 1})
+    {'blocks.0.norm3.weight': 1}
 
     Args:
       tensors: by the names of the file.
@@ -31,7 +39,7 @@ def strip_prefixes[T](tensors: Mapping[str, T]) -> dict[str, T]:
     problems = []
     for key, info in tensors.items():
         # A wrapper may be around the object and around the network in it.
-        inner = _WRAPPERS.sub("", key)
+        inner = strip_wrappers(key)
         outer = _OUTER.match(inner)
         name = inner if outer is None else inner[outer.end() :]
         if name in found:
@@ -49,4 +57,4 @@ def strip_prefixes[T](tensors: Mapping[str, T]) -> dict[str, T]:
     return found
 
 
-__all__ = ["strip_prefixes"]
+__all__ = ["strip_prefixes", "strip_wrappers"]

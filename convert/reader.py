@@ -105,6 +105,7 @@ def open_source(
         raise ConversionError(
             f"{directory}: expected config.json next to the weights, found none"
             + (f" (and {component})" if (component := component_of(tensors)) else "")
+            + f", and keys of no layout that is known, such as {named(min(tensors))}"
         )
     packed = open_packed(
         tensors,

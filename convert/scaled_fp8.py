@@ -6,9 +6,12 @@
     ModelOpt, LightX2V    X.weight   X.weight_scale      X.input_scale
 
 A weight is float8 [N, K] and stands for weight x scale; the scale is one number, [N] or
-[N, 1]. float8 without scales is a tensor like any other.
+[N, 1]. float8 without scales is a tensor like any other. `scaled_fp8` has no or two
+elements, of which none is read; `comfy_quant` is JSON that names the format.
 """
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,13 +20,16 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.reading.messages import named, several
+from sixbit_jax.reading.messages import brief, named, several
 
 _FLOAT8 = (np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e5m2))
 _SCALES = ("scale_weight", "weight_scale")
 _ACTIVATIONS = ("scale_input", "input_scale")
 # No tensor of the network: its dtype says which float8 was meant.
 _MARK = "scaled_fp8"
+_MARK_SIZE = 2
+_NOTE = "comfy_quant"
+_LARGEST_NOTE = 65_536
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ def read_scaled(
     marks = [
         name
         for name, info in tensors.items()
-        if name.rpartition(".")[2] == _MARK and 0 in info.shape
+        if name.rpartition(".")[2] == _MARK and math.prod(info.shape) <= _MARK_SIZE
     ]
     made: dict[str, TensorInfo] = {}
     left = set(marks)
@@ -100,6 +106,10 @@ def read_scaled(
         if problem is not None:
             problems.append(f"{named(found[0])}: {problem}")
             continue
+        note = f"{stem}.{_NOTE}"
+        if note in tensors and (problem := _note_problem(info, tensors[note])):
+            problems.append(f"{named(note)}: {problem}")
+            continue
         made[name] = ScaledInfo(
             dtype=np.dtype(np.float32),
             shape=info.shape,
@@ -108,7 +118,7 @@ def read_scaled(
             codes=info,
             scale=scale,
         )
-        left |= {found[0], f"{stem}.comfy_quant"}
+        left |= {found[0], note}
         left |= {f"{stem}.{part}" for part in _ACTIVATIONS}
     problems += [
         f"{named(name)}: expected a float8 weight beside it, found another"
@@ -132,10 +142,25 @@ def _scale_problem(weight: TensorInfo, scale: TensorInfo) -> str | None:
         return (
             f"expected one float, or one for each of {rows:,} rows, found "
             f"{scale.dtype} {list(scale.shape)}"
+            + (" (scales per block are not read)" if len(scale.shape) > 1 else "")
         )
     values = scale.read().astype(np.float32)
     if not (np.isfinite(values) & (values > 0)).all():
         return "expected positive, finite scales, found others"
+    return None
+
+
+def _note_problem(weight: TensorInfo, note: TensorInfo) -> str | None:
+    """Why what ComfyUI notes of a weight is not what the weight is, or None."""
+    if note.dtype != np.uint8 or note.nbytes > _LARGEST_NOTE:
+        return f"expected JSON as bytes, found {note.dtype} {list(note.shape)}"
+    try:
+        kind = json.loads(note.read().tobytes())["format"]
+    except (ValueError, KeyError, TypeError):
+        return "expected JSON with a format, found other bytes"
+    wanted = weight.dtype.name
+    if kind != wanted:
+        return f"expected the format {wanted!r} of its weight, found {brief(kind)}"
     return None
 
 

@@ -101,6 +101,12 @@ def needs_hopper() -> None:
         )
 
 
+def needs_gpu() -> None:
+    """Raises NotImplementedError unless the default device is an NVIDIA GPU."""
+    if compute_capability() is None:
+        raise NotImplementedError("needs an NVIDIA GPU, found none")
+
+
 def needs_block_scaled_mma() -> None:
     """Raises NotImplementedError unless the default device multiplies NVFP4 itself."""
     found = compute_capability()
@@ -143,6 +149,7 @@ def dispatch[T](
     refusals = []
     for candidate in implementations:
         try:
+            _needs_leave(candidate.name)
             candidate.needs()
             found = candidate.run()
         except NotImplementedError as refusal:
@@ -156,6 +163,26 @@ def dispatch[T](
         f"no implementation of {operation} supports these inputs",
         [refusal for _, refusal in refusals],
     )
+
+
+_left_out: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
+    "left_out", default=frozenset()
+)
+
+
+@contextlib.contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Inside, these implementations run only where they are named."""
+    token = _left_out.set(_left_out.get() | set(names))
+    try:
+        yield
+    finally:
+        _left_out.reset(token)
+
+
+def _needs_leave(name: str) -> None:
+    if name in _left_out.get():
+        raise NotImplementedError(f"{name} is left out here")
 
 
 _watchers: contextvars.ContextVar[tuple[list[Choice], ...]] = contextvars.ContextVar(

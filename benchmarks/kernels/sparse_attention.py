@@ -1,6 +1,7 @@
 """Checks and times attention to chosen blocks of keys on one GPU.
 
-    python -m benchmarks.kernels.sparse_attention --out FILE [--minutes 4] [--commit ID]
+    python -m benchmarks.kernels.sparse_attention --out FILE [--minutes 4]
+        [--shares 0.5,0.35] [--tiles] [--commit ID]
 
 First every kind of kernel against the float32 definition at a small size; what is wrong
 there is not timed. Then dense attention against shares of the blocks at the token
@@ -22,8 +23,17 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.kernels.attention import median_ms
-from benchmarks.kernels.sparse_attention_checks import CHECKS, failed, run_check
+from benchmarks.kernels.sparse_attention_checks import (
+    CHECKS,
+    CHOICES,
+    RISES,
+    failed,
+    run_check,
+    run_choice,
+    run_rises,
+)
 from benchmarks.kernels.sparse_attention_problems import (
+    OTHER_TILES,
     PROBLEMS,
     Problem,
     programs,
@@ -65,6 +75,8 @@ def record_of(problem: Problem, part: str, share: float | None, **more) -> dict:
         "heads": problem.heads,
         "implementation": "mosaic_gpu",
         "precision": problem.precision,
+        "block_rows": problem.grid.block_rows,
+        "block_kv": problem.grid.block_kv,
         "part": part,
         "target": share,
         **more,
@@ -138,12 +150,14 @@ class Timer:
         return {"relative_error": error, "density": float(selection.density())}
 
 
-def time_problem(problem: Problem, compiled: dict, watch: Watch) -> Iterator[dict]:
+def time_problem(
+    problem: Problem, compiled: dict, watch: Watch, shares: tuple[float, ...]
+) -> Iterator[dict]:
     """Records of one problem."""
     timer = Timer(problem, compiled, watch)
     operands, selection = timer.operands, None
     yield attempt(record_of(problem, "dense", None, density=1.0), timer.dense)
-    for share in SHARES:
+    for share in shares:
         if watch.left() < 15:
             return
         tau = jnp.float32(problem.tau(share))
@@ -153,7 +167,7 @@ def time_problem(problem: Problem, compiled: dict, watch: Watch) -> Iterator[dic
         except Exception as error:
             yield record_of(problem, "choice", share, failure=str(error)[:300])
             return
-        if share == SHARES[0]:
+        if share == shares[0]:
             yield attempt(
                 record_of(problem, "check", share),
                 functools.partial(timer.check, selection),
@@ -162,6 +176,8 @@ def time_problem(problem: Problem, compiled: dict, watch: Watch) -> Iterator[dic
                 "choice": (tau, *operands),
                 "choice: centroids": operands,
                 "choice: lists": (selection.centroids, tau),
+                "choice by XLA": (tau, *operands),
+                "choice by XLA: centroids": operands,
             }.items():
                 yield attempt(
                     record_of(problem, name, share),
@@ -214,7 +230,12 @@ def small_checks(jobs: dict, watch: Watch) -> Iterator[dict]:
     """Records of the checks, in the order of their end."""
     for job in concurrent.futures.as_completed(jobs, timeout=watch.left()):
         check = jobs[job]
-        record = {"op": "sparse_attention", "part": "check", **check.fields()}
+        part = "check"
+        if check in CHOICES:
+            part = "check: choice"
+        elif check in RISES:
+            part = "check: rises"
+        record = {"op": "sparse_attention", "part": part, **check.fields()}
         yield attempt(record, lambda job=job: {"relative_error": job.result()})
 
 
@@ -223,6 +244,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="results file")
     parser.add_argument("--minutes", type=float, default=4.0, help="when to stop")
+    parser.add_argument("--shares", help="of the blocks, separated by commas")
+    parser.add_argument("--tiles", action="store_true", help="the other tiles too")
     parser.add_argument("--commit", help="recorded where there is no git repository")
     args = parser.parse_args()
     watch = Watch(args.minutes * 60)
@@ -233,6 +256,13 @@ def main() -> None:
         "--out",
         args.out.name,
     ]
+    shares = SHARES
+    if args.shares:
+        shares = tuple(float(share) for share in args.shares.split(","))
+        command += ["--shares", args.shares]
+    problems = PROBLEMS
+    if args.tiles:
+        problems, command = (*problems, *OTHER_TILES), [*command, "--tiles"]
     head = records.header(command, packages=PACKAGES, commit_id=args.commit)
     found = []
 
@@ -243,14 +273,16 @@ def main() -> None:
         watch.progress()
 
     with concurrent.futures.ThreadPoolExecutor(_COMPILE_THREADS) as pool:
-        jobs = {pool.submit(run_check, check): check for check in CHECKS}
-        compiled = compile_all(PROBLEMS, pool)
+        jobs = {pool.submit(run_choice, check): check for check in CHOICES}
+        jobs |= {pool.submit(run_rises, check): check for check in RISES}
+        jobs |= {pool.submit(run_check, check): check for check in CHECKS}
+        compiled = compile_all(problems, pool)
         wrong = set()
         for record in small_checks(jobs, watch):
-            if failed(record):
+            if failed(record) and record["part"] == "check":
                 wrong.add((record["precision"], record["k"]))
             keep(record, "WRONG " if failed(record) else "")
-        usable = [p for p in PROBLEMS if (p.precision, p.head_dim) not in wrong]
+        usable = [p for p in problems if (p.precision, p.head_dim) not in wrong]
         wanted = [compiled[key] for key in compiled if key[0] in usable]
         # Compiling uses the device and the host, which timing wants to itself.
         for _ in concurrent.futures.as_completed(wanted, timeout=watch.left()):
@@ -258,10 +290,10 @@ def main() -> None:
         print(f"compiled, {watch.left():.0f} s left", flush=True)
         harness.warm_up()
         for problem in usable:
-            for record in time_problem(problem, compiled, watch):
+            for record in time_problem(problem, compiled, watch, shares):
                 keep(record)
         pool.shutdown(wait=False, cancel_futures=True)
-    if len(usable) < len(PROBLEMS):
+    if len(usable) < len(problems):
         raise SystemExit(f"wrong results, not timed: {sorted(wrong)}")
 
 

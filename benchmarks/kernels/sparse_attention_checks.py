@@ -13,6 +13,7 @@ from benchmarks.kernels.attention import inputs, relative_error
 from pallas_kernels.attention import (
     block_grid,
     centroids,
+    choose,
     mosaic_gpu,
     quantize_qkv,
     quantized_centroids,
@@ -130,6 +131,93 @@ def run_check(check: Check) -> float:
     print(f"runs: {check}", flush=True)  # the last one, if it hangs
     found, expected, dense = program(q, k, v)
     return max(relative_error(found, expected), relative_error(found, dense))
+
+
+# Means of blocks and lists of blocks against their definitions: shape as above, and
+# whether text is first.
+CHOICES = tuple(
+    Check(precision, shape, text, share=share)
+    for precision in ("int8", "bf16")
+    for shape, text, share in (
+        ((2, 1001, 3, 64), (0, 226), 0.5),
+        ((1, 1288, 5, 128), (0, 0), 0.3),
+        ((1, 3000, 30, 64), (2900, 3000), 0.0),
+    )
+)
+
+
+def run_choice(check: Check) -> float:
+    """The relative error of means, infinite if the lists are not the same."""
+    batch, tokens, heads, head_dim = check.shape
+    q, k, v = inputs((batch, tokens, tokens, heads, head_dim), 4, realistic=True)
+    grid = block_grid(q.shape, precision=check.precision, text=check.text)
+    shape = (batch, heads, grid.q_tiles, grid.kv_blocks)
+    mask = jax.random.uniform(jax.random.key(5), shape) < check.share
+
+    def made(implementation: str):
+        def run(q, k, v):
+            chosen = select(mask, grid, implementation=implementation)
+            if check.precision == "int8":
+                operands = quantize_qkv(q, k, v)
+                means = quantized_centroids(
+                    operands, grid, implementation=implementation
+                )
+            else:
+                means = centroids(q, k, v, grid, implementation=implementation)
+            tau = choose.by_threshold(means, grid, 0.5, implementation=implementation)
+            return means, chosen.lists, tau.density()
+
+        return jax.jit(run).lower(q, k, v).compile()
+
+    kernel, definition = made("mosaic_gpu"), made("reference")
+    print(f"runs: means and lists, {check}", flush=True)
+    found, expected = kernel(q, k, v), definition(q, k, v)
+    if not bool(jnp.array_equal(found[1], expected[1])):
+        return float("inf")
+    pairs = zip(jax.tree.leaves(found[0]), jax.tree.leaves(expected[0]), strict=True)
+    return max(relative_error(a, b) for a, b in pairs)
+
+
+def run_rises(check: Check) -> float:
+    """The largest difference of what each block adds, in powers of two, over 10.
+
+    Over 10, so that the limit of the relative errors allows 0.06: the weights of 8-bit
+    scores differ by a rounding.
+    """
+    batch, tokens, heads, head_dim = check.shape
+    q, k, v = inputs((batch, tokens, tokens, heads, head_dim), 6, realistic=False)
+    grid = block_grid(q.shape, precision=check.precision, text=check.text)
+    shape = (batch, heads, grid.q_tiles, grid.kv_blocks)
+    mask = jax.random.uniform(jax.random.key(8), shape) < check.share
+    scale = head_dim**-0.5
+
+    def both(q, k, v):
+        chosen = select(mask, grid)
+        if check.precision == "int8":
+            made = quantize_qkv(q, k, v)
+            _, found = mosaic_gpu.quantized_attention(
+                made, selection=chosen, rises=True
+            )
+            q, k = made.dequantize()
+            expected = sparse_reference.block_rises(q, k, chosen, scale=1.0)
+        else:
+            _, found = mosaic_gpu.attention(
+                q, k, v, scale=scale, precision="bf16", selection=chosen, rises=True
+            )
+            expected = sparse_reference.block_rises(q, k, chosen, scale=scale)
+        same = jnp.isinf(found) & jnp.isinf(expected)
+        return jnp.max(jnp.where(same, 0.0, jnp.abs(found - expected)))
+
+    program = jax.jit(both).lower(q, k, v).compile()
+    print(f"runs: rises, {check}", flush=True)
+    return float(program(q, k, v)) / 10
+
+
+RISES = (
+    Check("int8", (1, 1000, 2, 64), (0, 100), proxies=False, share=0.6),
+    Check("bf16", (2, 1283, 2, 128), proxies=False, share=0.6),
+    Check("int8", (1, 777, 2, 128), proxies=False, share=0.7),
+)
 
 
 def failed(record: dict) -> bool:

@@ -24,6 +24,7 @@ from pallas_kernels.attention import (
     quantized_centroids,
     sparse_reference,
 )
+from pallas_kernels.attention.shapes import SPARSE
 
 # Of a probe with the same kernel and lists: time over dense = _FIXED + density. Proxies
 # add their groups of blocks; choosing reads q, k and v once and has a few small steps.
@@ -34,7 +35,10 @@ _SMALL_STEPS_MS = 0.06
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One network's attention, in one precision."""
+    """One network's attention, in one precision.
+
+    `blocks`: rows and keys of the kernel's tile; None is the one it would choose.
+    """
 
     network: str
     tokens: int
@@ -43,6 +47,7 @@ class Problem:
     text: tuple[int, int]
     tokens_per_frame: int
     precision: Literal["int8", "bf16"]
+    blocks: tuple[int, int] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -52,7 +57,11 @@ class Problem:
     @property
     def grid(self) -> BlockGrid:
         """Of the kernel's tile."""
-        return block_grid(self.shape, precision=self.precision, text=self.text)
+        grid = block_grid(self.shape, precision=self.precision, text=self.text)
+        if self.blocks is None:
+            return grid
+        rows, keys = self.blocks
+        return dataclasses.replace(grid, block_rows=rows, block_kv=keys)
 
     def operands(self) -> tuple:
         """What attention takes: one pytree for 8 bits, q, k and v for 16."""
@@ -62,17 +71,17 @@ class Problem:
             return (jax.jit(quantize_qkv)(*made),)
         return made
 
-    def centroids(self, *operands):
+    def centroids(self, *operands, implementation: str | None = None):
         """Of the operands."""
         if self.precision == "int8":
             (made,) = operands
-            return quantized_centroids(made, self.grid)
+            return quantized_centroids(made, self.grid, implementation=implementation)
         q, k, v = operands
-        return centroids(q, k, v, self.grid)
+        return centroids(q, k, v, self.grid, implementation=implementation)
 
-    def choose(self, made, tau) -> BlockSelection:
+    def choose(self, made, tau, implementation: str | None = None) -> BlockSelection:
         """The threshold test."""
-        return choose.by_threshold(made, self.grid, tau)
+        return choose.by_threshold(made, self.grid, tau, implementation=implementation)
 
     def attend(self, selection, *operands, guard: bool = False):
         """The kernel."""
@@ -92,9 +101,10 @@ class Problem:
         """The kernel without proxies."""
         return self.attend(dataclasses.replace(selection, centroids=None), *operands)
 
-    def choice(self, tau, *operands):
+    def choice(self, tau, *operands, implementation: str | None = None):
         """Centroids and lists."""
-        return self.choose(self.centroids(*operands), tau)
+        made = self.centroids(*operands, implementation=implementation)
+        return self.choose(made, tau, implementation)
 
     def whole(self, tau, *operands):
         """Choosing and attention, the overflow guard included: what a network runs."""
@@ -129,10 +139,13 @@ PRECISIONS: tuple[Literal["int8", "bf16"], ...] = ("int8", "bf16")
 PROBLEMS = tuple(
     Problem(network, tokens, heads, head_dim, text, per_frame, precision)
     for precision in PRECISIONS
-    for network, tokens, heads, head_dim, text, per_frame in (
-        ("cogvideox-5b", 17_776, 48, 64, (0, 226), 1350),
-        ("wan2.1-1.3b", 32_760, 12, 128, (0, 0), 1560),
-    )
+    for network, tokens, heads, head_dim, text, per_frame in SPARSE
+)
+# The other tile of 64 channels.
+OTHER_TILES = tuple(
+    dataclasses.replace(problem, blocks=(256, 64))
+    for problem in PROBLEMS
+    if problem.head_dim == 64
 )
 
 
@@ -150,6 +163,14 @@ def programs(problem: Problem) -> dict[str, tuple[Callable, tuple]]:
         "dropped": (problem.drop, (selection, *operands)),
         "choice: centroids": (problem.centroids, operands),
         "choice: lists": (problem.choose, (made, tau)),
+        "choice by XLA": (
+            functools.partial(problem.choice, implementation="reference"),
+            (tau, *operands),
+        ),
+        "choice by XLA: centroids": (
+            functools.partial(problem.centroids, implementation="reference"),
+            operands,
+        ),
     }
 
 
@@ -164,8 +185,8 @@ def rows_error(problem: Problem, selection: BlockSelection, operands, found) -> 
     part = dataclasses.replace(grid, q_tokens=len(rows), text=(0, 0))
     chosen = dataclasses.replace(
         selection,
-        blocks=selection.blocks[:, :, np.array(tiles)],
-        counts=selection.counts[:, :, np.array(tiles)],
+        lists=selection.lists[:, :, np.array(tiles)],
+        chosen=selection.chosen[:, :, np.array(tiles)],
         grid=part,
     )
 

@@ -34,6 +34,7 @@ def by_threshold(
     tau: Float[Array, ""] | float,
     *,
     approximate: bool = True,
+    implementation: str | None = None,
 ) -> BlockSelection:
     """The threshold test of Sol-Attn (arXiv 2607.24027); no sort, no top-k.
 
@@ -50,6 +51,7 @@ def by_threshold(
         tau: standard deviations above the mean score that a block needs; minus infinity
             is dense. May be traced.
         approximate: whether skipped blocks count by their centroids, or not at all.
+        implementation: see `select`.
 
     Returns:
         The selection.
@@ -63,7 +65,8 @@ def by_threshold(
     )
     threshold = level + tau * jnp.sqrt(variance + _VARIANCE_FLOOR)
     mask = (scores > threshold[..., None]) | grid.near()
-    return select(mask, grid, centroids if approximate else None)
+    kept = centroids if approximate else None
+    return select(mask, grid, kept, implementation=implementation)
 
 
 def no_skips(batch: int, heads: int, grid: BlockGrid) -> UInt8[Array, "b h tiles n"]:

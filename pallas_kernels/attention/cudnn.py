@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from pallas_kernels import dispatch
 from pallas_kernels.attention.quantize import QuantizedQKV, quantize_qkv
-from pallas_kernels.dispatch import compute_capability
 
 _AMPERE = (8, 0)
 _LARGEST_HEAD_DIM = 128
@@ -14,7 +14,7 @@ _LARGEST_HEAD_DIM = 128
 
 def needs_cudnn_gpu() -> None:
     """Raises NotImplementedError unless the default device can run cuDNN attention."""
-    found = compute_capability()
+    found = dispatch.compute_capability()
     if found is None or found < _AMPERE:
         device = "no NVIDIA GPU" if found is None else f"compute capability {found}"
         raise NotImplementedError(

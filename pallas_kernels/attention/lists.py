@@ -12,6 +12,8 @@ from pallas_kernels.attention.selection import BlockSelection
 
 # Numbers that a copy to shared memory must be a multiple of: 32 bytes.
 _MULTIPLE = 8
+# The tensor cores multiply probabilities with so many values at least.
+_LEAST_PROXIES = 64
 
 
 class BlockLists(NamedTuple):
@@ -26,25 +28,26 @@ class BlockLists(NamedTuple):
         proxy_bias: `[batch, heads, q_tiles, padded proxies]` float32, added to the
             exponents: log2 of the keys that a proxy stands for, minus infinity for
             blocks that are chosen and for fillers.
-        proxy_scales: `[batch, heads, padded proxies]` float32, of proxies in 8 bits.
+        proxy_scales: `[batch, heads, padded groups]` float32, of proxies in 8 bits: one
+            for each group as large as a block of keys.
     """
 
     blocks: Int32[Array, "batch heads q_tiles width"]
     k_proxies: Float[Array, "batch proxies heads head_dim"] | None = None
     v_proxies: Float[Array, "batch proxies heads head_dim"] | None = None
     proxy_bias: Float32[Array, "batch heads q_tiles padded"] | None = None
-    proxy_scales: Float32[Array, "batch heads padded"] | None = None
+    proxy_scales: Float32[Array, "batch heads groups"] | None = None
 
     @property
     def width(self) -> int:
         """Places of one list."""
         return self.blocks.shape[-1]
 
-    def proxy_steps(self, block_kv: int) -> int:
-        """Groups of proxies, each as large as a block of keys."""
+    def groups(self, block_kv: int) -> tuple[int, int]:
+        """Groups of proxies as large as a block of keys, and proxies of a last one."""
         if self.proxy_bias is None:
-            return 0
-        return self.proxy_bias.shape[-1] // block_kv
+            return 0, 0
+        return divmod(self.proxy_bias.shape[-1], block_kv)
 
     def arrays(self) -> dict[str, jax.Array]:
         """Those that there are, by name."""
@@ -71,21 +74,16 @@ def block_lists(selection: BlockSelection, dtype, *, quantized: bool) -> BlockLi
         The lists.
     """
     grid = selection.grid
-    # One place more than blocks, for the count.
-    missing = -(grid.kv_blocks + 1) % _MULTIPLE
-    filler = jnp.zeros((*selection.counts.shape, missing), jnp.int32)
-    blocks = jnp.concatenate(
-        [selection.blocks, filler, selection.counts[..., None]], axis=-1
-    )
     made = selection.centroids
     if made is None:
-        return BlockLists(blocks)
-    bias = jnp.where(selection.mask(), -jnp.inf, jnp.log2(grid.lengths()))
-    bias = _pad(bias.astype(jnp.float32), -1, grid.block_kv, -jnp.inf)
-    values = _pad(made.values.astype(dtype), 1, _MULTIPLE)
+        return BlockLists(selection.lists)
+    bias = jnp.where(selection.chosen, -jnp.inf, jnp.log2(grid.lengths()))
+    group = min(grid.block_kv, _LEAST_PROXIES)
+    bias = _pad(bias.astype(jnp.float32), -1, group, -jnp.inf)
+    values = _pad(made.values.astype(dtype), 1, group)
     if not quantized:
-        keys = _pad(made.keys.astype(dtype), 1, _MULTIPLE)
-        return BlockLists(blocks, keys, values, bias)
-    keys, scales = made.quantized_keys()
-    scales = _pad(scales, -1, grid.block_kv)
-    return BlockLists(blocks, _pad(keys, 1, _MULTIPLE), values, bias, scales)
+        keys = _pad(made.keys.astype(dtype), 1, group)
+        return BlockLists(selection.lists, keys, values, bias)
+    keys, scales = made.quantized_keys(grid.block_kv)
+    scales = _pad(scales, -1, _MULTIPLE)
+    return BlockLists(selection.lists, _pad(keys, 1, group), values, bias, scales)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int8
 
 from pallas_kernels.attention.grid import BlockGrid
+from pallas_kernels.attention.means_gpu import Part, block_means
 from pallas_kernels.attention.quantize import QuantizedQKV
+from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 
 _LEVELS = 127.0
 _SMALLEST_AMAX = 1e-12
@@ -34,16 +36,20 @@ class Centroids:
     values: Float32[Array, "batch kv_blocks heads head_dim"]
 
     def quantized_keys(
-        self,
+        self, share: int
     ) -> tuple[
         Int8[Array, "batch kv_blocks heads head_dim"],
-        Float32[Array, "batch heads kv_blocks"],
+        Float32[Array, "batch heads groups"],
     ]:
-        """`keys` in 8 bits, one scale per block: what 8-bit attention multiplies."""
-        amax = jnp.max(jnp.abs(self.keys), axis=-1, keepdims=True)
+        """`keys` in 8 bits, one scale per head and `share` blocks in order."""
+        batch, blocks, heads, head_dim = self.keys.shape
+        missing = -blocks % share
+        padded = jnp.pad(self.keys, ((0, 0), (0, missing), (0, 0), (0, 0)))
+        split = padded.reshape(batch, -1, share, heads, head_dim)
+        amax = jnp.max(jnp.abs(split), axis=(2, 4), keepdims=True)
         step = jnp.maximum(amax, _SMALLEST_AMAX) / _LEVELS
-        values = jnp.round(self.keys / step).astype(jnp.int8)
-        return values, jnp.swapaxes(step[..., 0], 1, 2)
+        values = jnp.round(split / step).astype(jnp.int8).reshape(padded.shape)
+        return values[:, :blocks], jnp.swapaxes(step[:, :, 0, :, 0], 1, 2)
 
 
 def _sums(x: jax.Array, size: int, dtype=jnp.float32) -> jax.Array:
@@ -69,6 +75,7 @@ def centroids(
     grid: BlockGrid,
     *,
     scale: float | None = None,
+    implementation: str | None = None,
 ) -> Centroids:
     """Centroids for 16-bit attention.
 
@@ -78,26 +85,39 @@ def centroids(
         v: `[batch, kv_tokens, heads, head_dim]`.
         grid: tiles and blocks.
         scale: softmax scale; `None` is head_dim ** -0.5.
+        implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
+            that can run here.
 
     Returns:
         Means in float32.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    rows, keys = grid.block_rows, grid.block_kv
-    queries = _means(_sums(q, rows), grid.q_tokens, rows)
-    return Centroids(
-        queries * (scale * math.log2(math.e)),
-        _means(_sums(k, keys), grid.kv_tokens, keys),
-        _means(_sums(v, keys), grid.kv_tokens, keys),
-    )
+    rows, keys, factor = grid.block_rows, grid.block_kv, scale * math.log2(math.e)
+
+    def fused() -> Centroids:
+        parts = (Part(q, rows, factor=factor), Part(k, keys), Part(v, keys))
+        return Centroids(*block_means(parts))
+
+    def definition() -> Centroids:
+        queries = _means(_sums(q, rows), grid.q_tokens, rows)
+        return Centroids(
+            queries * factor,
+            _means(_sums(k, keys), grid.kv_tokens, keys),
+            _means(_sums(v, keys), grid.kv_tokens, keys),
+        )
+
+    return _first(fused, definition, implementation)
 
 
-def quantized_centroids(operands: QuantizedQKV, grid: BlockGrid) -> Centroids:
+def quantized_centroids(
+    operands: QuantizedQKV, grid: BlockGrid, *, implementation: str | None = None
+) -> Centroids:
     """Centroids for 8-bit attention, of the quantized queries and keys.
 
     Args:
         operands: from `quantize_qkv` or `norm_rope_qkv`.
         grid: tiles and blocks; `block_kv` must divide `operands.scale_tokens`.
+        implementation: see `centroids`.
 
     Returns:
         Means in float32.
@@ -111,13 +131,36 @@ def quantized_centroids(operands: QuantizedQKV, grid: BlockGrid) -> Centroids:
             f"quantized_centroids: expected blocks that divide the "
             f"{operands.scale_tokens} keys of a scale, found {keys}"
         )
-    q_scales = jnp.swapaxes(operands.q_scales, 1, 2)[..., None]
-    queries = _sums(operands.q_values.astype(jnp.float32) * q_scales, rows)
-    k_sums = _sums(operands.k_values, keys, jnp.int32).astype(jnp.float32)
-    k_scales = jnp.repeat(operands.k_scales, operands.scale_tokens // keys, axis=-1)
-    k_scales = jnp.swapaxes(k_scales[..., : grid.kv_blocks], 1, 2)[..., None]
-    return Centroids(
-        _means(queries, grid.q_tokens, rows),
-        _means(k_sums * k_scales, grid.kv_tokens, keys),
-        _means(_sums(operands.v, keys), grid.kv_tokens, keys),
-    )
+    share = operands.scale_tokens // keys
+
+    def fused() -> Centroids:
+        queries = Part(operands.q_values, rows, row_scales=operands.q_scales)
+        key_part = Part(
+            operands.k_values,
+            keys,
+            block_scales=operands.k_scales,
+            blocks_per_scale=share,
+        )
+        return Centroids(*block_means((queries, key_part, Part(operands.v, keys))))
+
+    def definition() -> Centroids:
+        q_scales = jnp.swapaxes(operands.q_scales, 1, 2)[..., None]
+        queries = _sums(operands.q_values.astype(jnp.float32) * q_scales, rows)
+        k_sums = _sums(operands.k_values, keys, jnp.int32).astype(jnp.float32)
+        k_scales = jnp.repeat(operands.k_scales, share, axis=-1)
+        k_scales = jnp.swapaxes(k_scales[..., : grid.kv_blocks], 1, 2)[..., None]
+        return Centroids(
+            _means(queries, grid.q_tokens, rows),
+            _means(k_sums * k_scales, grid.kv_tokens, keys),
+            _means(_sums(operands.v, keys), grid.kv_tokens, keys),
+        )
+
+    return _first(fused, definition, implementation)
+
+
+def _first(fused, definition, implementation: str | None) -> Centroids:
+    run = [
+        Implementation("mosaic_gpu", fused, needs_hopper),
+        Implementation("reference", definition, definition=True),
+    ]
+    return dispatch("centroids", run, implementation)

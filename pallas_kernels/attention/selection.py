@@ -9,8 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
+from pallas_kernels.attention import lists_gpu
 from pallas_kernels.attention.grid import BlockGrid
 from pallas_kernels.attention.means import Centroids
+from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
+
+# Numbers that a copy to shared memory must be a multiple of: 32 bytes.
+_MULTIPLE = 8
 
 
 @jax.tree_util.register_dataclass
@@ -19,26 +24,29 @@ class BlockSelection:
     """Blocks of keys that are computed exactly, and what stands for the others.
 
     Attributes:
-        blocks: `[batch, heads, q_tiles, kv_blocks]` int32: numbers of the chosen
-            blocks, ascending, then fillers of `kv_blocks`.
-        counts: `[batch, heads, q_tiles]` int32, at least 1: how many are chosen.
+        lists: `[batch, heads, q_tiles, places]` int32: numbers of the chosen blocks,
+            ascending, then fillers of `kv_blocks`; in the last place how many are
+            chosen, at least 1.
+        chosen: whether a block is: the same as a mask.
         centroids: each skipped block counts as its mean key and its mean value, as
             often as it has keys; `None` drops skipped blocks.
         grid: what the numbers refer to.
     """
 
-    blocks: Int32[Array, "batch heads q_tiles kv_blocks"]
-    counts: Int32[Array, "batch heads q_tiles"]
+    lists: Int32[Array, "batch heads q_tiles places"]
+    chosen: Bool[Array, "batch heads q_tiles kv_blocks"]
     centroids: Centroids | None
     grid: BlockGrid = dataclasses.field(metadata={"static": True})
 
-    def mask(self) -> Bool[Array, "batch heads q_tiles kv_blocks"]:
-        """Whether a block is chosen."""
-        width = self.blocks.shape[-1]
-        rows = self.blocks.reshape(-1, width)
-        empty = jnp.zeros(rows.shape, bool)
-        row = jnp.arange(rows.shape[0])[:, None]
-        return empty.at[row, rows].set(True, mode="drop").reshape(self.blocks.shape)
+    @property
+    def blocks(self) -> Int32[Array, "batch heads q_tiles kv_blocks"]:
+        """The lists without the count."""
+        return self.lists[..., : self.grid.kv_blocks]
+
+    @property
+    def counts(self) -> Int32[Array, "batch heads q_tiles"]:
+        """How many blocks are chosen."""
+        return self.lists[..., -1]
 
     def density(self) -> Float[Array, ""]:
         """Share of the blocks that is computed exactly, mean over tiles and heads."""
@@ -52,6 +60,8 @@ def select(
     mask: Bool[Array, "batch heads q_tiles kv_blocks"],
     grid: BlockGrid,
     centroids: Centroids | None = None,
+    *,
+    implementation: str | None = None,
 ) -> BlockSelection:
     """Lists of the chosen blocks; no sort, one pass over the mask.
 
@@ -60,6 +70,8 @@ def select(
             block where nothing is chosen.
         grid: how the scores are cut.
         centroids: see `BlockSelection`.
+        implementation: `"mosaic_gpu"` (Hopper), `"reference"`, or `None` for the first
+            that can run here.
 
     Returns:
         The selection.
@@ -76,19 +88,35 @@ def select(
     mask = mask | grid.always()
     mask = mask.at[..., 0].set(mask[..., 0] | ~mask.any(-1))
     width = grid.kv_blocks
+    # One place more than blocks, for the count.
+    places = width + 1 + -(width + 1) % _MULTIPLE
+    rows = mask.reshape(-1, width)
+    run = [
+        Implementation(
+            "mosaic_gpu",
+            lambda: lists_gpu.lists_of(rows.astype(jnp.uint8), places),
+            needs_hopper,
+        ),
+        Implementation("reference", lambda: _lists_of(rows, places)),
+    ]
+    lists = dispatch("select", run, implementation)
+    return BlockSelection(lists.reshape(*mask.shape[:3], places), mask, centroids, grid)
+
+
+def _lists_of(mask: jax.Array, places: int) -> jax.Array:
+    """What `lists_gpu.lists_of` does, of booleans."""
+    rows, width = mask.shape
     # How many are chosen up to and with each block. A product of zeros and ones is
     # exact, and faster than a running sum.
     upper = np.triu(np.ones((width, width), np.float32)).astype(jnp.bfloat16)
     position = jnp.matmul(
         mask.astype(jnp.bfloat16), upper, preferred_element_type=jnp.float32
     ).astype(jnp.int32)
-    rows = position.reshape(-1, width)
-    cells = rows.shape[0] * width
-    block = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), rows.shape)
-    place = jnp.arange(rows.shape[0], dtype=jnp.int32)[:, None] * width + rows - 1
+    block = jnp.broadcast_to(jnp.arange(width, dtype=jnp.int32), mask.shape)
+    row = jnp.arange(rows, dtype=jnp.int32)[:, None]
     # Skipped blocks go to places of their own outside the lists, where they are lost.
-    outside = cells + jnp.arange(cells, dtype=jnp.int32).reshape(rows.shape)
-    place = jnp.where(mask.reshape(rows.shape), place, outside)
-    lists = jnp.full((cells,), width, jnp.int32)
+    outside = rows * places + row * width + block
+    place = jnp.where(mask, row * places + position - 1, outside)
+    lists = jnp.full((rows * places,), width, jnp.int32)
     lists = lists.at[place].set(block, mode="drop", unique_indices=True)
-    return BlockSelection(lists.reshape(mask.shape), position[..., -1], centroids, grid)
+    return lists.reshape(rows, places).at[:, -1].set(position[:, -1])

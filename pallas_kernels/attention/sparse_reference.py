@@ -76,8 +76,10 @@ def quantized_attention(
     q, k = operands.dequantize()
     proxies = None
     if selection.centroids is not None:
-        values, scales = selection.centroids.quantized_keys()
-        proxies = values.astype(jnp.float32) * jnp.swapaxes(scales, 1, 2)[..., None]
+        share = selection.grid.block_kv
+        values, scales = selection.centroids.quantized_keys(share)
+        each = jnp.repeat(scales, share, axis=-1)[..., : values.shape[1]]
+        proxies = values.astype(jnp.float32) * jnp.swapaxes(each, 1, 2)[..., None]
     v = operands.v.astype(jnp.float32)
     given = _Operands(q, k, v, proxies)
     return _attend(given, selection, key_lengths).astype(operands.v.dtype)
@@ -89,7 +91,7 @@ def _tiles(q: jax.Array, selection: BlockSelection) -> tuple[jax.Array, jax.Arra
     missing = grid.q_tiles * grid.block_rows - grid.q_tokens
     padded = jnp.pad(q, ((0, 0), (0, missing), (0, 0), (0, 0)))
     split = padded.reshape(q.shape[0], grid.q_tiles, grid.block_rows, *q.shape[2:])
-    return jnp.moveaxis(split, 1, 0), jnp.moveaxis(selection.mask(), 2, 0)
+    return jnp.moveaxis(split, 1, 0), jnp.moveaxis(selection.chosen, 2, 0)
 
 
 def _scores(rows: jax.Array, keys: jax.Array) -> jax.Array:

@@ -2,10 +2,11 @@
 
 from jaxtyping import Array, Float
 
-from pallas_kernels.block_stats import mosaic_gpu, reference
+from pallas_kernels.block_stats import mosaic_gpu, reference, triton
 from pallas_kernels.block_stats.cache import CachedDelta, CacheFormat
 from pallas_kernels.block_stats.reference import BlockStats, apply_delta
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
+from pallas_kernels.triton_backend.calls import needs_triton
 
 __all__ = ["apply_delta", "block_stats"]
 
@@ -30,8 +31,8 @@ def block_stats(
       old_delta: delta of the last computed step, in any format; None if there is none.
       cache_format: how the new delta is stored: "bf16", "int8" (one scale per token) or
         "nvfp4" (the second level per token).
-      implementation: "mosaic_gpu" (Hopper), "reference", or None for the first that
-        can run here.
+      implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
+        "reference", or None for the first that can run here.
 
     Returns:
       gamma and delta_change float32 [...], and the stored delta.
@@ -44,15 +45,13 @@ def block_stats(
         raise ValueError(
             f"x and y must be [..., M, K] of one shape, found {x.shape} and {y.shape}"
         )
+
+    def runs(module):
+        return lambda: module.block_stats(x, y, old_delta, cache_format=cache_format)
+
     run = [
-        Implementation(
-            "mosaic_gpu",
-            lambda: mosaic_gpu.block_stats(x, y, old_delta, cache_format=cache_format),
-            needs_hopper,
-        ),
-        Implementation(
-            "reference",
-            lambda: reference.block_stats(x, y, old_delta, cache_format=cache_format),
-        ),
+        Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
+        Implementation("triton", runs(triton), needs_triton),
+        Implementation("reference", runs(reference), definition=True),
     ]
     return BlockStats(*dispatch("block_stats", run, implementation))

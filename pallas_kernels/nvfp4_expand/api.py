@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, UInt8
 
 from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 from pallas_kernels.numerics.nvfp4 import BLOCK
-from pallas_kernels.nvfp4_expand import mosaic_gpu, reference
+from pallas_kernels.nvfp4_expand import mosaic_gpu, reference, triton
+from pallas_kernels.triton_backend.calls import needs_triton
 
 
 def nvfp4_expand(
@@ -33,7 +34,8 @@ def nvfp4_expand(
         to: `"int8"` or `"bfloat16"`.
         scales: `[..., N]` float32, positive: scales to use for int8 (values saturate)
             instead of those of each row's largest magnitude.
-        implementation: `"mosaic_gpu"` (Hopper), `"reference"` or `None`.
+        implementation: `"mosaic_gpu"` (Hopper), `"triton"` (any GPU since Ampere),
+            `"reference"` or `None`.
 
     Returns:
         `[..., N, K]` bfloat16; or `[..., N, K]` int8 and `[..., N]` float32 scales, in
@@ -69,14 +71,15 @@ def nvfp4_expand(
             return mosaic_gpu.expand_int8(*arguments, scales)
         return mosaic_gpu.expand_bfloat16(*arguments)
 
-    def definition() -> jax.Array | tuple[jax.Array, jax.Array]:
-        return reference.nvfp4_expand(*arguments, to=to, scales=scales)
+    def runs(module):
+        return lambda: module.nvfp4_expand(*arguments, to=to, scales=scales)
 
     return dispatch(
         "nvfp4_expand",
         (
             Implementation("mosaic_gpu", on_gpu, needs_hopper),
-            Implementation("reference", definition),
+            Implementation("triton", runs(triton), needs_triton),
+            Implementation("reference", runs(reference), definition=True),
         ),
         implementation,
     )

@@ -13,11 +13,18 @@ from pallas_kernels.dispatch import (
     Implementation,
     dispatch,
     needs_block_scaled_mma,
+    needs_gpu,
     needs_hopper,
 )
 from pallas_kernels.gemm.epilogue import EpilogueOperands, EpilogueOptions
 from pallas_kernels.numerics.nvfp4 import BLOCK
-from pallas_kernels.nvfp4_matmul import mosaic_gpu, reference, scaled_matmul, triton
+from pallas_kernels.nvfp4_matmul import (
+    mosaic_gpu,
+    reference,
+    scaled_matmul,
+    triton,
+    xla,
+)
 
 
 def nvfp4_matmul(
@@ -49,8 +56,8 @@ def nvfp4_matmul(
         out_dtype: bfloat16, float16 or float32.
         implementation: `"scaled_matmul"` (Blackwell; lowered and compiled, never run by
             us), `"triton"` (RTX 50 with jax-triton; likewise), `"mosaic_gpu"` (Hopper),
-            `"reference"`, or `None` for the first that supports the device and the
-            inputs.
+            `"xla"` (any GPU), `"reference"`, or `None` for the first that supports the
+            device and the inputs.
         **epilogue: the attributes of `EpilogueOperands`: bias, GELU, gates of video and
             text rows, residual.
 
@@ -105,7 +112,8 @@ def nvfp4_matmul(
             Implementation("scaled_matmul", run(scaled_matmul), needs_block_scaled_mma),
             Implementation("triton", run(triton), triton.needs_triton_and_rtx_50),
             Implementation("mosaic_gpu", run(mosaic_gpu), needs_hopper),
-            Implementation("reference", run(reference)),
+            Implementation("xla", run(xla), needs_gpu),
+            Implementation("reference", run(reference), definition=True),
         ),
         implementation,
     )

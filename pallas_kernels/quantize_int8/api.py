@@ -4,9 +4,10 @@ from typing import Unpack
 
 from jaxtyping import Array, Float, Float32, Int8
 
-from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
-from pallas_kernels.quantize_int8 import mosaic_gpu, reference
+from pallas_kernels.dispatch import Implementation, dispatch, needs_gpu, needs_hopper
+from pallas_kernels.quantize_int8 import mosaic_gpu, reference, triton, xla
 from pallas_kernels.row_tiles.site import FrontOptions, SiteInput
+from pallas_kernels.triton_backend.calls import needs_triton
 
 
 def quantize_int8(
@@ -29,8 +30,8 @@ def quantize_int8(
     Args:
       x: [..., M, K].
       with_stats: also measure max|y| / mean|y| over the whole of y.
-      implementation: "mosaic_gpu" (Hopper), "reference", or None for the first that
-        can run here.
+      implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
+        "xla" (any GPU), "reference", or None for the first that can run here.
       **front: the attributes of `SiteInput` besides x: norm and its affine map,
         modulation of video and text rows, GELU, rotation (128 unless given).
 
@@ -43,16 +44,15 @@ def quantize_int8(
       NotImplementedError: the named implementation cannot run these inputs.
     """
     site = SiteInput(x, **front)
+
+    def runs(module):
+        return lambda: module.quantize_int8(site, with_stats=with_stats)
+
     run = [
-        Implementation(
-            "mosaic_gpu",
-            lambda: mosaic_gpu.quantize_int8(site, with_stats=with_stats),
-            needs_hopper,
-        ),
-        Implementation(
-            "reference",
-            lambda: reference.quantize_int8(site, with_stats=with_stats),
-        ),
+        Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
+        Implementation("triton", runs(triton), needs_triton),
+        Implementation("xla", runs(xla), needs_gpu),
+        Implementation("reference", runs(reference), definition=True),
     ]
     values, scales, outlier = dispatch("quantize_int8", run, implementation)
     return values, scales, outlier

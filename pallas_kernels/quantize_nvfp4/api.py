@@ -5,9 +5,10 @@ from typing import Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, UInt8
 
-from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
-from pallas_kernels.quantize_nvfp4 import mosaic_gpu, reference
+from pallas_kernels.dispatch import Implementation, dispatch, needs_gpu, needs_hopper
+from pallas_kernels.quantize_nvfp4 import mosaic_gpu, reference, triton, xla
 from pallas_kernels.row_tiles.site import FrontOptions, SiteInput
+from pallas_kernels.triton_backend.calls import needs_triton
 
 
 def quantize_nvfp4(
@@ -32,8 +33,8 @@ def quantize_nvfp4(
       tensor_scale: second-level scale, for example of the step before; None measures
         it in a first pass. Values beyond 6 * 448 times a given scale saturate.
       with_stats: also measure max|y| / mean|y| over the whole of y.
-      implementation: "mosaic_gpu" (Hopper), "reference", or None for the first that
-        can run here.
+      implementation: "mosaic_gpu" (Hopper), "triton" (any GPU since Ampere),
+        "xla" (any GPU), "reference", or None for the first that can run here.
       **front: the attributes of `SiteInput` besides x: norm and its affine map,
         modulation of video and text rows, GELU, rotation (128 unless given).
 
@@ -49,18 +50,15 @@ def quantize_nvfp4(
     site = SiteInput(x, **front)
     if tensor_scale is not None:
         tensor_scale = jnp.asarray(tensor_scale, jnp.float32)
+
+    def runs(module):
+        return lambda: module.quantize_nvfp4(site, tensor_scale, with_stats=with_stats)
+
     run = [
-        Implementation(
-            "mosaic_gpu",
-            lambda: mosaic_gpu.quantize_nvfp4(
-                site, tensor_scale, with_stats=with_stats
-            ),
-            needs_hopper,
-        ),
-        Implementation(
-            "reference",
-            lambda: reference.quantize_nvfp4(site, tensor_scale, with_stats=with_stats),
-        ),
+        Implementation("mosaic_gpu", runs(mosaic_gpu), needs_hopper),
+        Implementation("triton", runs(triton), needs_triton),
+        Implementation("xla", runs(xla), needs_gpu),
+        Implementation("reference", runs(reference), definition=True),
     ]
     codes, scales, used, outlier = dispatch("quantize_nvfp4", run, implementation)
     return codes, scales, used, outlier

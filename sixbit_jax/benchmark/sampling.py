@@ -68,6 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=16, help="processes that compile at a time (16)"
     )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="IMPLEMENTATION",
+        help="of kernels, such as mosaic_gpu: others run in its place; repeatable",
+    )
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--commit", help="for machines without the repository")
 
@@ -80,7 +87,10 @@ def words(args: argparse.Namespace) -> list[str]:
             found += [f"--{name}", str(value)]
     for name in ("out", "steps", "repeats", "minutes", "jobs"):
         found += [f"--{name}", str(getattr(args, name))]
-    return [*found, *(word for name in args.only for word in ("--only", name))]
+    for option in ("only", "without"):
+        for value in getattr(args, option):
+            found += [f"--{option}", value]
+    return found
 
 
 def job_names(args: argparse.Namespace, *, peers: bool = False) -> list[str]:
@@ -116,25 +126,33 @@ def run_job(
     Yields:
       Flat records.
     """
+    from pallas_kernels.dispatch import without
     from sixbit_jax.benchmark.subject import subject as subject_of
 
     subject = subject_of(
         args.model, frames=args.frames, height=args.height, width=args.width
     )
-    if name == TORCH and peers is not None:
-        run = peers(subject)
-    elif name == PARTS:
-        from sixbit_jax.benchmark.parts import compile_parts
-
-        run = compile_parts(subject)
-    else:
-        from sixbit_jax.benchmark.programs import compile_program
-
-        run = compile_program(
-            subject, name, steps=args.steps, repeats=args.repeats, trace=args.trace
-        )
+    with without(*args.without):
+        run = _compiled(args, name, subject, peers)
     ready()
     yield from run()
+
+
+def _compiled(
+    args: argparse.Namespace, name: str, subject: Any, peers: Peers | None
+) -> Callable[[], Iterator[dict]]:
+    """What measures a program, the parts or other libraries, compiled."""
+    if name == TORCH and peers is not None:
+        return peers(subject)
+    if name == PARTS:
+        from sixbit_jax.benchmark.parts import compile_parts
+
+        return compile_parts(subject)
+    from sixbit_jax.benchmark.programs import compile_program
+
+    return compile_program(
+        subject, name, steps=args.steps, repeats=args.repeats, trace=args.trace
+    )
 
 
 def _work(args: argparse.Namespace, peers: Peers | None) -> None:

@@ -8,11 +8,19 @@ import numpy as np
 
 from sixbit_jax.calibration.decisions import decisions
 from sixbit_jax.calibration.fit import PredictorFit, fit_predictor
+from sixbit_jax.calibration.options import CalibrationOptions
 from sixbit_jax.calibration.recording import Recording
 from sixbit_jax.calibration.runs import CalibrationRuns, Sampled
 from sixbit_jax.calibration.search import find_largest, find_target
+from sixbit_jax.calibration.sparse import find_sparse_tau
 from sixbit_jax.metrics.latents import latent_drift
-from sixbit_jax.policies import BlockGrid, activation_bits, chain, skip_fraction
+from sixbit_jax.policies import (
+    BlockGrid,
+    activation_bits,
+    attention_density,
+    chain,
+    skip_fraction,
+)
 from sixbit_jax.policies.policy_file import PolicyFile
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import block_grid
@@ -23,79 +31,6 @@ _BITS_TOLERANCE = 0.05
 _SKIP_TOLERANCE = 0.015
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """What a policy is to reach, and which parts it has.
-
-    Attributes:
-      bits: mean activation width, 4 to 8.
-      skips: share of the blocks to skip, below 1; 0: no delta cache.
-      max_drift: skip as much as keeps the relative L2 distance of the latents from
-        those without skips below this, in the place of `skips`.
-      search_prompts: prompts to sample for each tau that is tried.
-      max_skips, warmup, together, shared: of `tdc`.
-      residual, final_int8: of `dmpq`.
-      purify: whether `pdr` is in the policy, where blocks are skipped.
-      outlier_ratio, refresh_int8: of `pdr`.
-      int8_attention: share of the recorded blocks, the least changing ones, whose
-        limit gives 8-bit scores (`policies.int8_attention`); None: none.
-
-    Raises:
-      ValueError: for numbers out of range; lists all of them.
-    """
-
-    bits: float = 6.0
-    skips: float = 0.3
-    max_drift: float | None = None
-    search_prompts: int = 2
-    max_skips: int = 2
-    warmup: int = 2
-    together: int | None = 1
-    shared: bool = False
-    residual: bool = False
-    final_int8: int = 0
-    purify: bool = True
-    outlier_ratio: float | None = 25.0
-    refresh_int8: bool = True
-    int8_attention: float | None = None
-
-    def __post_init__(self) -> None:
-        drift, share = self.max_drift, self.int8_attention
-        problems = [
-            f"{name}: expected {wanted}, found {found}"
-            for name, wanted, found, fits in (
-                ("bits", "4 to 8", self.bits, 4.0 <= self.bits <= 8.0),
-                ("skips", "0 to below 1", self.skips, 0.0 <= self.skips < 1.0),
-                (
-                    "max_drift",
-                    "a finite number above 0",
-                    drift,
-                    drift is None or 0 < drift < np.inf,
-                ),
-                (
-                    "search_prompts",
-                    "at least 1",
-                    self.search_prompts,
-                    self.search_prompts >= 1,
-                ),
-                (
-                    "int8_attention",
-                    "above 0 to 1",
-                    share,
-                    share is None or 0.0 < share <= 1.0,
-                ),
-            )
-            if not fits
-        ]
-        if problems:
-            raise ValueError("calibration:\n  " + "\n  ".join(problems))
-
-    @property
-    def skipping(self) -> bool:
-        """Whether the policy skips blocks."""
-        return self.skips > 0 or self.max_drift is not None
 
 
 class Calibrated(NamedTuple):
@@ -128,6 +63,20 @@ def calibrate(
     Raises:
       ValueError: for inputs that do not fit, fewer than two steps, or targets that
         cannot be reached.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.calibration import CalibrationOptions, CalibrationRuns
+    >>> from sixbit_jax.calibration import calibrate
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> from sixbit_jax.demo.text import encode_captions
+    >>> runs = CalibrationRuns(
+    ...     sixbit_jax.quantize(COGVIDEOX.new(0, {"num_layers": 2})),
+    ...     sixbit_jax.CogVideoXDDIM(), encode_captions(["a red circle"]), None,
+    ...     latent_shape=(2, 3, 32, 32), num_steps=4, guidance=sixbit_jax.Guidance(1.0),
+    ... )
+    >>> found = calibrate(runs, CalibrationOptions(bits=6.0, skips=0.0))
+    >>> found.policy.threshold is not None, found.policy.tau
+    (True, None)
     """
     options = CalibrationOptions() if options is None else options
     if runs.num_steps < 2:
@@ -157,6 +106,8 @@ def _search(
     """
     numbers = _first_numbers(options, recorded, fit)
     search = _Search(runs, options, recorded, say, numbers)
+    if options.attention_share is not None:
+        search.find_share(options.attention_share)
     numbers["threshold"] = search.threshold_on(
         recorded._replace(traces=tuple(map(_no_bf16, recorded.traces)))
     )
@@ -186,6 +137,7 @@ def _search(
         "target_bits": options.bits,
         "target_skips": options.skips if options.max_drift is None else None,
         "max_drift": options.max_drift,
+        "target_attention_share": options.attention_share,
         **cost,
         "drift": drift_of(final, recorded),
         **runs.notes(),
@@ -243,13 +195,33 @@ class _Search:
         return self._find_tau() if self.options.skipping else self.now()
 
     def cost(self, sampled: Sampled) -> dict[str, float]:
-        """Activation bits and skips of runs."""
+        """Activation bits, skips and the share of the keys of runs."""
         route = _stack(sampled.traces, "route")
         skip = _stack(sampled.traces, "skip")
+        density = _stack(sampled.traces, "attention_density")
         return {
             "activation_bits": activation_bits(route, skip, self.grid),
             "skip_fraction": skip_fraction(skip),
+            "density": attention_density(density, skip),
         }
+
+    def find_share(self, share: float) -> None:
+        """Puts the threshold of sparse attention into the numbers.
+
+        Nothing is skipped and activations are as they were recorded: what a block's
+        queries and keys look like hardly depends on either.
+        """
+        self.numbers["sparse_way"] = "threshold"
+
+        others = {"predictor": None, "threshold": None, "purify": False}
+
+        def record(tau: float) -> tuple[Trace, ...]:
+            return self.now(sparse_tau=tau, **others).traces
+
+        fit = find_sparse_tau(record, share)
+        for tau, density in fit.tried:
+            self.say(f"attention tau {tau:.5g}: {100 * density:.1f} % of the keys")
+        self.numbers["sparse_tau"] = fit.tau
 
     def threshold_on(self, sampled: Sampled) -> float:
         """The threshold for the bits, on runs as they were."""

@@ -21,6 +21,9 @@ activations was; fits the line that predicts one from the other; then finds
   tau        so that --skips of the blocks are skipped, or, with --max-drift, as many
              as keep the latents that near to those of the run without skips
 
+and, with --attention-share, the threshold of sparse attention that computes this share
+of the keys,
+
 and writes a JSON file for `sixbit sample --policy` and `sixbit compare`. It prints how
 strongly gamma and error are correlated, the assumption that the method rests on.
 
@@ -101,18 +104,23 @@ def _add_targets(target: Any) -> None:
     )
 
 
+# Options of policies that are not given have the policies' own defaults; a test holds
+# the help to those.
+_OF_POLICIES = ("max_skips", "warmup", "together", "outlier_ratio", "final_int8")
+
+
 def _add_skipping(method: Any) -> None:
     """Options of the delta cache and its refreshes."""
     method.add_argument(
         "--max-skips",
         type=_numbers.whole(1, _numbers.MAX_STEPS),
-        default=2,
+        default=argparse.SUPPRESS,
         help="longest run of skips (2)",
     )
     method.add_argument(
         "--warmup",
         type=_numbers.whole(0, _numbers.MAX_STEPS),
-        default=2,
+        default=argparse.SUPPRESS,
         help="steps before the first skip (2)",
     )
     method.add_argument(
@@ -121,7 +129,7 @@ def _add_skipping(method: Any) -> None:
     method.add_argument(
         "--outlier-ratio",
         type=_numbers.real(0.0, _numbers.MAX_RATIO),
-        default=25.0,
+        default=argparse.SUPPRESS,
         help="of Purified Delta Refresh: a refreshed site whose max|x| / mean|x| "
         "exceeds it runs in BF16 (25)",
     )
@@ -133,7 +141,7 @@ def _add_skipping(method: Any) -> None:
     method.add_argument(
         "--together",
         type=_number_or_all,
-        default=1,
+        default=argparse.SUPPRESS,
         metavar="N|all",
         help="so many neighbouring blocks skip as one and share a delta (1)",
     )
@@ -160,7 +168,7 @@ def _add_arithmetic(method: Any) -> None:
     method.add_argument(
         "--final-int8",
         type=_numbers.whole(0, _numbers.MAX_STEPS),
-        default=0,
+        default=argparse.SUPPRESS,
         metavar="N",
         help="run the last N steps in INT8: nothing corrects their errors (0)",
     )
@@ -172,6 +180,14 @@ def _add_arithmetic(method: Any) -> None:
         metavar="SHARE",
         help="the policy gives 8-bit scores to blocks that change little: the limit is "
         "that of SHARE of the recorded blocks (none)",
+    )
+    method.add_argument(
+        "--attention-share",
+        type=_numbers.real(0.0, 1.0),
+        metavar="SHARE",
+        help="the policy attends to chosen blocks of keys, so that SHARE of them is "
+        "computed; the first fifth of the steps and the first block stay dense and "
+        "count too (1)",
     )
 
 
@@ -191,13 +207,13 @@ def run(args: argparse.Namespace) -> int:
     prompts = _inputs.read_prompts(args, captions)
     conditions = read_conditions(args, rows=len(prompts.names))
     models = _inputs.load_models(args, recipe=recipe, second_guidance=args.guidance_2)
-    runs = _runs(args, models.quantized, prompts, conditions)
+    runs = runs_of(args, models.quantized, prompts, conditions)
     if recipe is not None and recipe.name == SWITCHING:
         return _switch_bits(args, recipe, runs)
     return _calibrate(args, options, runs)
 
 
-def _runs(
+def runs_of(
     args: argparse.Namespace,
     network: Network,
     prompts: _inputs.Prompts,
@@ -299,19 +315,25 @@ def _check(args: argparse.Namespace) -> None:
         problems.append(f"--skips: expected 0 to 1, found {args.skips}")
     if args.max_drift is not None and not args.max_drift > 0:
         problems.append(f"--max-drift: expected more than 0, found {args.max_drift}")
-    share = args.int8_attention
-    if share is not None and not 0.0 < share <= 1.0:
-        problems.append(f"--int8-attention: expected above 0 to 1, found {share}")
+    shares = {
+        "--int8-attention": args.int8_attention,
+        "--attention-share": args.attention_share,
+    }
+    given = {name: share for name, share in shares.items() if share is not None}
+    problems += [
+        f"{name}: expected above 0 to 1, found {share}"
+        for name, share in given.items()
+        if not 0.0 < share <= 1.0
+    ]
     if args.steps is not None and args.steps < 2:
         problems.append(f"--steps: expected at least 2, found {args.steps}")
     if args.recipe == SWITCHING:
         if args.plot is not None:
             problems.append(f"--plot: expected none with --recipe {SWITCHING}")
-        if share is not None:
-            problems.append(
-                f"--int8-attention: expected none with --recipe {SWITCHING}, found "
-                f"{share}"
-            )
+        problems += [
+            f"{name}: expected none with --recipe {SWITCHING}, found {share}"
+            for name, share in given.items()
+        ]
     if problems:
         raise ValueError("\n  ".join(problems))
 
@@ -324,16 +346,13 @@ def _options(args: argparse.Namespace) -> Any:
         skips=args.skips,
         max_drift=args.max_drift,
         search_prompts=args.search_prompts,
-        max_skips=args.max_skips,
-        warmup=args.warmup,
-        together=args.together,
         shared=args.shared,
         residual=args.residual,
-        final_int8=args.final_int8,
         purify=not args.no_purify,
-        outlier_ratio=args.outlier_ratio,
         refresh_int8=not args.no_refresh_int8,
         int8_attention=args.int8_attention,
+        attention_share=args.attention_share,
+        **{name: vars(args)[name] for name in _OF_POLICIES if name in args},
     )
 
 
@@ -366,4 +385,9 @@ def _print(policy: Any, fit: Any) -> None:
     }
     if policy.attention_max_gamma is not None:
         facts["8-bit attention"] = f"gamma up to {policy.attention_max_gamma:.5g}"
+    if policy.sparse_way is not None:
+        facts["sparse attention"] = (
+            f"tau {policy.sparse_tau:.5g}: {100 * notes['density']:.1f} % of the keys "
+            f"(target {100 * notes['target_attention_share']:.1f} %)"
+        )
     print_table(facts_table(facts))

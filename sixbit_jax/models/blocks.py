@@ -1,6 +1,8 @@
 """What the sampler hands to a block and gets back, the same for every network."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads
 from sixbit_jax.nn.attention import attention_of_heads
+from sixbit_jax.nn.axes import Axes
 from sixbit_jax.nn.linear import Linear
 from sixbit_jax.nn.site import SiteControl, SiteOptions, SiteStats, run_site
 from sixbit_jax.nn.sparse_attention import Sparsity, TokenLayout, attention_by_plan
@@ -31,6 +34,23 @@ class BlockStats(NamedTuple):
     route: Int[Array, "sites"]
     error: Float[Array, "sites"]
     attention_density: Float[Array, ""]
+
+
+class Projection(NamedTuple):
+    """Queries, keys or values of some tokens of the stream.
+
+    Attributes:
+      x: the channels of all heads.
+      tokens: which of the stream they are of, from the first to before the last; None
+        is all.
+    """
+
+    x: Float[Array, "batch tokens D"]
+    tokens: tuple[int, int] | None = None
+
+    def axes(self, axes: Axes) -> Axes:
+        """The axes, for these tokens alone."""
+        return axes if self.tokens is None else axes.between(*self.tokens)
 
 
 class SiteRunner:
@@ -67,7 +87,7 @@ class SiteRunner:
         """Runs a site; `fused` are the keyword arguments of `run_site`.
 
         Args:
-          name: of the site.
+          name: the name of the site.
           x: what its front reads.
           linears: the layers that read the activation.
           tokens: which of the stream x is of, from the first to before the last; None
@@ -103,40 +123,55 @@ class SiteRunner:
         """How many rows of the stream here stand for its first `count` tokens."""
         return self._options.axes.here(count)
 
-    def to_heads(
-        self,
-        x: Float[Array, "batch tokens D"],
-        head_dim: int,
-        tokens: tuple[int, int] | None = None,
-    ) -> Float[Array, "batch all_tokens own_heads head_dim"]:
-        """A projection by heads: of all tokens, and the heads that are computed here.
-
-        Without a mesh those are the tokens given, and all heads.
-
-        Args:
-          x: the projection.
-          head_dim: channels of a head.
-          tokens: which of the stream x is of; see `__call__`.
-        """
-        axes = self._options.axes
-        if tokens is not None:
-            axes = axes.between(*tokens)
-        return axes.to_heads(x.reshape(*x.shape[:2], -1, head_dim))
-
     def all_tokens(self, x: Float[Array, "batch tokens *any"]) -> Array:
         """Something of every token, of all tokens wherever they are."""
         return self._options.axes.join(x)
 
-    def own_heads(self, x: Float[Array, "heads *any"]) -> Array:
-        """Something of every head, of those that are computed here."""
-        return self._options.axes.own_heads(x)
-
-    def to_tokens(
-        self, x: Float[Array, "batch all_tokens own_heads head_dim"]
+    def by_heads(
+        self,
+        projections: Sequence[Projection],
+        head_dim: int,
+        run: Callable[..., Float[Array, "batch all_tokens own_heads head_dim"]],
     ) -> Float[Array, "batch tokens D"]:
-        """The inverse of `to_heads`."""
-        x = self._options.axes.to_tokens(x)
-        return x.reshape(*x.shape[:2], -1)
+        """Runs attention where it has all tokens of the heads that it computes.
+
+        Without a mesh, that is here, and all heads. Over a mesh an all-to-all gives
+        every device all tokens of some heads, group by group, and another takes the
+        result back.
+
+        Args:
+          projections: queries, keys and values, in any number of parts of the stream.
+          head_dim: channels of a head.
+          run: called with each projection as [batch, all tokens, own heads, head_dim],
+            and a function that picks from something of every head that of the own.
+
+        Returns:
+          What `run` returns, of this device's tokens and all heads.
+        """
+        axes = self._options.axes
+        split = [p.x.reshape(*p.x.shape[:2], -1, head_dim) for p in projections]
+        count = axes.groups(split[0].shape[2])
+        found, densities, before = [], [], None
+        for group in range(count):
+            moved: dict[int, Array] = {}
+            for tokens in dict.fromkeys(p.tokens for p in projections):
+                those = [i for i, p in enumerate(projections) if p.tokens == tokens]
+                part = projections[those[0]].axes(axes)
+                found_here = part.to_heads(
+                    [split[i] for i in those], group, count, after=before
+                )
+                moved |= dict(zip(those, found_here, strict=True))
+            moved = dict(sorted(moved.items()))
+            mixed = run(
+                *moved.values(), partial(axes.own_heads, group=group, groups=count)
+            )
+            before = mixed
+            densities.append(self._density)
+            found.append(axes.to_tokens(mixed))
+        if count > 1:
+            self._density = sum(densities) / count
+        mixed = axes.joined_groups(found)
+        return mixed.reshape(*mixed.shape[:2], -1)
 
     def attend(
         self,
@@ -156,7 +191,7 @@ class SiteRunner:
           key_lengths: tokens of each batch entry that are no padding, which is at the
             end of the text; None is all.
 
-        All operands are of `to_heads`.
+        All operands are as `by_heads` gives them.
         """
         options, control = self._options, self._control
         if options.sparse is None or control is None:

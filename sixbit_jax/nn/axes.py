@@ -13,6 +13,7 @@ Attention is Ulysses' (arXiv 2309.14509): an all-to-all gives every device all t
 of some heads. From there on nothing knows of the mesh, until the way back.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,7 +38,7 @@ class Axes:
       parts: devices that share the tokens.
       branch_parts: devices that share the branches, 1 or 2.
       weight_parts: devices that share the weights.
-      stacks: of the network: their matrices are what `weights` splits.
+      stacks: the stacks of the network: their matrices are what `weights` splits.
       one_plan: the branches decide as one (batched guidance): sums are over them too.
       runs: tokens of each run, in order; set for one forward pass.
     """
@@ -101,7 +102,7 @@ class Axes:
         if not self.tokens:
             return self
         edges = (0, *sorted(boundaries), tokens)
-        runs = [stop - start for start, stop in zip(edges, edges[1:], strict=False)]
+        runs = [stop - start for start, stop in itertools.pairwise(edges)]
         return replace(self, runs=tuple(run for run in runs if run))
 
     def _shares(self) -> list[int]:
@@ -184,16 +185,62 @@ class Axes:
         joined = found[0] if len(found) == 1 else jnp.concatenate(found, 2)
         return joined.reshape(x.shape[0], -1, *x.shape[2:])
 
-    def to_heads(
-        self, x: Float[Array, "batch n heads head_dim"]
-    ) -> Float[Array, "batch tokens own_heads head_dim"]:
-        """All tokens of this device's heads, from its tokens of all heads."""
-        if not self.tokens:
+    def groups(self, heads: int) -> int:
+        """Into how many groups of equal size the heads are exchanged.
+
+        While one group attends, the next one travels. The kernels take heads in pairs:
+        where a group would not have them, all heads go at once.
+        """
+        own = heads // self.parts
+        return HEAD_GROUPS if self.tokens and own % (2 * HEAD_GROUPS) == 0 else 1
+
+    def _group(self, x: Array, axis: int, group: int, groups: int) -> Array:
+        """One group's heads, of all devices."""
+        if groups == 1:
             return x
+        lead, (heads, *rest) = x.shape[:axis], x.shape[axis:]
+        x = x.reshape(*lead, self.parts, groups, heads // self.parts // groups, *rest)
+        x = jax.lax.index_in_dim(x, group, axis + 1, keepdims=False)
+        return x.reshape(*lead, heads // groups, *rest)
+
+    def joined_groups(
+        self, found: list[Float[Array, "batch n some_heads head_dim"]]
+    ) -> Float[Array, "batch n heads head_dim"]:
+        """All heads in order, from those of each group."""
+        if len(found) == 1:
+            return found[0]
+        batch, rows, heads, head_dim = found[0].shape
+        split = (batch, rows, self.parts, heads // self.parts, head_dim)
+        whole = jnp.concatenate([x.reshape(split) for x in found], 3)
+        return whole.reshape(batch, rows, -1, head_dim)
+
+    def to_heads(
+        self,
+        parts: list[Float[Array, "batch n heads head_dim"]],
+        group: int = 0,
+        groups: int = 1,
+        after: Array | None = None,
+    ) -> list[Float[Array, "batch tokens own_heads head_dim"]]:
+        """All tokens of this device's heads, from its tokens of all heads.
+
+        Queries, keys and values travel together: one exchange is in flight at a time,
+        and what attention waits for should be one.
+
+        Args:
+          parts: queries, keys and values.
+          group, groups: which heads.
+          after: what is computed before these are read, so that they may travel while
+            it is.
+        """
+        if not self.tokens:
+            return parts
+        x = self._group(jnp.stack(parts), 3, group, groups)
         moved = jax.lax.all_to_all(
-            x, self.tokens, split_axis=2, concat_axis=1, tiled=True
+            x, self.tokens, split_axis=3, concat_axis=2, tiled=True
         )
-        return self._ordered(moved)
+        if after is not None:
+            moved, _ = jax.lax.optimization_barrier((moved, after))
+        return [self._ordered(part) for part in moved]
 
     def to_tokens(
         self, x: Float[Array, "batch tokens own_heads head_dim"]
@@ -205,10 +252,13 @@ class Axes:
             self._by_device(x), self.tokens, split_axis=1, concat_axis=2, tiled=True
         )
 
-    def own_heads(self, weight: Float[Array, "heads *any"]) -> Array:
+    def own_heads(
+        self, weight: Float[Array, "heads *any"], group: int = 0, groups: int = 1
+    ) -> Array:
         """What belongs to this device's heads."""
         if not self.tokens:
             return weight
+        weight = self._group(weight, 0, group, groups)
         count = weight.shape[0] // self.parts
         start = jax.lax.axis_index(self.tokens) * count
         return jax.lax.dynamic_slice_in_dim(weight, start, count)
@@ -276,6 +326,7 @@ class Axes:
 
 
 NO_AXES = Axes()
+HEAD_GROUPS = 2
 
 
 def _joined(parts: list[Array]) -> Array:

@@ -84,9 +84,7 @@ class SiteOptions:
 IDENTITY = Identity()
 
 
-def outlier_ratio(
-    x: Float[Array, "*any"], axes: Axes = NO_AXES
-) -> Float[Array, ""]:
+def outlier_ratio(x: Float[Array, "*any"], axes: Axes = NO_AXES) -> Float[Array, ""]:
     """max|x| / mean|x|, the signal of Purified Delta Refresh.
 
     Args:

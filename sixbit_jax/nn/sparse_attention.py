@@ -1,6 +1,6 @@
 """Attention that is dense or sparse as the plan says, block by block."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -68,20 +68,28 @@ def _dense(operands: _Operands, kernels: bool, key_lengths: Array | None) -> Arr
     return attention(*operands, kernels=kernels, key_lengths=key_lengths)
 
 
-def _means(operands: _Operands, grid: BlockGrid) -> Centroids:
+def _means(operands: _Operands, grid: BlockGrid, chosen: str | None) -> Centroids:
     if isinstance(operands, QuantizedQKV):
-        return quantized_centroids(operands, grid)
-    return centroids(*operands, grid)
+        return quantized_centroids(operands, grid, implementation=chosen)
+    return centroids(*operands, grid, implementation=chosen)
 
 
 def _selection(
-    operands: _Operands, grid: BlockGrid, sparsity: Sparsity, layout: TokenLayout
+    operands: _Operands,
+    grid: BlockGrid,
+    sparsity: Sparsity,
+    layout: TokenLayout,
+    chosen: str | None,
 ) -> BlockSelection:
     way = sparsity.way
     if way.kind == "threshold":
-        means = _means(operands, grid)
+        means = _means(operands, grid, chosen)
         return choose.by_threshold(
-            means, grid, sparsity.tau, approximate=way.approximate
+            means,
+            grid,
+            sparsity.tau,
+            approximate=way.approximate,
+            implementation=chosen,
         )
     if not layout.frame_tokens:
         raise ValueError(
@@ -90,7 +98,7 @@ def _selection(
         )
     quantized = isinstance(operands, QuantizedQKV)
     batch, _, heads, _ = (operands.q_values if quantized else operands[0]).shape
-    means = _means(operands, grid) if way.approximate else None
+    means = _means(operands, grid, chosen) if way.approximate else None
     mask = (
         partial(choose.radial, width=float(way.width))
         if way.kind == "radial"
@@ -116,7 +124,10 @@ def _sparse(
     grid = api.block_grid(
         shape, precision=precision, text=layout.text, dtype=value.dtype
     )
-    selection = _selection(operands, grid, sparsity, layout)
+    if sparsity.way.blocks is not None:
+        rows, keys = sparsity.way.blocks
+        grid = replace(grid, block_rows=rows, block_kv=keys)
+    selection = _selection(operands, grid, sparsity, layout, chosen)
     options = {
         "selection": selection,
         "key_lengths": key_lengths,

@@ -34,12 +34,12 @@ def encode_latents(
 
     Args:
       vae: with float32 parameters.
-      rule: of the pipeline.
-      pictures: of one video.
+      rule: the rule of the pipeline.
+      pictures: the pictures of one video.
       settings: its size.
       fit: how pictures of other proportions fill the frame.
       tiled: encode overlapping tiles: less memory, other numbers.
-      embeds: of `encode_embeds`, to be kept beside the latents.
+      embeds: what `encode_embeds` made, to be kept beside the latents.
     """
     pixels = partial(
         picture_pixels, height=settings.height, width=settings.width, fit=fit

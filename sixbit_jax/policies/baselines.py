@@ -1,14 +1,15 @@
 """Assignments that look at nothing: what a method has to beat at equal bits."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sixbit_jax.policies._common import checked_count, checked_number, no_update
+from sixbit_jax.policies._common import no_update
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, PolicyState, StepIndex
+from sixbit_jax.policies.parameters import Number, Whole, declared
 from sixbit_jax.routes import Route
 
 
@@ -56,7 +57,10 @@ class RandomState(NamedTuple):
     macs: Float[Array, "blocks sites"]
 
 
-def random_routes(seed: int, share: float) -> Policy:
+@declared
+def random_routes(
+    seed: Annotated[int, Whole(0)], share: Annotated[float, Number(high=1.0)]
+) -> Policy:
     """INT8 at randomly drawn sites, NVFP4 elsewhere; drawn anew at every step.
 
     Sites are taken in random order while they fit into the share, so that the share
@@ -70,12 +74,8 @@ def random_routes(seed: int, share: float) -> Policy:
     Raises:
       ValueError: seed negative, share outside 0..1.
     """
-    init = _RandomInit(
-        checked_count("random_routes", "seed", seed, low=0),
-        checked_number("random_routes", "share", share, high=1.0),
-    )
     return Policy(
-        init=init,
+        init=_RandomInit(seed, share),
         plan=_random_plan,
         update=no_update,
         routes=(Route.NVFP4, Route.INT8),

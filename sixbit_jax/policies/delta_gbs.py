@@ -1,14 +1,14 @@
 """delta-GBS, delta-guided bit switching (DVD-Quant, arXiv 2505.18663)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sixbit_jax.measured import NO_CHANGE
-from sixbit_jax.policies._common import checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+from sixbit_jax.policies.parameters import Number, RouteName, declared
 from sixbit_jax.routes import Route
 
 
@@ -21,8 +21,12 @@ class DeltaGbsState(NamedTuple):
     accumulated: Float[Array, ""]
 
 
+@declared
 def delta_gbs(
-    delta: float = 0.09, *, low: Route = Route.NVFP4, high: Route = Route.INT8
+    delta: Annotated[float, Number()] = 0.09,
+    *,
+    low: Annotated[Route, RouteName()] = Route.NVFP4,
+    high: Annotated[Route, RouteName()] = Route.INT8,
 ) -> Policy:
     """4-bit activations while the model's output barely changes, 8-bit otherwise.
 
@@ -46,8 +50,13 @@ def delta_gbs(
 
     Raises:
       ValueError: delta is negative or NaN.
+
+    >>> from sixbit_jax import Route, delta_gbs
+    >>> policy = delta_gbs(0.09, low=Route.ARQ4, high=Route.ARQ8)
+    >>> [route.name for route in policy.routes]
+    ['ARQ4', 'ARQ8']
     """
-    init = _Init(checked_number("delta_gbs", "delta", delta), Route(low), Route(high))
+    init = _Init(delta, low, high)
     routes = tuple(sorted({init.low, init.high}))
     return Policy(init=init, plan=_plan, update=_update, routes=routes)
 

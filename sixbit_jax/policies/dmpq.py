@@ -7,7 +7,7 @@ activation would cause at each site.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +15,42 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from sixbit_jax.measured import NO_CHANGE, NOT_MEASURED
-from sixbit_jax.policies._common import StaticArray, checked_count, checked_number
+from sixbit_jax.policies._common import StaticArray, checked_number
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+from sixbit_jax.policies.parameters import (
+    Flag,
+    Kind,
+    OrNone,
+    RouteName,
+    Whole,
+    are_names,
+    declared,
+    is_matrix,
+    is_number,
+)
 from sixbit_jax.policies.predictor import ErrorPredictor
 from sixbit_jax.routes import Route
+
+
+def _is_predictor(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"sites", "alpha", "beta"}
+        and are_names(value["sites"])
+        and is_matrix(value["alpha"])
+        and is_matrix(value["beta"])
+    )
+
+
+def _is_threshold(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and all(map(is_number, value.values()))
+    return is_number(value)
+
+
+_PREDICTOR = Kind("sites, alpha and beta, the last two [blocks, sites]", _is_predictor)
+_THRESHOLD = Kind("a number, or one for each site", _is_threshold)
+_MATRIX = Kind("a list of equally long lists of numbers", is_matrix)
 
 
 class DmpqState(NamedTuple):
@@ -42,15 +74,16 @@ class DmpqState(NamedTuple):
     gamma: Float[Array, "blocks"]
 
 
+@declared
 def dmpq(
-    predictor: ErrorPredictor,
-    threshold: float | Mapping[str, float],
+    predictor: Annotated[ErrorPredictor, _PREDICTOR],
+    threshold: Annotated[float | Mapping[str, float], _THRESHOLD],
     *,
-    importance: ArrayLike | None = None,
-    residual: bool = False,
-    final_int8: int = 0,
-    hold_gamma: bool = True,
-    stable_route: Route = Route.NVFP4,
+    importance: Annotated[ArrayLike | None, OrNone(_MATRIX)] = None,
+    residual: Annotated[bool, Flag()] = False,
+    final_int8: Annotated[int, Whole(0)] = 0,
+    hold_gamma: Annotated[bool, Flag()] = True,
+    stable_route: Annotated[Route, RouteName()] = Route.NVFP4,
 ) -> Policy:
     """Chooses the route of every site from the change of its block one step earlier.
 
@@ -81,6 +114,14 @@ def dmpq(
         finite; final_int8 is negative; a threshold is negative or not finite; in
         `init`: the predictor or the thresholds lack a site of the model, or have
         another number of blocks.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import ErrorPredictor, dmpq
+    >>> sites = ("attn_in", "attn_out", "ff_in", "ff_mid")
+    >>> slope, intercept = np.full((8, 4), 0.1), np.full((8, 4), 0.05)
+    >>> policy = dmpq(ErrorPredictor(sites, slope, intercept), threshold=0.08)
+    >>> [route.name for route in policy.routes]
+    ['NVFP4', 'INT8']
     """
     if isinstance(threshold, Mapping):
         named = tuple(
@@ -98,10 +139,10 @@ def dmpq(
         predictor=predictor,
         threshold=named,
         importance=factors,
-        residual=bool(residual),
-        final_int8=checked_count("dmpq", "final_int8", final_int8, low=0),
-        hold_gamma=bool(hold_gamma),
-        stable_route=Route(stable_route),
+        residual=residual,
+        final_int8=final_int8,
+        hold_gamma=hold_gamma,
+        stable_route=stable_route,
     )
     return Policy(
         init=init,

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
-from sixbit_jax.policies._common import block_mask, checked_number
+from sixbit_jax.policies._common import block_mask
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+from sixbit_jax.policies.parameters import Blocks, Number, OrNone, declared
 
 
 class Int8AttentionState(NamedTuple):
@@ -21,8 +22,11 @@ class Int8AttentionState(NamedTuple):
     gamma: Float[Array, "blocks"]
 
 
+@declared
 def int8_attention(
-    max_gamma: float = math.inf, *, blocks: Iterable[int] | None = None
+    max_gamma: Annotated[float, Number()] = math.inf,
+    *,
+    blocks: Annotated[Iterable[int] | None, OrNone(Blocks())] = None,
 ) -> Policy:
     """Quantizes the scores of blocks that changed little when they last ran.
 
@@ -45,7 +49,7 @@ def int8_attention(
     """
     listed = None if blocks is None else tuple(sorted({int(b) for b in blocks}))
     return Policy(
-        init=_Init(checked_number("int8_attention", "max_gamma", max_gamma), listed),
+        init=_Init(max_gamma, listed),
         plan=_plan,
         update=_update,
         attention=True,

@@ -5,14 +5,15 @@ at every skip, so it grows with their number.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.measured import NO_LIMIT
-from sixbit_jax.policies._common import checked_number, no_update
+from sixbit_jax.policies._common import no_update
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, StepIndex
+from sixbit_jax.policies.parameters import Flag, Number, OrNone, Text, declared
 from sixbit_jax.routes import Route
 
 
@@ -24,11 +25,12 @@ class PdrState(NamedTuple):
     refresh_int8: Bool[Array, ""]
 
 
+@declared
 def pdr(
-    outlier_ratio: float | None = 25.0,
+    outlier_ratio: Annotated[float | None, OrNone(Number(low=1.0))] = 25.0,
     *,
-    scope: Literal["post_skip", "every_compute"] = "post_skip",
-    refresh_int8: bool = True,
+    scope: Annotated[Literal["post_skip", "every_compute"], Text()] = "post_skip",
+    refresh_int8: Annotated[bool, Flag()] = True,
 ) -> Policy:
     """Raises the precision of blocks that write the delta cache.
 
@@ -47,22 +49,25 @@ def pdr(
 
     Raises:
       ValueError: outlier_ratio below 1 or NaN, an unknown scope.
+
+    >>> from sixbit_jax import pdr
+    >>> [route.name for route in pdr().routes]
+    ['INT8', 'BF16']
+    >>> pdr(None).outlier_rule
+    False
     """
     if scope not in ("post_skip", "every_compute"):
         raise ValueError(
             f"pdr: scope must be 'post_skip' or 'every_compute', found {scope!r}"
         )
-    limit = None
-    if outlier_ratio is not None:
-        limit = checked_number("pdr", "outlier_ratio", outlier_ratio, low=1.0)
     return Policy(
-        init=_Init(limit, scope == "every_compute", bool(refresh_int8)),
+        init=_Init(outlier_ratio, scope == "every_compute", refresh_int8),
         plan=_plan,
         update=no_update,
         # BF16 is listed because a plan's sites may already be in it: rule B only ever
         # raises a precision.
         routes=(Route.INT8, Route.BF16),
-        outlier_rule=limit is not None,
+        outlier_rule=outlier_ratio is not None,
     )
 
 

@@ -3,9 +3,9 @@
 import dataclasses
 import hashlib
 import json
-import math
 import os
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -24,36 +24,115 @@ from sixbit_jax.policies import (
     tdc,
 )
 from sixbit_jax.policies._common import checked_count
-from sixbit_jax.policies.policy_entries import entry_problems
+from sixbit_jax.policies.parameters import (
+    MOST_BLOCKS,
+    REQUIRED,
+    Flag,
+    Kind,
+    OrNone,
+    Parameter,
+    Text,
+    Whole,
+    are_names,
+    parameters,
+)
 from sixbit_jax.reading.json_file import read_json_object
-from sixbit_jax.reading.messages import bounded, brief, several
+from sixbit_jax.reading.messages import bounded, brief, named, several
 from sixbit_jax.routes import Route
-from sixbit_jax.sparsity import Kind
 
 FORMAT = "sixbit-policy"
 VERSION = 1
 
 
-@dataclasses.dataclass(frozen=True)
-class PolicyFile:
+class Part(NamedTuple):
+    """A policy as a part of a file.
+
+    Attributes:
+      policy: the function that makes it; it declares types, ranges and defaults.
+      entries: name in the file and parameter of the policy.
+      switch: the entry that is null, or false, where the part is absent.
+    """
+
+    policy: Callable[..., Policy]
+    entries: Mapping[str, str]
+    switch: str
+
+
+def _same(*names: str) -> dict[str, str]:
+    return {name: name for name in names}
+
+
+PARTS = (
+    Part(
+        dmpq,
+        _same("predictor", "threshold", "importance", "residual", "final_int8"),
+        "predictor",
+    ),
+    Part(delta_gbs, _same("delta", "low", "high"), "delta"),
+    Part(
+        tdc,
+        _same("tau", "max_skips", "warmup", "together", "shared")
+        | {"skip_blocks": "blocks"},
+        "tau",
+    ),
+    Part(pdr, _same("outlier_ratio", "scope", "refresh_int8"), "purify"),
+    Part(int8_attention, {"attention_max_gamma": "max_gamma"}, "attention_max_gamma"),
+    Part(
+        sparse_attention,
+        {f"sparse_{name}": name for name in parameters(sparse_attention)},
+        "sparse_way",
+    ),
+)
+"""All that a file may hold, in the order of the chain."""
+
+
+def _entries() -> dict[str, Parameter]:
+    """Every entry of `PARTS`: what it may hold in a file, and its default there."""
+    found: dict[str, Parameter] = {"purify": Parameter(Flag(), True)}
+    for part in PARTS:
+        for entry, name in part.entries.items():
+            kind, default = parameters(part.policy)[name]
+            # What has no default belongs to a part that may be absent.
+            absent = default is REQUIRED or entry == part.switch
+            default = None if absent else kind.to_file(default)
+            if default is None and not isinstance(kind, OrNone):
+                kind = OrNone(kind)
+            found[entry] = Parameter(kind, default)
+    return found
+
+
+ENTRIES: Mapping[str, Parameter] = _entries()
+_OF_THE_MODEL: Mapping[str, Kind] = {
+    "model_class": Text(),
+    "config_hash": Text(),
+    "sites": Kind("a list of different words", are_names),
+    "num_blocks": Whole(1, MOST_BLOCKS),
+}
+_NOTES = Kind("an object", lambda value: isinstance(value, dict))
+_Entries = dataclasses.make_dataclass(
+    "_Entries",
+    [
+        (name, Any, dataclasses.field(default=entry.default))
+        for name, entry in ENTRIES.items()
+    ],
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PolicyFile(_Entries):
     """DMPQ or delta-GBS, TDC, PDR, 8-bit and sparse attention; each may be absent.
+
+    Beside the attributes here it has those of `ENTRIES`: `threshold`, `tau`,
+    `outlier_ratio` and so on, as a file holds them; types, ranges and defaults are
+    those of the policies. A limit that is None is no limit; `purify` says whether `pdr`
+    is in the policy.
 
     Attributes:
       model_class: class name of the model, as in diffusers' config.json.
       config_hash: `config_hash` of its configuration.
       sites, num_blocks: what a plan of this model covers.
-      predictor, threshold: of `dmpq`; both None without it.
-      importance, residual, final_int8: options of `dmpq`; importance is [L][S].
-      delta, low, high: of `delta_gbs`, with the names of its routes; delta None
-        without it.
-      tau, max_skips, warmup, skip_blocks, together, shared: of `tdc`; tau None
-        without it.
-      purify: whether `pdr` is in the policy.
-      outlier_ratio, scope, refresh_int8: of `pdr`.
-      attention_max_gamma: of `int8_attention`; None without it.
-      sparse_way: of `sparse_attention`; None without it. `sparse_tau` is its tau,
-        minus infinity being too small for JSON; `sparse_max_gamma` None is no limit;
-        the other entries are the options of their names.
       calibration: how it was made, free JSON (targets, correlations, runs).
     """
 
@@ -61,41 +140,13 @@ class PolicyFile:
     config_hash: str
     sites: tuple[str, ...]
     num_blocks: int
-    predictor: ErrorPredictor | None = None
-    threshold: float | dict[str, float] | None = None
-    importance: list[list[float]] | None = None
-    residual: bool = False
-    final_int8: int = 0
-    delta: float | None = None
-    low: str = Route.NVFP4.name
-    high: str = Route.INT8.name
-    tau: float | None = None
-    max_skips: int = 2
-    warmup: int = 2
-    skip_blocks: tuple[int, ...] | None = None
-    together: int | None = 1
-    shared: bool = False
-    purify: bool = True
-    outlier_ratio: float | None = 25.0
-    scope: str = "post_skip"
-    refresh_int8: bool = True
-    attention_max_gamma: float | None = None
-    sparse_way: Kind | None = None
-    sparse_tau: float = 0.8
-    sparse_approximate: bool = True
-    sparse_width: float = 1.0
-    sparse_frames: int = 1
-    sparse_dense_steps: float = 0.2
-    sparse_dense_blocks: tuple[int, ...] = (0,)
-    sparse_dense_last: bool = False
-    sparse_max_gamma: float | None = None
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sites", tuple(self.sites))
-        object.__setattr__(self, "sparse_dense_blocks", tuple(self.sparse_dense_blocks))
-        if self.skip_blocks is not None:
-            object.__setattr__(self, "skip_blocks", tuple(self.skip_blocks))
+        for name in ("skip_blocks", "sparse_dense_blocks"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if (self.predictor is None) != (self.threshold is None):
             raise ValueError(
                 "a policy file needs a predictor and a threshold, or neither; found "
@@ -140,59 +191,19 @@ class PolicyFile:
         Args:
           stable_route: of `dmpq`; the file was calibrated for NVFP4.
         """
-        parts = []
-        if self.delta is not None:
-            parts.append(
-                delta_gbs(self.delta, low=Route[self.low], high=Route[self.high])
-            )
-        if self.predictor is not None and self.threshold is not None:
-            parts.append(
-                dmpq(
-                    self.predictor,
-                    self.threshold,
-                    importance=self.importance,
-                    residual=self.residual,
-                    final_int8=self.final_int8,
-                    stable_route=stable_route,
-                )
-            )
-        if self.tau is not None:
-            parts.append(
-                tdc(
-                    self.tau,
-                    max_skips=self.max_skips,
-                    warmup=self.warmup,
-                    blocks=self.skip_blocks,
-                    together=self.together,
-                    shared=self.shared,
-                )
-            )
-        if self.purify:
-            purified = pdr(
-                self.outlier_ratio,
-                scope=self.scope,  # pyrefly: ignore
-                refresh_int8=self.refresh_int8,
-            )
-            parts.append(purified)
-        if self.attention_max_gamma is not None:
-            parts.append(int8_attention(self.attention_max_gamma))
-        if self.sparse_way is not None:
-            parts.append(self._sparse_attention(self.sparse_way))
-        return chain(*parts)
-
-    def _sparse_attention(self, way: Kind) -> Policy:
-        limit = self.sparse_max_gamma
-        return sparse_attention(
-            self.sparse_tau,
-            way=way,
-            approximate=self.sparse_approximate,
-            width=self.sparse_width,
-            frames=self.sparse_frames,
-            dense_steps=self.sparse_dense_steps,
-            dense_blocks=self.sparse_dense_blocks,
-            dense_last=self.sparse_dense_last,
-            max_gamma=math.inf if limit is None else limit,
-        )
+        made = []
+        for part in PARTS:
+            if getattr(self, part.switch) in (None, False):
+                continue
+            declared = parameters(part.policy)
+            arguments = {
+                name: declared[name].kind.from_file(getattr(self, entry))
+                for entry, name in part.entries.items()
+            }
+            if part.policy is dmpq:
+                arguments["stable_route"] = stable_route
+            made.append(part.policy(**arguments))
+        return chain(*made)
 
     def check_fits(self, model: Any) -> None:
         """Checks that it was made for this model, or for a grid of this shape.
@@ -288,14 +299,14 @@ def load_policy(path: str | os.PathLike) -> PolicyFile:
         )
     fields = {field.name: field for field in dataclasses.fields(PolicyFile)}
     entries = {k: v for k, v in content.items() if k not in ("format", "version")}
-    required = {"model_class", "config_hash", "sites", "num_blocks"}
-    missing, unknown = required - entries.keys(), entries.keys() - fields.keys()
+    missing = _OF_THE_MODEL.keys() - entries.keys()
+    unknown = entries.keys() - fields.keys()
     if missing or unknown:
         raise ValueError(
             f"{path}: missing entries {sorted(missing)}, unknown entries "
             f"{brief(sorted(unknown))}"
         )
-    if problems := entry_problems(entries):
+    if problems := _problems(entries):
         raise ValueError(
             bounded("\n  ".join([f"{path}: not a policy:", *several(problems)]))
         )
@@ -325,6 +336,14 @@ def policy_from_file(
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file is not valid, or was made for another model.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import BlockGrid, policy_from_file
+    >>> from sixbit_jax.policies.policy_file import PolicyFile, save_policy
+    >>> made_for = {"model_class": "Toy", "config_hash": "0", "sites": ("in",)}
+    >>> save_policy(PolicyFile(**made_for, num_blocks=2, tau=0.2), "policy.json")
+    >>> policy_from_file("policy.json", BlockGrid(2, ("in",), np.ones((2, 1)))).skips
+    True
     """
     if stable_route == "auto":
         stable_route = fast_stable_route()
@@ -334,6 +353,17 @@ def policy_from_file(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return stored.policy(stable_route=stable_route)
+
+
+def _problems(entries: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the types and ranges of a file's entries, one line each."""
+    kinds = {name: entry.kind for name, entry in ENTRIES.items()}
+    kinds |= {**_OF_THE_MODEL, "calibration": _NOTES}
+    return [
+        f"{named(name)}: expected {kinds[name].expected}, found {brief(value)}"
+        for name, value in entries.items()
+        if not kinds[name].fits(value)
+    ]
 
 
 def _predictor(entry: Any) -> ErrorPredictor:

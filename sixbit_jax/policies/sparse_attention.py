@@ -3,15 +3,27 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sixbit_jax.measured import NO_LIMIT, NOT_MEASURED
-from sixbit_jax.policies._common import block_mask, checked_number, is_last
+from sixbit_jax.policies._common import block_mask, is_last
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
-from sixbit_jax.sparsity import Kind, SparseWay
+from sixbit_jax.policies.parameters import (
+    Blocks,
+    Flag,
+    Number,
+    OrNone,
+    Text,
+    Whole,
+    declared,
+    stored,
+)
+from sixbit_jax.sparsity import Kind, Order, SparseWay
+
+_MOST_FRAMES = 2**16
 
 
 class SparseAttentionState(NamedTuple):
@@ -34,17 +46,20 @@ class SparseAttentionState(NamedTuple):
     gamma: Float[Array, "blocks"]
 
 
+@declared
 def sparse_attention(
-    tau: float = 0.8,
+    tau: Annotated[float, Number(low=-math.inf)] = 0.8,
     *,
-    way: Kind = "threshold",
-    approximate: bool = True,
-    width: float = 1.0,
-    frames: int = 1,
-    dense_steps: float = 0.2,
-    dense_blocks: Iterable[int] = (0,),
-    dense_last: bool = False,
-    max_gamma: float = math.inf,
+    way: Annotated[Kind, Text()] = "threshold",
+    approximate: Annotated[bool, stored(Flag())] = True,
+    width: Annotated[float, stored(Number())] = 1.0,
+    frames: Annotated[int, stored(Whole(0, _MOST_FRAMES))] = 1,
+    order: Annotated[Order, stored(Text())] = "frames",
+    blocks: Annotated[tuple[int, int] | None, OrNone(Blocks())] = None,
+    dense_steps: Annotated[float, Number(high=1.0)] = 0.2,
+    dense_blocks: Annotated[Iterable[int], Blocks()] = (0,),
+    dense_last: Annotated[bool, Flag()] = False,
+    max_gamma: Annotated[float, Number()] = math.inf,
 ) -> Policy:
     """Computes self-attention to chosen blocks of keys, where a block is stable.
 
@@ -66,7 +81,7 @@ def sparse_attention(
       tau: standard deviations above the mean score that a block of keys needs to be
         computed; more is sparser, minus infinity is dense. Only for "threshold".
       way: "threshold", "radial" or "window"; see `SparseWay`.
-      approximate, width, frames: see `SparseWay`.
+      approximate, width, frames, order, blocks: see `SparseWay`.
       dense_steps: share of the steps that are dense, from the first on.
       dense_blocks: blocks that are always dense.
       dense_last: whether the last step is dense.
@@ -77,18 +92,17 @@ def sparse_attention(
       ValueError: numbers out of range or an unknown way; in `init`: a block that the
         model does not have.
     """
-    owner = "sparse_attention"
     return Policy(
         init=_Init(
-            tau=checked_number(owner, "tau", tau, low=-math.inf),
-            dense_steps=checked_number(owner, "dense_steps", dense_steps, high=1.0),
+            tau=tau,
+            dense_steps=dense_steps,
             dense_blocks=tuple(sorted({int(block) for block in dense_blocks})),
-            dense_last=bool(dense_last),
-            max_gamma=checked_number(owner, "max_gamma", max_gamma),
+            dense_last=dense_last,
+            max_gamma=max_gamma,
         ),
         plan=_plan,
         update=_update,
-        sparse=SparseWay(way, approximate, width, frames),
+        sparse=SparseWay(way, approximate, width, frames, order, blocks),
     )
 
 

@@ -1,7 +1,7 @@
 """A whole-step cache, the field's usual baseline (TeaCache, EasyCache)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,7 @@ from sixbit_jax.policies._common import (
     with_skips,
 )
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+from sixbit_jax.policies.parameters import Number, Whole, declared
 
 
 class StepCacheState(NamedTuple):
@@ -39,7 +40,13 @@ class StepCacheState(NamedTuple):
     computed: Int[Array, ""]
 
 
-def step_cache(threshold: float, *, max_skips: int = 4, warmup: int = 2) -> Policy:
+@declared
+def step_cache(
+    threshold: Annotated[float, Number(finite=True)],
+    *,
+    max_skips: Annotated[int, Whole(1)] = 4,
+    warmup: Annotated[int, Whole(2)] = 2,
+) -> Policy:
     """Skips all blocks of a step while the expected output change stays small.
 
         k        = output change / latent change, both relative L1, last computed step
@@ -59,11 +66,7 @@ def step_cache(threshold: float, *, max_skips: int = 4, warmup: int = 2) -> Poli
     Raises:
       ValueError: threshold negative or not finite, max_skips below 1, warmup below 2.
     """
-    init = _Init(
-        checked_number("step_cache", "threshold", threshold, finite=True),
-        checked_count("step_cache", "max_skips", max_skips, low=1),
-        checked_count("step_cache", "warmup", warmup, low=2),
-    )
+    init = _Init(threshold, max_skips, warmup)
     return Policy(init=init, plan=_plan, update=_update, skips=True, group=None)
 
 

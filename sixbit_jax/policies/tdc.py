@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +14,18 @@ from jaxtyping import Array, Bool, Float, Int
 from sixbit_jax.measured import NO_CHANGE
 from sixbit_jax.policies._common import (
     block_mask,
-    checked_count,
-    checked_number,
     is_last,
     with_skips,
 )
 from sixbit_jax.policies.base import BlockGrid, Plan, Policy, Stats, StepIndex
+from sixbit_jax.policies.parameters import (
+    Blocks,
+    Flag,
+    Number,
+    OrNone,
+    Whole,
+    declared,
+)
 
 
 class TdcState(NamedTuple):
@@ -50,15 +56,16 @@ class TdcState(NamedTuple):
     computed: Int[Array, "blocks"]
 
 
+@declared
 def tdc(
-    tau: float,
+    tau: Annotated[float, Number(finite=True)],
     *,
-    max_skips: int = 2,
-    warmup: int = 2,
-    blocks: Iterable[int] | None = None,
-    together: int | None = 1,
-    residual: bool = False,
-    shared: bool = False,
+    max_skips: Annotated[int, Whole(1)] = 2,
+    warmup: Annotated[int, Whole(2)] = 2,
+    blocks: Annotated[Iterable[int] | None, OrNone(Blocks())] = None,
+    together: Annotated[int | None, OrNone(Whole(1))] = 1,
+    residual: Annotated[bool, Flag()] = False,
+    shared: Annotated[bool, Flag()] = False,
 ) -> Policy:
     """Skips a block while the expected error of its cached delta stays below tau.
 
@@ -90,6 +97,12 @@ def tdc(
       ValueError: together below 1, tau negative or not finite, max_skips below 1,
         warmup below 2, negative or repeated blocks; in `init`: a block that the model
         does not have.
+
+    >>> from sixbit_jax import tdc
+    >>> tdc(0.2).skips  # any block
+    True
+    >>> tdc(0.2, blocks=[5, 3]).skips
+    (3, 5)
     """
     listed = None if blocks is None else tuple(int(b) for b in blocks)
     if listed is not None and (
@@ -99,15 +112,13 @@ def tdc(
             f"tdc: blocks must be distinct and not negative, found {listed}"
         )
     init = _Init(
-        tau=checked_number("tdc", "tau", tau, finite=True),
-        max_skips=checked_count("tdc", "max_skips", max_skips, low=1),
-        warmup=checked_count("tdc", "warmup", warmup, low=2),
+        tau=tau,
+        max_skips=max_skips,
+        warmup=warmup,
         blocks=None if listed is None else tuple(sorted(listed)),
-        together=None
-        if together is None
-        else checked_count("tdc", "together", together, low=1),
-        residual=bool(residual),
-        shared=bool(shared),
+        together=together,
+        residual=residual,
+        shared=shared,
     )
     return Policy(
         init=init,

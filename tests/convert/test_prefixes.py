@@ -28,6 +28,8 @@ PREFIXES = (
     "module._orig_mod.",
     "_orig_mod.module.",
     "model._orig_mod.diffusion_model.",
+    "transformer.",
+    "dit.",
 )
 LAYOUTS = ("cogvideox", "wan", "original wan", "packed", "pth")
 

@@ -43,7 +43,7 @@ def _scaled(weights, *, naming, shape, dtype):
         tensors[stem + scale_name] = scale.reshape(SHAPES[shape])
         tensors[stem + activation] = np.array(1.0, np.float32)
         if naming == "comfy_quant":
-            text = json.dumps({"format": "float8_e4m3fn"}).encode()
+            text = json.dumps({"format": np.dtype(dtype).name}).encode()
             tensors[f"{stem}comfy_quant"] = np.frombuffer(text, np.uint8)
     if marked:
         tensors["scaled_fp8"] = np.zeros(0, dtype)
@@ -134,6 +134,51 @@ def test_scales_that_do_not_fit_are_refused(tmp_path, value, message):
     else:
         tensors[name] = value
     with pytest.raises(ConversionError, match=f"to_q.*{message}"):
+        open_source(_write(tmp_path / "m", case.config, tensors))
+
+
+@pytest.mark.parametrize("shape", [(0,), (2,), ()])
+@pytest.mark.parametrize("dtype", [E4M3, np.float32], ids=str)
+def test_the_mark_of_a_scaled_file_has_any_of_its_sizes(tmp_path, shape, dtype):
+    case = wan_cases.load("t2v_f1_6x4_t3_rows")
+    tensors, decoded = _scaled(
+        case.weights(), naming="scale_weight", shape="tensor", dtype=E4M3
+    )
+    tensors["scaled_fp8"] = np.zeros(shape, dtype)
+    source = open_source(_write(tmp_path / "m", case.config, tensors))
+    assert source.packed.unused[-1] == "scaled_fp8"
+    for key, value in decoded.items():
+        np.testing.assert_array_equal(source.tensors[key].read(), value)
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ({"format": "mxfp8"}, "expected the format 'float8_e4m3fn' .* found 'mxfp8'"),
+        ({"format": "float8_e5m2"}, "found 'float8_e5m2'"),
+        ({}, "expected JSON with a format"),
+        ([1], "expected JSON with a format"),
+    ],
+)
+def test_a_note_of_another_format_is_refused(tmp_path, note, message):
+    case = wan_cases.load("t2v_f1_6x4_t3_rows")
+    tensors, _ = _scaled(
+        case.weights(), naming="comfy_quant", shape="tensor", dtype=E4M3
+    )
+    name = next(name for name in tensors if name.endswith("comfy_quant"))
+    tensors[name] = np.frombuffer(json.dumps(note).encode(), np.uint8)
+    with pytest.raises(ConversionError, match=message):
+        open_source(_write(tmp_path / "m", case.config, tensors))
+
+
+def test_scales_per_block_are_named(tmp_path):
+    case = wan_cases.load("t2v_f1_6x4_t3_rows")
+    tensors, _ = _scaled(
+        case.weights(), naming="weight_scale", shape="tensor", dtype=E4M3
+    )
+    name = next(name for name in tensors if name.endswith("weight_scale"))
+    tensors[name] = np.ones((2, 3), np.float32)
+    with pytest.raises(ConversionError, match="scales per block are not read"):
         open_source(_write(tmp_path / "m", case.config, tensors))
 
 

@@ -35,7 +35,7 @@ def test_threshold_follows_its_formula(tau):
     made = centroids(q, k, v, GRID)
     selection = choose.by_threshold(made, GRID, tau)
     expected = threshold_mask(made, tau) | GRID.near() | GRID.always()
-    np.testing.assert_array_equal(selection.mask(), expected)
+    np.testing.assert_array_equal(selection.chosen, expected)
     assert selection.centroids is made
     assert choose.by_threshold(made, GRID, tau, approximate=False).centroids is None
 
@@ -47,7 +47,7 @@ def test_threshold_limits_are_dense_and_what_is_never_skipped():
     @jax.jit
     def density_and_mask(tau):
         selection = choose.by_threshold(made, GRID, tau)
-        return selection.density(), selection.mask()
+        return selection.density(), selection.chosen
 
     assert float(density_and_mask(-jnp.inf)[0]) == 1.0
     least = np.asarray(density_and_mask(jnp.inf)[1])[0, 0]
@@ -73,11 +73,11 @@ def test_history_only_grows_and_spares_text_and_first_blocks():
     shares = []
     for step in range(3):
         selection = choose.by_history(state, GRID)
-        before = np.asarray(selection.mask())
+        before = np.asarray(selection.chosen)
         turned = jnp.roll(q, 60 * step, axis=1)
         rises = sparse_reference.block_rises(turned, k, selection, scale=0.125)
         state = choose.after_step(state, rises, GRID, threshold=-1.5)
-        after = np.asarray(choose.by_history(state, GRID).mask())
+        after = np.asarray(choose.by_history(state, GRID).chosen)
         assert not (after & ~before).any()
         assert (after | ~np.broadcast_to(GRID.always(), after.shape)).all()
         shares.append(after.mean())
@@ -92,7 +92,7 @@ def test_after_step_skips_at_the_threshold_and_below():
     state = choose.after_step(
         choose.no_skips(1, 1, grid), rises[None, None, None], grid
     )
-    mask = np.asarray(choose.by_history(state, grid).mask())[0, 0, 0]
+    mask = np.asarray(choose.by_history(state, grid).chosen)[0, 0, 0]
     np.testing.assert_array_equal(mask, [1, 1, 0, 0, 1, 0, 1, 0])
 
 
@@ -148,7 +148,7 @@ def test_radial_mask_is_that_of_its_tokens(width):
 
     made = choose.radial(2, 3, grid, tokens_per_frame=frame, width=width)
     expected = any_pair(grid, frame, chosen)
-    mask = np.asarray(made.mask())
+    mask = np.asarray(made.chosen)
     assert mask.shape[:2] == (2, 3)
     np.testing.assert_array_equal(mask[1, 2], expected)
     assert float(made.density()) == pytest.approx(expected.mean())
@@ -168,7 +168,7 @@ def test_window_mask_is_that_of_its_frames(frames):
     grid = BlockGrid(100, 100, 24, 8, text=(0, 10))
     made = choose.window(1, 1, grid, tokens_per_frame=18, frames=frames)
     expected = any_pair(grid, 18, lambda apart, *_: apart <= frames)
-    np.testing.assert_array_equal(np.asarray(made.mask())[0, 0], expected)
+    np.testing.assert_array_equal(np.asarray(made.chosen)[0, 0], expected)
 
 
 def test_masks_over_frames_need_one_sequence():

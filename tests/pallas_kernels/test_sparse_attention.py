@@ -21,6 +21,7 @@ from pallas_kernels.attention import (
 from pallas_kernels.attention.kernel import attend
 from pallas_kernels.attention.lists import block_lists
 from pallas_kernels.attention.memory import NUMBERS_PER_COPY
+from pallas_kernels.attention.shapes import SPARSE
 from pallas_kernels.attention.tiles import Tile
 from tests.pallas_kernels import register_wgmma
 from tests.pallas_kernels.test_attention import random_qkv, relative_error
@@ -59,7 +60,7 @@ def test_reference_is_the_mean_of_chosen_keys_and_proxies(proxies):
     made = centroids(q, k, v, grid) if proxies else None
     selection = select(mask, grid, made)
     found = attention(q, k, v, selection=selection, implementation="reference")
-    mask = np.asarray(selection.mask())
+    mask = np.asarray(selection.chosen)
     expected = weighted_mean(q, k, v, mask, grid, proxies, 64**-0.5)
     assert relative_error(found, expected) < 1e-6
 
@@ -92,7 +93,7 @@ def test_a_list_has_the_chosen_blocks_in_order():
     mask = random_mask(grid, heads=3).at[0, 1, 2].set(False)
     made = select(mask, grid)
     expected = np.asarray(mask.at[0, 1, 2, 0].set(True))
-    np.testing.assert_array_equal(made.mask(), expected)
+    np.testing.assert_array_equal(made.chosen, expected)
     for place in np.ndindex(*mask.shape[:3]):
         count = int(made.counts[place])
         chosen = np.flatnonzero(expected[place])
@@ -103,7 +104,7 @@ def test_a_list_has_the_chosen_blocks_in_order():
 
 def test_text_attends_to_all_and_is_attended_by_all():
     grid = BlockGrid(300, 300, 64, 32, text=(10, 70))
-    made = np.asarray(select(jnp.zeros((1, 1, 5, 10), bool), grid).mask())[0, 0]
+    made = np.asarray(select(jnp.zeros((1, 1, 5, 10), bool), grid).chosen)[0, 0]
     assert made[:2].all()
     np.testing.assert_array_equal(made[2:], np.arange(10)[None].repeat(3, 0) < 3)
 
@@ -133,8 +134,10 @@ def test_quantized_centroids_are_means_of_the_quantized_operands():
     assert relative_error(made.queries, expected.queries) < 1e-6
     assert relative_error(made.keys, expected.keys) < 1e-6
     assert relative_error(made.values, expected.values) < 1e-6
-    values, scales = made.quantized_keys()
-    rounded = values * jnp.swapaxes(scales, 1, 2)[..., None]
+    values, scales = made.quantized_keys(2)
+    assert scales.shape == (1, 2, 3)
+    each = jnp.repeat(scales, 2, axis=-1)[..., :5]
+    rounded = values * jnp.swapaxes(each, 1, 2)[..., None]
     assert relative_error(rounded, made.keys) < 0.01
     with pytest.raises(ValueError, match="128"):
         quantized_centroids(operands, BlockGrid(70, 300, 32, 48))
@@ -195,7 +198,7 @@ def test_kernel_equals_reference_in_the_interpreter(
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("proxies", [False, True])
 @pytest.mark.parametrize(
-    ("tokens", "heads", "head_dim"), [(17_776, 48, 64), (32_760, 12, 128)]
+    ("tokens", "heads", "head_dim"), [shape[1:4] for shape in SPARSE]
 )
 def test_kernel_lowers_for_a_gpu_with_its_choice(
     precision, proxies, tokens, heads, head_dim, lower_for_cuda

@@ -6,7 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.attention import attention, quantize_qkv, quantized_attention, triton
+from pallas_kernels.attention import (
+    attention,
+    quantize_qkv,
+    quantized_attention,
+    triton,
+)
 from tests.pallas_kernels.test_attention import random_qkv, relative_error
 from tests.pallas_kernels.triton_interpreter import interpreted
 

@@ -84,6 +84,35 @@ def test_blocks_and_branches_decide_together_and_stable_ones_get_8_bit_scores(
         assert (eight[:, 1:] == low)[ran].all()
 
 
+def test_attention_computes_the_share_of_the_keys(tmp_path, capsys):
+    path, out = tmp_path / "policy.json", tmp_path / "out"
+    # 848 tokens: 5 tiles of queries, 7 blocks of keys.
+    source = write_tiny_checkpoint(tmp_path / "source", patch_size=4)
+    argv = ["calibrate", f"--model={source}", f"--out={path}", "--prompts=1"]
+    argv += ["--search-prompts=1", "--steps=5", "--quiet", "--skips=0.2"]
+    argv += ["--attention-share=0.93"]
+    assert cli.main(argv) == 0
+    assert "(target 93.0 %)" in capsys.readouterr().out
+    policy = json.loads(path.read_text())
+    assert policy["sparse_way"] == "threshold"
+    notes = policy["calibration"]
+    assert notes["target_attention_share"] == 0.93
+    assert notes["density"] == pytest.approx(0.93, abs=0.03)
+    argv = ["compare", "full", str(path), f"--model={source}", f"--out={out}"]
+    argv += ["--steps=5", "--quiet"]
+    caption = "a red circle grows on a black background"
+    assert cli.main([*argv, "--captions", caption]) == 0
+    record = json.loads((out / "report.json").read_text())["records"][1]
+    assert record["density"] == pytest.approx(0.93, abs=0.05)
+    with np.load(out / "traces_policy.npz") as traces:
+        density, skip = traces["attention_density"], traces["skip"]
+    # The first fifth of the steps and the first block stay dense.
+    assert (density[:, 0] == 1).all()
+    assert (density[..., 0][~skip[..., 0]] == 1).all()
+    assert density[:, 1:, :, 1][~skip[:, 1:, :, 1]].max() < 1
+    assert (density[skip] == 0).all()
+
+
 def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):
     from tests.sixbit_jax.demo_checkpoint import write_tiny_checkpoint
 
@@ -103,6 +132,11 @@ def test_a_policy_of_another_model_is_refused(calibrated, tmp_path, capsys):
         (["--steps=1"], "--steps: expected at least 2"),
         (["--prompts=100000"], "--prompts: expected at most"),
         (["--int8-attention=0"], "--int8-attention: expected above 0 to 1"),
+        (["--attention-share=0"], "--attention-share: expected above 0 to 1"),
+        (
+            ["--attention-share=0.5", "--recipe=dvd-quant"],
+            "--attention-share: expected none with --recipe dvd-quant",
+        ),
         (["--plot=absent/plot.png"], "expected an existing directory"),
     ],
 )

@@ -1,6 +1,5 @@
 """The networks of the small pipeline: configurations, and how they are initialized."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +9,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from sixbit_jax.demo import model as pixels
 from sixbit_jax.demo.latent import tokens, vae, world
-from sixbit_jax.demo.model import COGVIDEOX, DIFFUSERS_VERSION, DemoModel
+from sixbit_jax.demo.model import COGVIDEOX, DemoModel
 from sixbit_jax.demo.recipe import Recipe
 from sixbit_jax.text_encoders.t5 import T5Encoder
 from sixbit_jax.text_encoders.t5_config import T5Config

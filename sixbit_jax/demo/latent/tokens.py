@@ -76,7 +76,9 @@ def encode(texts: Sequence[str]) -> Int[np.ndarray, "texts 48"]:
             if part not in known:
                 word = part.rstrip(",")
                 if _MARK + word not in index:
-                    raise ValueError(f"caption {text!r}: {word!r} is not of the grammar")
+                    raise ValueError(
+                        f"caption {text!r}: {word!r} is not of the grammar"
+                    )
                 known[part] = [index[_MARK + word]] + [index[","]] * (part != word)
             found += known[part]
         if len(found) >= MAX_TOKENS:

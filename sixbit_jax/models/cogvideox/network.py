@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from pallas_kernels.norm_rope import Heads, Rotary
-from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
+from sixbit_jax.models.blocks import BlockControl, BlockStats, Projection, SiteRunner
 from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.cogvideox.description import SITES, describe
 from sixbit_jax.models.cogvideox.embed import PatchEmbed
@@ -126,18 +126,20 @@ class Attention(nnx.Module):
         site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
-        query, key, value = (
-            site.to_heads(x, self.head_dim) for x in (query, key, value)
-        )
         table = conditioning.rotary
         if table is not None:
             table = Rotary(table.cos, table.sin, conditioning.num_text)
-        queries, keys = (
-            Heads(x, "layer", None, *norm.affine(), norm.eps, table)
-            for x, norm in ((query, self.norm_q), (key, self.norm_k))
-        )
         layout = TokenLayout(conditioning.frame_tokens, (0, conditioning.num_text))
-        return site.to_tokens(site.attend(queries, keys, value, layout))
+
+        def run(query: Array, key: Array, value: Array, _: Any) -> Array:
+            queries, keys = (
+                Heads(x, "layer", None, *norm.affine(), norm.eps, table)
+                for x, norm in ((query, self.norm_q), (key, self.norm_k))
+            )
+            return site.attend(queries, keys, value, layout)
+
+        projections = [Projection(x) for x in (query, key, value)]
+        return site.by_heads(projections, self.head_dim, run)
 
 
 class FeedForward(nnx.Module):
@@ -273,7 +275,7 @@ class CogVideoXTransformer(DescribedNetwork):
         Args:
           latents: noisy latents (with the extra channels of I2V models).
           prompt: embeddings.
-          timestep: of each sample.
+          timestep: the timestep of each sample.
           extra: `ofs` for CogVideoX1.5 I2V.
         """
         config, dtype, ofs = self.config, latents.dtype, extra.ofs

@@ -1,6 +1,6 @@
 """HunyuanVideo's blocks: dual ones with a stream of text, then single ones."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.norm_rope import Heads, Rotary, norm_rope
-from sixbit_jax.models.blocks import BlockControl, BlockStats, SiteRunner
+from sixbit_jax.models.blocks import BlockControl, BlockStats, Projection, SiteRunner
 from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
 from sixbit_jax.models.hunyuan_video.description import DUAL_SITES, SINGLE_SITES
 from sixbit_jax.nn.fusion import GatedResidual, Gelu, Modulate
@@ -126,6 +126,11 @@ class HeadNorm(nnx.Module):
     def __init__(self, head_dim: int):
         self.weight = nnx.Param(jnp.ones((head_dim,)))
 
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.weight[...].shape[-1]
+
     def heads(
         self,
         x: Float[Array, "batch tokens heads head_dim"],
@@ -174,30 +179,30 @@ class JointAttention(nnx.Module):
         count, total = conditioning.layout.text
         rows = site.rows(count)
         table = RotaryTable(*(part[:count] for part in conditioning.rotary))
-        head_dim = self.norm_q.weight[...].shape[-1]
-        joined = []
-        for x, y, norm, text_norm in (
-            (video[0], text[0], self.norm_q, self.norm_added_q),
-            (video[1], text[1], self.norm_k, self.norm_added_k),
-        ):
-            parts = (
-                norm.heads(site.to_heads(x, head_dim, (0, count)), table),
-                text_norm.heads(site.to_heads(y, head_dim, (count, total)), None),
+
+        def run(*parts: Any) -> Array:
+            query, text_query, key, text_key, value, text_value, _ = parts
+            joined = []
+            for x, y, norm, text_norm in (
+                (query, text_query, self.norm_q, self.norm_added_q),
+                (key, text_key, self.norm_k, self.norm_added_k),
+            ):
+                halves = (norm.heads(x, table), text_norm.heads(y, None))
+                made = [norm_rope(h, implementation=implementation) for h in halves]
+                joined.append(Heads(jnp.concatenate(made, 1)))
+            return site.attend(
+                *joined,
+                jnp.concatenate([value, text_value], 1),
+                conditioning.layout,
+                key_lengths=conditioning.key_lengths,
             )
-            made = [norm_rope(h, implementation=implementation) for h in parts]
-            joined.append(jnp.concatenate(made, 1))
-        values = (
-            site.to_heads(video[2], head_dim, (0, count)),
-            site.to_heads(text[2], head_dim, (count, total)),
-        )
-        mixed = site.attend(
-            Heads(joined[0]),
-            Heads(joined[1]),
-            jnp.concatenate(values, 1),
-            conditioning.layout,
-            key_lengths=conditioning.key_lengths,
-        )
-        mixed = site.to_tokens(mixed)
+
+        projections = [
+            Projection(x, tokens)
+            for pair in zip(video, text, strict=True)
+            for x, tokens in zip(pair, ((0, count), (count, total)), strict=True)
+        ]
+        mixed = site.by_heads(projections, self.norm_q.head_dim, run)
         return mixed[:, :rows], mixed[:, rows:]
 
 
@@ -321,16 +326,18 @@ class SingleAttention(nnx.Module):
         site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention."""
-        head_dim = self.norm_q.weight[...].shape[-1]
-        query, key, value = (site.to_heads(x, head_dim) for x in (query, key, value))
-        mixed = site.attend(
-            self.norm_q.heads(query, conditioning.rotary),
-            self.norm_k.heads(key, conditioning.rotary),
-            value,
-            conditioning.layout,
-            key_lengths=conditioning.key_lengths,
-        )
-        return site.to_tokens(mixed)
+
+        def run(query: Array, key: Array, value: Array, _: Any) -> Array:
+            return site.attend(
+                self.norm_q.heads(query, conditioning.rotary),
+                self.norm_k.heads(key, conditioning.rotary),
+                value,
+                conditioning.layout,
+                key_lengths=conditioning.key_lengths,
+            )
+
+        projections = [Projection(x) for x in (query, key, value)]
+        return site.by_heads(projections, self.norm_q.head_dim, run)
 
 
 class SingleBlock(nnx.Module):

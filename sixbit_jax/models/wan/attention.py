@@ -1,6 +1,6 @@
 """Wan's self-attention and cross-attention; linears are run by the block's sites."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from pallas_kernels.norm_rope import Heads, Rotary
-from sixbit_jax.models.blocks import SiteRunner
+from sixbit_jax.models.blocks import Projection, SiteRunner
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.nn.attention import attention
 from sixbit_jax.nn.linear import Linear
@@ -21,8 +21,8 @@ class TextKeysValues(NamedTuple):
     """What cross-attention reads: depends on the prompt only, not on the step.
 
     Attributes:
-      key, value: of the text tokens; keys are normed.
-      image_key, image_value: of the image tokens (Wan2.1 I2V), or None.
+      key, value: those of the text tokens; keys are normed.
+      image_key, image_value: those of the image tokens (Wan2.1 I2V), or None.
     """
 
     key: Float[Array, "*layers batch T D"]
@@ -84,20 +84,24 @@ class SelfAttention(Attention):
         # The norm is over all heads: its factors come from where all of them are.
         factors = jnp.stack([self.norm_q.factor(query), self.norm_k.factor(key)], -1)
         factors = site.all_tokens(factors)
-        queries, keys = (
-            Heads(
-                site.to_heads(part, self.head_dim),
-                row_factor=factors[..., i],
-                weight=site.own_heads(norm.weight[...].reshape(shape)),
-                rotary=table,
-            )
-            for i, (part, norm) in enumerate(
-                ((query, self.norm_q), (key, self.norm_k))
-            )
-        )
         layout = TokenLayout(frame_tokens)
-        values = site.to_heads(value, self.head_dim)
-        return site.to_tokens(site.attend(queries, keys, values, layout))
+
+        def run(query: Array, key: Array, value: Array, own: Any) -> Array:
+            queries, keys = (
+                Heads(
+                    part,
+                    row_factor=factors[..., i],
+                    weight=own(norm.weight[...].reshape(shape)),
+                    rotary=table,
+                )
+                for i, (part, norm) in enumerate(
+                    ((query, self.norm_q), (key, self.norm_k))
+                )
+            )
+            return site.attend(queries, keys, value, layout)
+
+        projections = [Projection(x) for x in (query, key, value)]
+        return site.by_heads(projections, self.head_dim, run)
 
 
 class CrossAttention(Attention):

@@ -41,6 +41,13 @@ def test_a_bad_value_stays_in_its_row(poison):
     np.testing.assert_array_equal(values[[0, 2, 3]], expected[[0, 2, 3]])
 
 
+def test_nan_is_noticed_at_every_place_of_a_row():
+    x = np.ones((256, 256), np.float32)
+    np.fill_diagonal(x, np.nan)
+    _, scales = int8.quantize(x)
+    assert np.isnan(np.asarray(scales)).all()
+
+
 def test_one_axis_is_one_row():
     values, scales = int8.quantize(jnp.array([1.0, -2.0, 0.0]))
     assert values.tolist() == [64, -127, 0]

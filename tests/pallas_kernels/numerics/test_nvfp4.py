@@ -102,6 +102,14 @@ def test_a_bad_value_stays_in_its_block(poison):
     assert np.isnan(np.asarray(scales, np.float32)).sum() == 1
 
 
+def test_nan_is_noticed_at_every_place_of_a_block():
+    x = np.ones((64, 64), np.float32)
+    np.fill_diagonal(x, np.nan)
+    _, scales, _ = quantize(x)
+    bad = np.isnan(np.asarray(scales, np.float32))
+    np.testing.assert_array_equal(bad, np.arange(64)[:, None] // 16 == np.arange(4))
+
+
 @pytest.mark.parametrize("shape", [(16,), (4, 24), (4, 8)])
 def test_shapes_that_do_not_fit_are_refused(shape):
     with pytest.raises(ValueError, match="multiple of 16, found shape"):

@@ -33,6 +33,7 @@ def test_the_recorded_runs_compute_the_share(share):
     fit = find_sparse_tau(recorder(seen), share)
     assert fit.density == pytest.approx(share, abs=0.005)
     assert [tau for tau, _ in fit.tried] == seen
+    assert len(seen) <= 7
     assert (fit.tau, fit.density) in fit.tried
     (trace, _) = recorder()(fit.tau)
     assert trace.attention_density[~trace.skip].mean() == pytest.approx(fit.density)

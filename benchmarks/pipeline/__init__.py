@@ -1,0 +1,1 @@
+"""Prompt (and picture) to video at real size: `python -m benchmarks.pipeline`."""

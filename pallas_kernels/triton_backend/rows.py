@@ -1,0 +1,105 @@
+"""How row operations are cut into tiles, and the front end as kernels take it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pallas_kernels import dispatch
+from pallas_kernels.row_tiles.front import Front
+from pallas_kernels.triton_backend.calls import Launch
+from pallas_kernels.triton_backend.devices import DeviceClass, device_class
+
+# One row must fit the registers of a thread block.
+_LARGEST_K = 16384
+
+
+class RowShape(NamedTuple):
+    """How many values a tile of rows has, at least, and how many a thread has.
+
+    `programs` run on each multiprocessor, and take tiles in turn.
+    """
+
+    values: int
+    per_thread: int
+    programs: int
+
+
+# Hopper: measured by `python -m benchmarks.kernels.triton_tune`; the others have not
+# been timed by us.
+SHAPES = {
+    DeviceClass.AMPERE: RowShape(4096, 32, 8),
+    DeviceClass.SMALL: RowShape(4096, 32, 6),
+    DeviceClass.HOPPER: RowShape(4096, 32, 8),
+    DeviceClass.BLACKWELL: RowShape(4096, 32, 8),
+}
+
+
+class RowTiles(NamedTuple):
+    """Tiles of rows: so many rows of so many channels (a power of two) each."""
+
+    rows: int
+    channels: int
+    tiles: int
+    programs: int
+    launch: Launch
+
+
+def row_tiles(m: int, k: int, shape: RowShape | None = None) -> RowTiles:
+    """The tiles for [M, K].
+
+    Raises:
+        NotImplementedError: rows that are too long.
+    """
+    if k > _LARGEST_K or not m * k:
+        raise NotImplementedError(
+            f"Triton row kernels take rows of at most {_LARGEST_K} values, found "
+            f"[{m}, {k}]"
+        )
+    shape = shape or SHAPES[device_class()]
+    channels = 1 << (k - 1).bit_length()
+    rows = max(1, shape.values // channels)
+    tiles = -(-m // rows)
+    warps = max(1, min(16, rows * channels // (32 * shape.per_thread)))
+    # Long rows leave room for fewer programs.
+    at_once = max(1, shape.programs * 4 // max(warps, 4))
+    programs = min(tiles, dispatch.multiprocessors() * at_once)
+    return RowTiles(rows, channels, tiles, programs, Launch(warps, 2))
+
+
+def front_constants(front: Front, m: int, k: int, tiles: RowTiles) -> dict[str, Any]:
+    """The `tl.constexpr` parameters of `front.activation` and the rotation.
+
+    Raises:
+        NotImplementedError: a rotation of channels that are no multiple of 128.
+    """
+    if front.rotation and k % front.rotation:
+        raise NotImplementedError(
+            f"Triton row kernels rotate multiples of {front.rotation} channels, found "
+            f"{k}"
+        )
+    return {
+        "M": m,
+        "K": k,
+        "K_PADDED": tiles.channels,
+        "LAYER_NORM": front.layer_norm,
+        "EPS": front.eps,
+        "AFFINE": front.affine,
+        "ROWS_PER_BATCH": front.rows_per_batch,
+        "TEXT_ROWS": front.text_rows,
+        "GELU": front.gelu,
+        "ROTATED": front.rotation > 0,
+        "ROWS": tiles.rows,
+    }
+
+
+def given(affine: jax.Array | None) -> jax.Array:
+    """The packed affine map, or what stands in its place and is not read."""
+    return jnp.zeros((1,), jnp.float16) if affine is None else affine
+
+
+def stats_shape(tiles: RowTiles, wanted: bool) -> jax.ShapeDtypeStruct:
+    """Sums and maxima of every tile; a place for them that is not written if none."""
+    return jax.ShapeDtypeStruct((tiles.tiles if wanted else 1, 1, 2), jnp.float32)

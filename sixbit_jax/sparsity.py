@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 Kind = Literal["threshold", "radial", "window"]
+Order = Literal["frames", "morton", "hilbert"]
 
 
 @dataclass(frozen=True)
@@ -16,8 +17,12 @@ class SparseWay:
         "radial" (arXiv 2506.19852) and "window": fixed masks over frames.
       approximate: a skipped block counts as its mean key and mean value; otherwise it
         is dropped.
-      width: of "radial": 1 is the paper's, less is sparser.
-      frames: of "window": how far apart frames attend to each other.
+      width: the width of "radial": 1 is the paper's, less is sparser.
+      frames: the reach of "window": how far apart frames attend to each other.
+      order: the order of the video tokens inside the blocks of the network, see
+        `nn.token_order`; masks over frames need "frames".
+      blocks: queries of a tile and keys of a block; None is the kernel's. Another
+        number is for studies of short videos, without kernels.
 
     Raises:
       ValueError: for values outside of these; lists all of them.
@@ -27,9 +32,25 @@ class SparseWay:
     approximate: bool = True
     width: float = 1.0
     frames: int = 1
+    order: Order = "frames"
+    blocks: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         problems = []
+        if self.order not in get_args(Order):
+            problems.append(
+                f"order: expected one of {', '.join(get_args(Order))}, found "
+                f"{self.order!r}"
+            )
+        elif self.order != "frames" and self.kind != "threshold":
+            problems.append(
+                f"order: expected 'frames' with the way {self.kind!r}, found "
+                f"{self.order!r}"
+            )
+        if self.blocks is not None and (len(self.blocks) != 2 or min(self.blocks) < 1):
+            problems.append(
+                f"blocks: expected queries and keys, at least 1, found {self.blocks!r}"
+            )
         if self.kind not in get_args(Kind):
             problems.append(
                 f"way: expected one of {', '.join(get_args(Kind))}, found {self.kind!r}"
@@ -50,4 +71,4 @@ class SparseWay:
             raise ValueError("sparse attention:\n  " + "\n  ".join(problems))
 
 
-__all__ = ["Kind", "SparseWay"]
+__all__ = ["Kind", "Order", "SparseWay"]

@@ -15,6 +15,13 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip(
 # holds a thread of XLA's pool, which has one per core otherwise.
 os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
 
+# Compiled programs are shared: between tests, between the processes of a run, and with
+# the next run. `make clean` forgets them.
+_PROGRAMS = Path(__file__).parents[1] / "build" / "test-programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_PROGRAMS))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
 # Every program that XLA compiled for the CPU holds some memory mappings, of which Linux
 # allows a process 65,530 by default; beyond that the compiler crashes.
 _MANY_MAPPINGS = 30_000

@@ -208,8 +208,11 @@ class MadePipeline(VideoPipeline):
         self._case = case
 
     @contextlib.contextmanager
-    def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
-        """A component with random weights, for the length of a `with`."""
+    def component(
+        self, name: str, *, dtype: Any = None, mesh: None = None
+    ) -> Iterator[Any]:
+        """A component with random weights, for the length of a `with`; no mesh."""
+        assert mesh is None
         began = time.perf_counter()
         model = make(self._case, name)
         if dtype is not None and name != "text_encoder":

@@ -12,6 +12,7 @@ import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels.attention.rises import raise_to, ratios_of
 from pallas_kernels.attention.softmax import (
     SUM_COLUMNS,
     Exponents,
@@ -57,6 +58,7 @@ class Attending:
         self._work, self._memory, self._out = work, work.memory, out_ref
         self._problem, self._tile = problem, problem.tile
         self._q = work.memory["q"].at[work.warpgroup]
+        self._first_row = work.q_tile * problem.tile.block_rows + work.warpgroup * ROWS
         self._scores_type = jnp.int32 if problem.quantized else jnp.float32
         self._exponents = Exponents(
             memory=work.memory,
@@ -131,14 +133,17 @@ class Attending:
         carry: _Carry,
         exponents: Callable[[jax.Array], jax.Array],
         width: int,
+        block: jax.Array | None = None,
     ) -> _Carry:
         """One block: its scores, the values of the block before it, softmax.
 
         Args:
             slot: of the block.
             carry: of the block before.
-            exponents: of the block's scores.
+            exponents: of the block's scores; what it reads of shared memory it reads
+                after the products: before them, it would hold them up.
             width: keys of the block.
+            block: its number, where what it adds is measured.
         """
         memory, stages = self._memory, self._tile.stages
         p, reference, totals = carry
@@ -162,7 +167,13 @@ class Attending:
             alpha = jnp.exp2(reference - following)
             reference = following
             totals = totals * rows(alpha, SUM_COLUMNS)
-        p, totals = probabilities(x, reference, totals)
+        if block is None:
+            p, totals = probabilities(x, reference, totals)
+        else:
+            p, added = probabilities(x, reference, no_sums())
+            ratios = ratios_of(added, totals, self._first_row, self._problem.shape[1])
+            raise_to(memory["rises"], block, ratios)
+            totals = totals + added
         p, totals = lax.optimization_barrier((p, totals))
         plgpu.wgmma_wait(0)
         plgpu.barrier_arrive(memory["v_empty"].at[previous])
@@ -177,15 +188,18 @@ class Attending:
     ) -> _Carry:
         """A block of keys, `masked` if it may be the last one."""
         slot = self._work.slot(step) if slot is None else slot
-        block = self._work.block(step)
-        # Read before the products: their latency hides that of shared memory.
-        scales = self._exponents.scales(block)
-        visible = self._visible(block, masked)
+        visible = None
+        if masked:
+            visible = self._visible(self._work.block(step), masked)
 
         def exponents(scores):
+            scales = []
+            if self._problem.quantized:
+                scales = self._exponents.scales(self._work.block(step))
             return self._exponents.of_keys(scores, scales, visible)
 
-        return self._next(slot, carry, exponents, self._tile.block_kv)
+        measured = self._work.block(step) if "rises" in self._memory else None
+        return self._next(slot, carry, exponents, self._tile.block_kv, measured)
 
     def _proxies(self, step, carry: _Carry, *, first, width: int) -> _Carry:
         """A group of proxies; `first` is the step of the first group."""

@@ -18,7 +18,7 @@ from jax import lax
 from pallas_kernels.attention.attending import Attending
 from pallas_kernels.attention.lists import BlockLists
 from pallas_kernels.attention.loading import load
-from pallas_kernels.attention.memory import scratch_buffers
+from pallas_kernels.attention.memory import copy_out, scratch_buffers
 from pallas_kernels.attention.softmax import rows
 from pallas_kernels.attention.tiles import ROWS, Tile
 from pallas_kernels.attention.work import Problem, Work
@@ -46,8 +46,9 @@ def attend(
     scale_tokens: int = 0,
     cut_blocks: int = 1,
     full_tiles: tuple[int, int] = (0, 0),
+    rises: bool = False,
     interpret: bool = False,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
     """The kernel.
 
     Args:
@@ -70,12 +71,16 @@ def attend(
             keys beyond a length.
         full_tiles: first tile of queries whose list has all blocks, and the one after
             the last: those run first.
+        rises: whether to say how much each block adds; with lists.
         interpret: run on the CPU by the Pallas interpreter.
 
     Returns:
         The output `[batch, q_tokens, heads, head_dim]` in the dtype of `v`, and the sum
         of each row's probabilities, `[batch, heads, padded q_tokens]`. A sum that is
-        not below `SUM_LIMIT` means that the row overflowed.
+        not below `SUM_LIMIT` means that the row overflowed. With `rises` also, for each
+        block, the largest share over a tile's rows of its weights in those of the
+        blocks before it, `[batch, heads, q_tiles, padded blocks]`: 0 for the first
+        block of a list and for blocks that are not in it.
     """
     problem = Problem.of(
         q,
@@ -100,10 +105,22 @@ def attend(
         inputs["key_lengths"] = jnp.broadcast_to(
             key_lengths.astype(jnp.int32)[:, None], rows_of_lengths
         )
+    outputs = {
+        "out": jax.ShapeDtypeStruct(q.shape, v.dtype),
+        "sums": jax.ShapeDtypeStruct(
+            (batch, heads, problem.q_tiles * tile.block_rows), jnp.float32
+        ),
+    }
+    if rises and lists is not None:
+        # The table of a thread block begins as zeros, which come with the other tables.
+        inputs["rises"] = jnp.zeros((lists.width,), jnp.float32)
+        outputs["found"] = jax.ShapeDtypeStruct(
+            (batch, heads, problem.q_tiles, lists.width), jnp.float32
+        )
     scratch = scratch_buffers(inputs, tile)
 
     def body(*refs):
-        source = dict(zip((*inputs, "out", "sums"), refs, strict=False))
+        source = dict(zip((*inputs, *outputs), refs, strict=False))
         memory = dict(zip(scratch, refs[len(source) :], strict=True))
         head, q_tile = problem.place(lax.axis_index("item"))
         entry, warpgroup = lax.axis_index("batch"), lax.axis_index("wg")
@@ -122,12 +139,7 @@ def attend(
 
     kernel = plgpu.kernel(
         body,
-        out_type=(
-            jax.ShapeDtypeStruct(q.shape, v.dtype),
-            jax.ShapeDtypeStruct(
-                (batch, heads, problem.q_tiles * tile.block_rows), jnp.float32
-            ),
-        ),
+        out_type=tuple(outputs.values()),
         scratch_types=tuple(scratch.values()),
         grid=(batch, heads * problem.q_tiles),
         grid_names=("batch", "item"),
@@ -188,5 +200,17 @@ def _attend_rows(work: Work) -> None:
     plgpu.copy_smem_to_gmem(
         memory["sums"].at[warpgroup], source["sums"].at[work.entry, work.head, window]
     )
+    if "rises" in memory:
+        # The last word is that of all warpgroups.
+        plgpu.barrier_arrive(memory["rises_done"])
+
+        @pl.when(warpgroup == 0)
+        def _():
+            plgpu.barrier_wait(memory["rises_done"])
+            plgpu.commit_smem()
+            copy_out(
+                memory["rises"], source["found"].at[work.entry, work.head, work.q_tile]
+            )
+
     # Shared memory must last until it is read; the writes end by themselves.
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)

@@ -19,10 +19,12 @@ def load(work: Work) -> None:
         "proxy_bias": (work.entry, work.head, work.q_tile),
         "proxy_scales": (work.entry, work.head),
         "key_lengths": (work.entry,),
+        "rises": (),
     }
     for name, place in places.items():
         if name in memory:
-            copy_vector(source[name].at[place], memory[name], memory["tables_full"])
+            vector = source[name].at[place] if place else source[name]
+            copy_vector(vector, memory[name], memory["tables_full"])
     if problem.counted:
         work.wait_for_tables()
     steps = work.exact_steps()

@@ -161,6 +161,6 @@ def quantized_centroids(
 def _first(fused, definition, implementation: str | None) -> Centroids:
     run = [
         Implementation("mosaic_gpu", fused, needs_hopper),
-        Implementation("reference", definition),
+        Implementation("reference", definition, definition=True),
     ]
     return dispatch("centroids", run, implementation)

@@ -15,7 +15,14 @@ from pallas_kernels.attention.tiles import ROWS, Tile
 # Numbers of one TMA copy, whose box is at most 256 long.
 NUMBERS_PER_COPY = 256
 # What is read as a whole, a row of the array of that name.
-_TABLES = ("k_scales", "blocks", "proxy_bias", "proxy_scales", "key_lengths")
+_TABLES = (
+    "k_scales",
+    "blocks",
+    "proxy_bias",
+    "proxy_scales",
+    "key_lengths",
+    "rises",
+)
 
 
 def _swizzled(columns: int, dtype) -> tuple:
@@ -39,6 +46,13 @@ def copy_vector(source, target, barrier) -> None:
     for start, length in _pieces(target.shape[0]):
         window = pl.ds(start, length)
         plgpu.copy_gmem_to_smem(source.at[window], target.at[window], barrier)
+
+
+def copy_out(source, target) -> None:
+    """Copies a vector from shared memory, in several pieces."""
+    for start, length in _pieces(source.shape[0]):
+        window = pl.ds(start, length)
+        plgpu.copy_smem_to_gmem(source.at[window], target.at[window])
 
 
 def scratch_buffers(inputs: Mapping[str, jax.Array], tile: Tile) -> dict[str, Any]:
@@ -80,6 +94,8 @@ def scratch_buffers(inputs: Mapping[str, jax.Array], tile: Tile) -> dict[str, An
             length = inputs[name].shape[-1]
             scratch[name] = plgpu.SMEM((length,), inputs[name].dtype)
             copies += len(_pieces(length))
+    if "rises" in inputs:
+        scratch["rises_done"] = plgpu.Barrier(num_arrivals=warpgroups)
     if copies:
         scratch["tables_full"] = plgpu.Barrier(num_arrivals=copies)
     return scratch

@@ -122,6 +122,14 @@ def load(
     Raises:
       CheckpointError: if the directory is not a complete checkpoint of its config.
       ValueError: if no port of its model class exists.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> _ = sixbit_jax.save(sixbit_jax.quantize(model), "model-nvfp4")
+    >>> loaded, header = sixbit_jax.load("model-nvfp4")
+    >>> loaded.config == model.config
+    True
     """
     with CheckpointReader(Path(path), verify=verify) as reader:
         header = reader.header
@@ -195,6 +203,13 @@ def save(
 
     Raises:
       CheckpointError: if `path` exists or cannot be written; nothing is left behind.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> header = sixbit_jax.save(model, "model")
+    >>> header.model_class
+    'CogVideoXTransformer3DModel'
     """
     values = {k: v.get_value() for k, v in _flat(nnx.state(model)).items()}
     layered: dict[str, dict[str, Any]] = {

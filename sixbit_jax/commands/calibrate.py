@@ -207,13 +207,13 @@ def run(args: argparse.Namespace) -> int:
     prompts = _inputs.read_prompts(args, captions)
     conditions = read_conditions(args, rows=len(prompts.names))
     models = _inputs.load_models(args, recipe=recipe, second_guidance=args.guidance_2)
-    runs = _runs(args, models.quantized, prompts, conditions)
+    runs = runs_of(args, models.quantized, prompts, conditions)
     if recipe is not None and recipe.name == SWITCHING:
         return _switch_bits(args, recipe, runs)
     return _calibrate(args, options, runs)
 
 
-def _runs(
+def runs_of(
     args: argparse.Namespace,
     network: Network,
     prompts: _inputs.Prompts,

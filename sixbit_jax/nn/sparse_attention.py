@@ -1,6 +1,6 @@
 """Attention that is dense or sparse as the plan says, block by block."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -124,6 +124,9 @@ def _sparse(
     grid = api.block_grid(
         shape, precision=precision, text=layout.text, dtype=value.dtype
     )
+    if sparsity.way.blocks is not None:
+        rows, keys = sparsity.way.blocks
+        grid = replace(grid, block_rows=rows, block_kv=keys)
     selection = _selection(operands, grid, sparsity, layout, chosen)
     options = {
         "selection": selection,

@@ -330,6 +330,12 @@ def load_pipeline(
     Raises:
       sixbit_jax.checkpoint.CheckpointError: if components are missing or damaged.
       ValueError: for an unknown component in `keep`.
+
+    >>> import sixbit_jax
+    >>> pipe = sixbit_jax.load_pipeline("wan2.1")  # made by `sixbit convert`
+    >>> video = pipe("a red fox", num_steps=2, frames=5, height=32, width=48)
+    >>> video.frames.shape, video.frames.dtype
+    ((5, 32, 48, 3), dtype('uint8'))
     """
     return VideoPipeline(path, keep=keep, dtype=dtype)
 

@@ -15,12 +15,13 @@ from sixbit_jax.policies.parameters import (
     Blocks,
     Flag,
     Number,
+    OrNone,
     Text,
     Whole,
     declared,
     stored,
 )
-from sixbit_jax.sparsity import Kind, SparseWay
+from sixbit_jax.sparsity import Kind, Order, SparseWay
 
 _MOST_FRAMES = 2**16
 
@@ -53,6 +54,8 @@ def sparse_attention(
     approximate: Annotated[bool, stored(Flag())] = True,
     width: Annotated[float, stored(Number())] = 1.0,
     frames: Annotated[int, stored(Whole(0, _MOST_FRAMES))] = 1,
+    order: Annotated[Order, stored(Text())] = "frames",
+    blocks: Annotated[tuple[int, int] | None, OrNone(Blocks())] = None,
     dense_steps: Annotated[float, Number(high=1.0)] = 0.2,
     dense_blocks: Annotated[Iterable[int], Blocks()] = (0,),
     dense_last: Annotated[bool, Flag()] = False,
@@ -78,7 +81,7 @@ def sparse_attention(
       tau: standard deviations above the mean score that a block of keys needs to be
         computed; more is sparser, minus infinity is dense. Only for "threshold".
       way: "threshold", "radial" or "window"; see `SparseWay`.
-      approximate, width, frames: see `SparseWay`.
+      approximate, width, frames, order, blocks: see `SparseWay`.
       dense_steps: share of the steps that are dense, from the first on.
       dense_blocks: blocks that are always dense.
       dense_last: whether the last step is dense.
@@ -99,7 +102,7 @@ def sparse_attention(
         ),
         plan=_plan,
         update=_update,
-        sparse=SparseWay(way, approximate, width, frames),
+        sparse=SparseWay(way, approximate, width, frames, order, blocks),
     )
 
 

@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       program: static description.
-      graph, params: of the network, or of a pair.
+      graph, params: those of the network, or of a pair.
       inputs: traced arguments.
     """
 

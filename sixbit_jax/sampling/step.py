@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sixbit_jax.measured import NO_CHANGE
 from sixbit_jax.models.network import Extra, PromptInputs
 from sixbit_jax.nn.site import SiteOptions, relative_l1
+from sixbit_jax.nn.token_order import reordered, restored, token_order
 from sixbit_jax.nn.varying import vary
 from sixbit_jax.policies.base import (
     Plan,
@@ -87,9 +89,9 @@ class Stepper:
     """The steps of one network, as functions of what the step before left.
 
     Attributes:
-      program, inputs: of the run.
+      program, inputs: those of the run.
       network: a `models.network.Network`.
-      prompts: of `prepare_prompts`.
+      prompts: what `prepare_prompts` made.
       first: the first step of this network.
       axes: mesh axes over which the run differs (see `nn.varying`).
     """
@@ -126,10 +128,22 @@ class Stepper:
         time = jnp.full((self._rows,), timestep, jnp.float32)
         return self.network.embed(x, prompt, time, self._extra())
 
+    def _token_order(self) -> np.ndarray | None:
+        """Of the video tokens inside the blocks; None as they come."""
+        way = self.program.site.sparse
+        if way is None:
+            return None
+        _, frames, _, height, width = self.inputs.noise.shape
+        grid = self.network.config.token_grid(frames, height, width)
+        return token_order(grid, way.order)
+
     def _forward(
         self, latents: Array, prompt: Any, timestep: Array, plan: Plan, cache, branch
     ) -> tuple[Array, Any, Stats]:
         tokens, conditioning = self._embed(latents, prompt, timestep)
+        order = self._token_order()
+        if order is not None:
+            tokens, conditioning = reordered(tokens, conditioning, order)
         options = self._options(tokens, conditioning)
         tokens, cache, stats = scan_blocks(
             self.network,
@@ -142,6 +156,8 @@ class Stepper:
             options=options,
         )
         tokens = options.axes.join(tokens)
+        if order is not None:
+            tokens = restored(tokens, conditioning, order)
         shape = (self._rows, *self.inputs.noise.shape[1:])
         return self.network.unembed(tokens, conditioning, shape), cache, stats
 

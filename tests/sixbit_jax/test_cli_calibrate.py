@@ -84,12 +84,13 @@ def test_blocks_and_branches_decide_together_and_stable_ones_get_8_bit_scores(
         assert (eight[:, 1:] == low)[ran].all()
 
 
-def test_attention_computes_the_share_of_the_keys(source, tmp_path, capsys):
+def test_attention_computes_the_share_of_the_keys(tmp_path, capsys):
     path, out = tmp_path / "policy.json", tmp_path / "out"
     # 848 tokens: 5 tiles of queries, 7 blocks of keys.
-    size = ["--frames=13", "--height=64", "--width=64", "--steps=5", "--quiet"]
+    source = write_tiny_checkpoint(tmp_path / "source", patch_size=4)
     argv = ["calibrate", f"--model={source}", f"--out={path}", "--prompts=1"]
-    argv += ["--search-prompts=1", "--skips=0.2", "--attention-share=0.93", *size]
+    argv += ["--search-prompts=1", "--steps=5", "--quiet", "--skips=0.2"]
+    argv += ["--attention-share=0.93"]
     assert cli.main(argv) == 0
     assert "(target 93.0 %)" in capsys.readouterr().out
     policy = json.loads(path.read_text())
@@ -97,7 +98,8 @@ def test_attention_computes_the_share_of_the_keys(source, tmp_path, capsys):
     notes = policy["calibration"]
     assert notes["target_attention_share"] == 0.93
     assert notes["density"] == pytest.approx(0.93, abs=0.03)
-    argv = ["compare", "full", str(path), f"--model={source}", f"--out={out}", *size]
+    argv = ["compare", "full", str(path), f"--model={source}", f"--out={out}"]
+    argv += ["--steps=5", "--quiet"]
     caption = "a red circle grows on a black background"
     assert cli.main([*argv, "--captions", caption]) == 0
     record = json.loads((out / "report.json").read_text())["records"][1]

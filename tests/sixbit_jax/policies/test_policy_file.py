@@ -121,6 +121,7 @@ def test_a_file_of_before_sparse_attention_loads(tmp_path):
         {"sparse_dense_steps": 2.0},
         {"sparse_dense_blocks": [BLOCKS]},
         {"sparse_frames": -1},
+        {"sparse_way": "threshold", "sparse_order": "snake"},
         {"sparse_tau": "much"},
     ],
 )

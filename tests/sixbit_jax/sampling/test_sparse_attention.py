@@ -71,6 +71,28 @@ def test_all_blocks_of_keys_are_dense_attention(network):
     assert difference(every.latents, dense.latents) < 1e-5
 
 
+@pytest.mark.parametrize("order", ["morton", "hilbert"])
+def test_the_order_of_tokens_changes_nothing_where_all_keys_count(network, order):
+    dense = run(network)
+    every = run(network, sparse_attention(DENSE, order=order, **EVERYWHERE))
+    assert difference(every.latents, dense.latents) < 1e-5
+    chosen = [
+        run(network, sparse_attention(1.0, order=name, **EVERYWHERE))
+        for name in ("frames", order)
+    ]
+    assert difference(chosen[1].latents, dense.latents) > 1e-4
+    assert difference(chosen[1].latents, chosen[0].latents) > 1e-4
+
+
+def test_blocks_of_another_size_for_short_videos(network):
+    policy = sparse_attention(1.0, blocks=(48, 32), **EVERYWHERE)
+    trace = run(network, policy, kernels=False).trace
+    smaller = trace.attention_density
+    larger = run(network, sparse_attention(1.0, **EVERYWHERE)).trace.attention_density
+    # Of smaller blocks fewer are a tile's own.
+    assert (smaller < larger - 0.1).all()
+
+
 def test_the_share_falls_with_tau_and_the_trace_says_where(network):
     shares = []
     for tau in (0.0, 2.0, np.inf):

@@ -241,3 +241,12 @@ def test_inspect_describes_the_whole_pipeline(wan, capsys):
     out = capsys.readouterr().out
     for word in ("WanPipeline", "text_encoder", "UMT5EncoderModel", "vae", "tokenizer"):
         assert word in out
+
+
+def test_a_video_on_several_devices_is_that_of_one(made, wan, tmp_path):
+    out = tmp_path / "shared.mp4"
+    words = ["--prompt", PROMPT, "--out", out, "--policy", "int8"]
+    assert generate(wan[1], *words, "--mesh", "guidance=2,fsdp=2") == 0
+    assert out.stat().st_size == pytest.approx(
+        (made / "0001-seed0.mp4").stat().st_size, rel=0.05
+    )

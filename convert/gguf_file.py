@@ -27,7 +27,8 @@ from sixbit_jax.reading.messages import brief, named, several
 from sixbit_jax.reading.regular_file import open_regular
 
 SUFFIX = ".gguf"
-ARCHITECTURES = ("wan", "cogvideox")
+ARCHITECTURES = ("wan", "cogvideox", "hyvid")
+_ARCHITECTURES = f"{', '.join(ARCHITECTURES[:-1])} or {ARCHITECTURES[-1]}"
 """Those of networks that are converted; a file of another is refused by its name."""
 
 _VERSIONS = (2, 3)
@@ -281,7 +282,7 @@ class _Header:
         architecture = kept.get("general.architecture")
         if architecture not in (None, *ARCHITECTURES):
             raise self._refuse(
-                f"general.architecture: expected {' or '.join(ARCHITECTURES)}, found "
+                f"general.architecture: expected {_ARCHITECTURES}, found "
                 f"{brief(architecture)}: a sound file of another network"
             )
         parts = kept.get("split.count", 1)

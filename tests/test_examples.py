@@ -29,7 +29,6 @@ NAMES = (
     "load",
     "pdr",
     "policy_from_file",
-    "prepare",
     "quantize",
     "sample",
     "save",

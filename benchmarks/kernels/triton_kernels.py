@@ -25,12 +25,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.kernels import elementwise, gemm, norm_rope
-from benchmarks.kernels.attention import SHAPES, inputs
+from benchmarks.kernels.attention import inputs
 from benchmarks.kernels.triton_checks import run_checks
 from pallas_kernels import shapes
 from pallas_kernels.attention import cudnn, quantize_qkv
 from pallas_kernels.attention import mosaic_gpu as attention_mosaic
 from pallas_kernels.attention import triton as attention_triton
+from pallas_kernels.attention.shapes import SHAPES
 from pallas_kernels.block_stats import triton as stats_triton
 from pallas_kernels.gemm.epilogue import EpilogueOperands
 from pallas_kernels.int8_matmul import triton as matmul_triton

@@ -203,7 +203,7 @@ def run(
       methods: names of `ROWS`, in order; full precision comes first in any case.
       captions: evaluated, one seed each.
       calibration_captions: for thresholds and SmoothQuant's maxima.
-      options: of the sampler.
+      options: the options of the sampler.
       targets: average bits of delta-GBS, skips of the caches.
       latent_shape: (F, C, H, W).
       minutes: no row is started after this time.

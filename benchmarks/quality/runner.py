@@ -77,7 +77,7 @@ def comparisons(
     Args:
       measured: by row.
       pairs: (row, row) in PSNR, or (row, row, quantity).
-      samples: of each row.
+      samples: the samples of each row.
     """
     return [
         comparison(measured, pair[0], pair[1], samples, *pair[2:])
@@ -109,7 +109,7 @@ class SampledTable:
         """The task sampled with each setting, measured against the reference.
 
         Args:
-          kind: of the program.
+          kind: the kind of the program.
           settings: one, or several draws of a random one.
           reference: samples in full precision; None: these are.
         """
@@ -177,7 +177,7 @@ def resumed(
     """The records of an earlier run that are kept, and its settings record.
 
     Args:
-      settings: of this run, a dataclass.
+      settings: the settings of this run, a dataclass.
       done: records of the earlier run.
 
     Raises:
@@ -265,7 +265,7 @@ class StudyCommand:
 
     Attributes:
       module: what `python -m` runs.
-      description: of the help.
+      description: the description of the help.
       packages: whose versions the record names, beside the usual ones.
     """
 
@@ -315,7 +315,7 @@ class StudyCommand:
         """Runs a study that tunes weights, and writes its file after every row.
 
         Args:
-          arguments: of the command line; None: `sys.argv`.
+          arguments: the arguments of the command line; None: `sys.argv`.
           run: `run(model, settings, only=, done=, minutes=, after_row=)`.
           defaults: its settings, a dataclass; every field is an option.
           load: the model of `--model`.

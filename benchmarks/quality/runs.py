@@ -46,7 +46,7 @@ class Kind:
 
     Attributes:
       weights: "full", "nvfp4", "nvfp4_unrotated" or "nvfp4_refined".
-      cache_format: of the delta cache.
+      cache_format: the storage format of the delta cache.
       dtype: compute dtype; None for that of the study.
       record: measure errors and outliers under INT8 (calibration).
       attention: precision of the scores, "bf16" or "int8".

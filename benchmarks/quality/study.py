@@ -180,7 +180,7 @@ def run(
         in any case.
       captions, seeds: every caption is sampled with every seed.
       calibration_captions: for errors and the fit; up to 8 of them for searches.
-      options: of the sampler.
+      options: the options of the sampler.
       targets: bits and skips that compared methods meet.
       latent_shape: (F, C, H, W).
       scheduler: instead of the one that the network was trained with.

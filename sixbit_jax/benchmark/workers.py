@@ -99,8 +99,8 @@ def in_turn(
     """Runs workers that prepare side by side and use the device one after the other.
 
     Args:
-      command: of every worker, before its name.
-      names: of the workers, in the order of their turns.
+      command: the command of every worker, before its name.
+      names: the names of the workers, in the order of their turns.
       keeps_memory: see `Worker`.
 
     Yields:

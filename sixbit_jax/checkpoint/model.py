@@ -124,16 +124,11 @@ def load(
       ValueError: if no port of its model class exists.
 
     >>> import sixbit_jax
-    >>> from flax import nnx
-    >>> config = sixbit_jax.CogVideoXConfig(
-    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
-    ...     text_embed_dim=32, time_embed_dim=64,
-    ...     sample_width=8, sample_height=8, sample_frames=9,
-    ... )
-    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> _ = sixbit_jax.save(sixbit_jax.quantize(model), "model-nvfp4")
     >>> loaded, header = sixbit_jax.load("model-nvfp4")
-    >>> loaded.config == config
+    >>> loaded.config == model.config
     True
     """
     with CheckpointReader(Path(path), verify=verify) as reader:
@@ -210,13 +205,8 @@ def save(
       CheckpointError: if `path` exists or cannot be written; nothing is left behind.
 
     >>> import sixbit_jax
-    >>> from flax import nnx
-    >>> config = sixbit_jax.CogVideoXConfig(
-    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
-    ...     text_embed_dim=32, time_embed_dim=64,
-    ...     sample_width=8, sample_height=8, sample_frames=9,
-    ... )
-    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> header = sixbit_jax.save(model, "model")
     >>> header.model_class
     'CogVideoXTransformer3DModel'

@@ -93,16 +93,11 @@ def summarize(path: str | os.PathLike) -> Summary:
 
     >>> import sixbit_jax
     >>> from sixbit_jax.checkpoint.summary import summarize
-    >>> from flax import nnx
-    >>> config = sixbit_jax.CogVideoXConfig(
-    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
-    ...     text_embed_dim=32, time_embed_dim=64,
-    ...     sample_width=8, sample_height=8, sample_frames=9,
-    ... )
-    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> _ = sixbit_jax.save(model, "toy")
     >>> summarize("toy").num_parameters
-    634768
+    2546992
     """
     header = read_header(path)
     check_sizes(Path(path), header)

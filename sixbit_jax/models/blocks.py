@@ -40,7 +40,7 @@ class Projection(NamedTuple):
     """Queries, keys or values of some tokens of the stream.
 
     Attributes:
-      x: of all heads.
+      x: the channels of all heads.
       tokens: which of the stream they are of, from the first to before the last; None
         is all.
     """
@@ -87,7 +87,7 @@ class SiteRunner:
         """Runs a site; `fused` are the keyword arguments of `run_site`.
 
         Args:
-          name: of the site.
+          name: the name of the site.
           x: what its front reads.
           linears: the layers that read the activation.
           tokens: which of the stream x is of, from the first to before the last; None

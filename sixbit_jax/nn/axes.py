@@ -38,7 +38,7 @@ class Axes:
       parts: devices that share the tokens.
       branch_parts: devices that share the branches, 1 or 2.
       weight_parts: devices that share the weights.
-      stacks: of the network: their matrices are what `weights` splits.
+      stacks: the stacks of the network: their matrices are what `weights` splits.
       one_plan: the branches decide as one (batched guidance): sums are over them too.
       runs: tokens of each run, in order; set for one forward pass.
     """

@@ -62,17 +62,12 @@ def quantize(model: nnx.Module, recipe: WeightRecipe | None = None) -> nnx.Modul
       A new model; parameters that stay as they are are shared with the old one.
 
     >>> import sixbit_jax
-    >>> from flax import nnx
-    >>> config = sixbit_jax.CogVideoXConfig(
-    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
-    ...     text_embed_dim=32, time_embed_dim=64,
-    ...     sample_width=8, sample_height=8, sample_frames=9,
-    ... )
-    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> small = sixbit_jax.quantize(model)
     >>> weight = small.transformer_blocks.ff.up.weight.get_value()
-    >>> type(weight).__name__, weight.shape, weight.rotation
-    ('NVFP4Array', (2, 512, 128), 128)
+    >>> type(weight).__name__, weight.rotation
+    ('NVFP4Array', 128)
     """
     recipe = recipe or NVFP4Recipe()
     compress = recipe.compress

@@ -85,7 +85,7 @@ def sample(
       conditions: images, first frames, a second network: what the network takes.
       policy: who decides routes and skips; None is full precision.
       execution: dtype, attention, cache format, batched guidance, kernels, progress.
-      seed: of the initial noise and of stochastic schedulers, 0 to 2^64 - 1.
+      seed: the seed of the initial noise and of stochastic schedulers, 0 to 2^64 - 1.
       noise: initial latents instead of seeded ones, or `Noise`. What seed s draws
         (`initial_noise`), given with seed s, is the run of seed s.
       on_step: called after each step with (steps that are done, all steps); the run
@@ -103,22 +103,17 @@ def sample(
       ValueError: for inputs that do not fit; lists all of them.
       Interrupted: a `KeyboardInterrupt` that holds what was finished.
 
-    >>> import jax.numpy as jnp
     >>> import sixbit_jax
-    >>> from flax import nnx
-    >>> config = sixbit_jax.CogVideoXConfig(
-    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
-    ...     text_embed_dim=32, time_embed_dim=64,
-    ...     sample_width=8, sample_height=8, sample_frames=9,
-    ... )
-    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> from sixbit_jax.demo.text import encode_captions
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> result = sixbit_jax.sample(
-    ...     model, sixbit_jax.CogVideoXDDIM(), jnp.zeros((1, 6, 32)),
-    ...     latent_shape=(3, 4, 8, 8), num_steps=4, guidance=1.0,
-    ...     policy=sixbit_jax.chain(sixbit_jax.tdc(100.0)),
+    ...     model, sixbit_jax.CogVideoXDDIM(), encode_captions(["a red circle"]),
+    ...     latent_shape=(2, 3, 32, 32), num_steps=4, guidance=1.0,
+    ...     policy=sixbit_jax.fixed(skip=[False, False, True, False]),
     ... )
     >>> result.latents.shape
-    (1, 3, 4, 8, 8)
+    (1, 2, 3, 32, 32)
     >>> result.trace.skip[:, 0].tolist()  # of each step and block
     [[False, False], [False, False], [True, True], [False, False]]
     """

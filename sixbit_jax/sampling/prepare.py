@@ -32,7 +32,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       program: static description.
-      graph, params: of the network, or of a pair.
+      graph, params: those of the network, or of a pair.
       inputs: traced arguments.
     """
 
@@ -347,22 +347,6 @@ def prepare(
     Raises:
       TypeError: for an unknown option; names the one that was meant.
       ValueError: for inputs that do not fit; lists all of them.
-
-    >>> import jax.numpy as jnp
-    >>> import sixbit_jax
-    >>> from flax import nnx
-    >>> config = sixbit_jax.CogVideoXConfig(
-    ...     num_layers=2, num_attention_heads=2, in_channels=4, out_channels=4,
-    ...     text_embed_dim=32, time_embed_dim=64,
-    ...     sample_width=8, sample_height=8, sample_frames=9,
-    ... )
-    >>> model = sixbit_jax.CogVideoXTransformer(config, rngs=nnx.Rngs(0))
-    >>> prepared = sixbit_jax.prepare(
-    ...     model, sixbit_jax.CogVideoXDDIM(), jnp.zeros((1, 6, 32)),
-    ...     latent_shape=(3, 4, 8, 8), num_steps=4, guidance=1.0,
-    ... )
-    >>> prepared.inputs.noise.shape
-    (1, 3, 4, 8, 8)
     """
     if unknown:
         refuse(unknown)

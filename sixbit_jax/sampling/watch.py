@@ -147,7 +147,7 @@ def report(
     """Reports a finished step from inside the program.
 
     Args:
-      token: of the watcher.
+      token: the token of the watcher.
       done: steps that are done.
       count: all steps.
       after: any part of what the step computed; the report waits for it.

@@ -7,6 +7,7 @@ for what `torch.save` writes. The network is a Wan of two blocks.
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,11 +15,13 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.convert import hunyuan_files
+from tests.convert.hunyuan_files import in_comfy
 from tests.convert.lora_files import NAMINGS, low_rank, original
 from tests.convert.packed_files import pack_checkpoint
 from tests.convert.test_gguf_file import write as write_gguf
 from tests.convert.torch_files import whole, write_torch_file
-from tests.golden import wan_cases, wan_root_cases
+from tests.golden import hunyuan_video_cases, wan_cases, wan_root_cases
 from tests.golden.wan_root_cases import CLIP_FILE, T5_FILE, VAE_FILES
 
 CASE = wan_cases.load("t2v_128_f2_8x6_t7_rows")
@@ -253,6 +256,22 @@ def _keys(message: str, *names: str) -> Kind:
     return Kind(write, message)
 
 
+def _hunyuan_video(
+    folder: Path, spelled: Callable[[str], str] = str
+) -> tuple[Any, Weights]:
+    weights = hunyuan_video_cases.load("t2v_128_f2_8x6_t7").weights()
+    tensors = hunyuan_files.original(weights)
+    found = {f"model.{spelled(key)}": value for key, value in tensors.items()}
+    return single(folder, found, "hunyuan"), weights
+
+
+def _hunyuan_video_gguf(folder: Path) -> tuple[Any, Weights]:
+    weights = hunyuan_video_cases.load("t2v_128_f2_8x6_t7").weights()
+    file = folder / "hunyuan.gguf"
+    write_gguf(file, hunyuan_files.original(weights), arch="hyvid")
+    return file, weights
+
+
 def _gguf_of(architecture: str, kind: str, message: str) -> Kind:
     import gguf
 
@@ -391,7 +410,10 @@ KINDS: dict[str, Kind] = {
     "torch.save before torch 1.6": _bytes(
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before torch 1.6", "wan.pth"
     ),
-    "HunyuanVideo, original names": _keys(
+    "HunyuanVideo, original names": Kind(_hunyuan_video),
+    "HunyuanVideo, ComfyUI's names": Kind(partial(_hunyuan_video, spelled=in_comfy)),
+    "GGUF of HunyuanVideo": Kind(_hunyuan_video_gguf),
+    "Flux and others of its names": _keys(
         "original layout of HunyuanVideo", "double_blocks.0.img_attn_qkv.weight"
     ),
     "CogVideoX, original names (SAT)": _keys(

@@ -1,7 +1,5 @@
 """HunyuanVideo under the key names of its original repository."""
 
-import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -16,69 +14,15 @@ from convert.safetensors_file import TensorInfo, write_file
 from sixbit_jax.checkpoint import load
 from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
 from tests.convert.checkpoints import write_checkpoint
+from tests.convert.hunyuan_files import NAMES, in_comfy, original
 from tests.convert.torch_files import write_state_dict
 from tests.golden import hunyuan_video_cases as cases
 
-NAMES = json.loads((cases.FOLDER / "original_names.json").read_text())
 CASE = "t2v_128_f2_8x6_t7"
-# The authors' spelling -> ComfyUI's.
-COMFY = (
-    ("txt_in.t_embedder.mlp.0.", "txt_in.t_embedder.in_layer."),
-    ("txt_in.t_embedder.mlp.2.", "txt_in.t_embedder.out_layer."),
-    ("txt_in.c_embedder.linear_1.", "txt_in.c_embedder.in_layer."),
-    ("txt_in.c_embedder.linear_2.", "txt_in.c_embedder.out_layer."),
-    ("_mod.linear.", "_mod.lin."),
-    ("_attn_qkv.", "_attn.qkv."),
-    ("mlp.fc1.", "mlp.0."),
-    ("mlp.fc2.", "mlp.2."),
-    ("_attn_q_norm.weight", "_attn.norm.query_norm.scale"),
-    ("_attn_k_norm.weight", "_attn.norm.key_norm.scale"),
-    (".q_norm.weight", ".norm.query_norm.scale"),
-    (".k_norm.weight", ".norm.key_norm.scale"),
-    ("_attn_proj.", "_attn.proj."),
-    (".modulation.linear.", ".modulation.lin."),
-    ("_in.mlp.2.", "_in.out_layer."),
-    ("_in.mlp.0.", "_in.in_layer."),
-)
-
-
-def in_comfy(key):
-    for theirs, comfy in COMFY:
-        key = key.replace(theirs, comfy)
-    return key
 
 
 def info(rows, columns=2):
     return TensorInfo(np.dtype(np.float32), (rows, columns), Path("x"), 0)
-
-
-def original(weights):
-    """The weights as the authors store them: what diffusers cuts is joined."""
-    found = {}
-    for key, parts in NAMES.items():
-        numbers = {0}
-        if ".0." in key and "_in.mlp" not in key and "t_embedder" not in key:
-            kind = re.search(r"(transformer|refiner)_blocks\.", next(iter(parts)))
-            prefix = next(iter(parts))[: kind.end()] if kind else ""
-            numbers = {
-                int(m[1])
-                for w in weights
-                if prefix and (m := re.match(re.escape(prefix) + r"(\d+)\.", w))
-            }
-        for number in numbers or {0}:
-            named = {
-                re.sub(r"blocks\.0\.", f"blocks.{number}.", name): runs
-                for name, runs in parts.items()
-            }
-            if not named.keys() <= weights.keys():
-                continue
-            arrays = [weights[name] for name in named]
-            (first, *_), *_ = named.values()
-            joined = np.concatenate(arrays)
-            if first[0] > 0:  # scale before shift
-                joined = np.concatenate(np.split(joined, 2)[::-1])
-            found[re.sub(r"blocks\.0\.", f"blocks.{number}.", key)] = joined
-    return found
 
 
 @pytest.mark.parametrize("spelled", [str, in_comfy], ids=["authors", "comfyui"])

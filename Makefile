@@ -11,6 +11,8 @@ NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
+# Compiled programs are kept in build/test-programs (tests/conftest.py): both processes of
+# a run share them, and the next run finds them.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 --durations-min 10 tests
 

@@ -193,7 +193,7 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     patch = tensors.get("img_in.proj.weight")
     width = patch.shape[0] if patch is not None and patch.shape else 0
     for key, info in tensors.items():
-        made = _renamed(key, info, width)
+        made = renamed_one(key, info, width)
         if made is None:
             unknown.append(key)
         elif not made:
@@ -216,8 +216,17 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     return found
 
 
-def _renamed(key: str, info: TensorInfo, width: int) -> dict[str, TensorInfo] | None:
-    """What one tensor becomes; None: another layout, nothing: it cannot be cut."""
+def renamed_one(key: str, info: TensorInfo, width: int) -> dict[str, TensorInfo] | None:
+    """What one tensor becomes, by diffusers' names.
+
+    Args:
+      key: the original name, in either spelling.
+      info: the tensor.
+      width: of the residual stream.
+
+    Returns:
+      None for another layout; nothing for a matrix that cannot be cut.
+    """
     for pattern, spelling in _SPELLINGS:
         key = re.sub(pattern, spelling, key)
     stem, _, leaf = key.rpartition(".")
@@ -242,6 +251,23 @@ def _renamed(key: str, info: TensorInfo, width: int) -> dict[str, TensorInfo] | 
             parts = stack.fused[inside]
             return _cut(info, [f"{prefix}{part}.{leaf}" for part in parts], width)
     return None
+
+
+def stems(keys: Mapping[str, Any]) -> list[str]:
+    """The authors' names of all modules of a network, without weight or bias.
+
+    Args:
+      keys: diffusers' names of its parameters.
+    """
+    found = [*_OUTSIDE, _OUTPUT_NORM]
+    for stack in _STACKS:
+        prefix = stack.pattern.removesuffix(_NUMBER).replace("\\", "")
+        found += [
+            f"{prefix}{number}.{name}"
+            for number in range(_count(keys, stack.target.removesuffix(".")))
+            for name in (*stack.names, *stack.fused)
+        ]
+    return found
 
 
 def _cut(info: TensorInfo, names: list[str], width: int) -> dict[str, TensorInfo]:
@@ -305,9 +331,9 @@ def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
     }
 
 
-def _count(tensors: Mapping[str, TensorInfo], stack: str) -> int:
+def _count(tensors: Mapping[str, Any], stack: str) -> int:
     pattern = re.compile(re.escape(stack) + r"\." + _NUMBER)
     return 1 + max((int(m[1]) for m in map(pattern.match, tensors) if m), default=-1)
 
 
-__all__ = ["config_of", "is_original", "renamed"]
+__all__ = ["config_of", "is_original", "renamed", "renamed_one", "stems"]

@@ -26,9 +26,11 @@ from benchmarks.kernels.attention import median_ms
 from benchmarks.kernels.sparse_attention_checks import (
     CHECKS,
     CHOICES,
+    RISES,
     failed,
     run_check,
     run_choice,
+    run_rises,
 )
 from benchmarks.kernels.sparse_attention_problems import (
     OTHER_TILES,
@@ -228,7 +230,11 @@ def small_checks(jobs: dict, watch: Watch) -> Iterator[dict]:
     """Records of the checks, in the order of their end."""
     for job in concurrent.futures.as_completed(jobs, timeout=watch.left()):
         check = jobs[job]
-        part = "check: choice" if check in CHOICES else "check"
+        part = "check"
+        if check in CHOICES:
+            part = "check: choice"
+        elif check in RISES:
+            part = "check: rises"
         record = {"op": "sparse_attention", "part": part, **check.fields()}
         yield attempt(record, lambda job=job: {"relative_error": job.result()})
 
@@ -268,6 +274,7 @@ def main() -> None:
 
     with concurrent.futures.ThreadPoolExecutor(_COMPILE_THREADS) as pool:
         jobs = {pool.submit(run_choice, check): check for check in CHOICES}
+        jobs |= {pool.submit(run_rises, check): check for check in RISES}
         jobs |= {pool.submit(run_check, check): check for check in CHECKS}
         compiled = compile_all(problems, pool)
         wrong = set()

@@ -178,6 +178,48 @@ def run_choice(check: Check) -> float:
     return max(relative_error(a, b) for a, b in pairs)
 
 
+def run_rises(check: Check) -> float:
+    """The largest difference of what each block adds, in powers of two, over 10.
+
+    Over 10, so that the limit of the relative errors allows 0.06: the weights of 8-bit
+    scores differ by a rounding.
+    """
+    batch, tokens, heads, head_dim = check.shape
+    q, k, v = inputs((batch, tokens, tokens, heads, head_dim), 6, realistic=False)
+    grid = block_grid(q.shape, precision=check.precision, text=check.text)
+    shape = (batch, heads, grid.q_tiles, grid.kv_blocks)
+    mask = jax.random.uniform(jax.random.key(8), shape) < check.share
+    scale = head_dim**-0.5
+
+    def both(q, k, v):
+        chosen = select(mask, grid)
+        if check.precision == "int8":
+            made = quantize_qkv(q, k, v)
+            _, found = mosaic_gpu.quantized_attention(
+                made, selection=chosen, rises=True
+            )
+            q, k = made.dequantize()
+            expected = sparse_reference.block_rises(q, k, chosen, scale=1.0)
+        else:
+            _, found = mosaic_gpu.attention(
+                q, k, v, scale=scale, precision="bf16", selection=chosen, rises=True
+            )
+            expected = sparse_reference.block_rises(q, k, chosen, scale=scale)
+        same = jnp.isinf(found) & jnp.isinf(expected)
+        return jnp.max(jnp.where(same, 0.0, jnp.abs(found - expected)))
+
+    program = jax.jit(both).lower(q, k, v).compile()
+    print(f"runs: rises, {check}", flush=True)
+    return float(program(q, k, v)) / 10
+
+
+RISES = (
+    Check("int8", (1, 1000, 2, 64), (0, 100), proxies=False, share=0.6),
+    Check("bf16", (2, 1283, 2, 128), proxies=False, share=0.6),
+    Check("int8", (1, 777, 2, 128), proxies=False, share=0.7),
+)
+
+
 def failed(record: dict) -> bool:
     """Whether a check's record shows a wrong result, or none."""
     return not record.get("relative_error", float("nan")) <= _LARGEST_ERROR

@@ -140,7 +140,8 @@ class Attending:
         Args:
             slot: of the block.
             carry: of the block before.
-            exponents: of the block's scores.
+            exponents: of the block's scores; what it reads of shared memory it reads
+                after the products: before them, it would hold them up.
             width: keys of the block.
             block: its number, where what it adds is measured.
         """
@@ -187,15 +188,17 @@ class Attending:
     ) -> _Carry:
         """A block of keys, `masked` if it may be the last one."""
         slot = self._work.slot(step) if slot is None else slot
-        block = self._work.block(step)
-        # Read before the products: their latency hides that of shared memory.
-        scales = self._exponents.scales(block)
-        visible = self._visible(block, masked)
+        visible = None
+        if masked:
+            visible = self._visible(self._work.block(step), masked)
 
         def exponents(scores):
+            scales = []
+            if self._problem.quantized:
+                scales = self._exponents.scales(self._work.block(step))
             return self._exponents.of_keys(scores, scales, visible)
 
-        measured = block if "rises" in self._memory else None
+        measured = self._work.block(step) if "rises" in self._memory else None
         return self._next(slot, carry, exponents, self._tile.block_kv, measured)
 
     def _proxies(self, step, carry: _Carry, *, first, width: int) -> _Carry:

@@ -87,17 +87,32 @@ def _full_tiles(selection: BlockSelection | None) -> tuple[int, int]:
     return start // size, -(-stop // size)
 
 
-def _guarded(run, tile: Tile, guard: bool) -> jax.Array:
+def _guarded(run, tile: Tile, guard: bool) -> tuple[jax.Array, ...]:
     """Runs with a fixed reference point, and again without if a row overflowed."""
-    out, sums = run(tile)
+    out, sums, *more = run(tile)
     if tile.online or not guard:
-        return out
+        return out, *more
+
+    def again() -> tuple[jax.Array, ...]:
+        out, _, *more = run(dataclasses.replace(tile, online=True))
+        return out, *more
+
     # False for NaN as well.
-    return lax.cond(
-        jnp.all(sums < SUM_LIMIT),
-        lambda: out,
-        lambda: run(dataclasses.replace(tile, online=True))[0],
-    )
+    return lax.cond(jnp.all(sums < SUM_LIMIT), lambda: (out, *more), again)
+
+
+def _result(
+    found: tuple[jax.Array, ...], q_tokens: int, selection: BlockSelection | None
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """The output, and where it was asked for what each block adds."""
+    out, *more = found
+    out = out[:, :q_tokens]
+    if not more or selection is None:
+        return out
+    ratios = more[0][..., : selection.grid.kv_blocks]
+    first = jnp.cumsum(selection.chosen, axis=-1, dtype=jnp.int32) == 1
+    later = selection.chosen & ~first
+    return out, jnp.where(later, jnp.log2(ratios), jnp.inf)
 
 
 def attention(
@@ -111,10 +126,11 @@ def attention(
     key_lengths: jax.Array | None = None,
     tile: Tile | None = None,
     guard: bool = True,
-) -> jax.Array:
+    rises: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """The kernel, on 16-bit inputs; with `precision="int8"` it quantizes them first.
 
-    See `quantized_attention` for `selection`, `key_lengths`, `tile` and `guard`.
+    See `quantized_attention` for the other arguments and the result.
 
     Raises:
         NotImplementedError: a dtype or a head dimension the kernel does not have.
@@ -128,6 +144,7 @@ def attention(
             key_lengths=key_lengths,
             tile=tile,
             guard=guard,
+            rises=rises,
         )
     tile = _tile(q.shape, v.dtype, selection, tile, quantized=False)
     arrays = tuple(map(_padded, (q, k, v)))
@@ -135,7 +152,7 @@ def attention(
     if selection is not None:
         lists = block_lists(selection, v.dtype, quantized=False)
 
-    def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
+    def run(tile: Tile) -> tuple[jax.Array, ...]:
         return attend(
             *arrays,
             lists=lists,
@@ -145,9 +162,10 @@ def attention(
             tile=tile,
             cut_blocks=_cut_blocks(selection),
             full_tiles=_full_tiles(selection),
+            rises=rises,
         )
 
-    return _guarded(run, tile, guard)[:, : q.shape[1]]
+    return _result(_guarded(run, tile, guard), q.shape[1], selection)
 
 
 def quantized_attention(
@@ -157,7 +175,8 @@ def quantized_attention(
     key_lengths: jax.Array | None = None,
     tile: Tile | None = None,
     guard: bool = True,
-) -> jax.Array:
+    rises: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Attention of quantized queries and keys.
 
     Args:
@@ -169,9 +188,11 @@ def quantized_attention(
         guard: whether rows whose scores rise far above those of their first block are
             noticed and everything computed again with a running maximum. Without,
             they are NaN.
+        rises: whether to say how much each block adds; with a selection.
 
     Returns:
-        `[batch, q_tokens, heads, head_dim]` in the dtype of v.
+        `[batch, q_tokens, heads, head_dim]` in the dtype of v; with `rises` also what
+        `sparse_reference.block_rises` defines.
 
     Raises:
         NotImplementedError: a dtype, a head dimension or a selection's blocks that the
@@ -185,7 +206,7 @@ def quantized_attention(
     if selection is not None:
         lists = block_lists(selection, v.dtype, quantized=True)
 
-    def run(tile: Tile) -> tuple[jax.Array, jax.Array]:
+    def run(tile: Tile) -> tuple[jax.Array, ...]:
         missing = -q_tokens % tile.block_rows
         blocks = operands.k_scales.shape[-1]
         return attend(
@@ -204,6 +225,7 @@ def quantized_attention(
             scale_tokens=operands.scale_tokens,
             cut_blocks=_cut_blocks(selection),
             full_tiles=_full_tiles(selection),
+            rises=rises,
         )
 
-    return _guarded(run, tile, guard)[:, :q_tokens]
+    return _result(_guarded(run, tile, guard), q_tokens, selection)

@@ -64,7 +64,7 @@ def denoiser(
             on_step: Callable[[int, int], bool | None] | None = None,
             conditions: Conditions | None = None,
         ) -> Any:
-            return sample(
+            result = sample(
                 model,
                 chosen,
                 prompt_of(embeds, negative),
@@ -79,6 +79,11 @@ def denoiser(
                 on_step=on_step,
                 mesh=mesh,
             )
+            if mesh is None:
+                return result
+            # Every device has the whole latents; the VAE runs on one of them.
+            own = result.latents.addressable_shards[0].data
+            return result._replace(latents=own)
 
         yield run
 

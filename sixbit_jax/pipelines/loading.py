@@ -108,7 +108,8 @@ class Components:
             yield self._loaded[key]
             return
         began = time.perf_counter()
-        model = jax.block_until_ready(load(self.path / name, dtype=dtype, mesh=mesh)[0])
+        found, _ = load(self.path / name, dtype=dtype, mesh=mesh)
+        model = jax.block_until_ready(found)
         self.load_seconds += time.perf_counter() - began
         if name in self._keep:
             self._loaded[key] = model

@@ -116,7 +116,7 @@ class VideoPipeline(Components):
           settings: of the videos.
           sampling: `scheduler`, `shift`, `sigmas`, `timesteps`, `policy` (or a function
             of the network that makes it), `execution`, `guidance_scale_2`, `mesh`
-            (`sixbit_jax.make_mesh`: all of its devices work on each video).
+            (`sixbit_jax.make_mesh`: the devices that share the denoising).
 
         Returns:
           A context of (embeddings, negative ones or None, *, seed, noise, on_step,
@@ -184,8 +184,8 @@ class VideoPipeline(Components):
           true_cfg_scale: classifier-free guidance of networks that read the
             `guidance_scale` themselves (HunyuanVideo); None or 1 runs without.
           sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
-            that of the steps), `policy`, `execution`, `guidance_scale_2`,
-            `mesh` of `sampler`,
+            that of the steps), `policy`, `execution`, `guidance_scale_2`, `mesh` of
+            `sampler`,
             `fit` and `picture_noise` of `videos`.
 
         Raises:

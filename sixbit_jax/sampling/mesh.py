@@ -10,13 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool
 
 from sixbit_jax.nn.axes import MATRIX, Axes
 from sixbit_jax.sampling.program import Inputs, Program
-from sixbit_jax.sampling.trace import SampleResult, Trace
+from sixbit_jax.sampling.trace import SampleResult
 
 _EVERYWHERE = PartitionSpec()
 
@@ -123,13 +124,17 @@ def input_specs(inputs: Inputs, axes: Axes) -> Inputs:
     return everywhere._replace(**split)
 
 
-def result_specs(axes: Axes, *, watched: bool) -> SampleResult:
-    """Which axis of the result is split: of the trace, branches."""
-    split = axes.branches and not axes.one_plan
-    by_step = PartitionSpec(None, axes.branches) if split else _EVERYWHERE
+def _with_all_branches(result: SampleResult, axes: Axes) -> SampleResult:
+    """The result with the trace of all branches, on every device."""
+    if not axes.branches or axes.one_plan:
+        return result
     shared = ("timestep", "output_change")
-    trace = Trace(**{n: _EVERYWHERE if n in shared else by_step for n in Trace._fields})
-    return SampleResult(_EVERYWHERE, trace, _EVERYWHERE if watched else None)
+    gathered = {
+        name: jax.lax.all_gather(value, axes.branches, axis=1, tiled=True)
+        for name, value in result.trace._asdict().items()
+        if name not in shared
+    }
+    return result._replace(trace=result.trace._replace(**gathered))
 
 
 def on_mesh(
@@ -152,10 +157,12 @@ def on_mesh(
         branches //= axes.branch_parts
     own = replace(program, branches=branches)
     mapped = jax.shard_map(
-        lambda params, inputs: run(own, graph, params, inputs),
+        lambda params, inputs: _with_all_branches(
+            run(own, graph, params, inputs), axes
+        ),
         mesh=mesh,
         in_specs=(parameter_specs(params, axes), input_specs(inputs, axes)),
-        out_specs=result_specs(axes, watched=program.watched),
+        out_specs=_EVERYWHERE,
         # Sums make equal what the checks would have to see made equal.
         check_vma=False,
     )
@@ -192,9 +199,24 @@ def placed(tree: Any, mesh: Mesh, specs: Any) -> Any:
             return x
         if isinstance(x, jax.ShapeDtypeStruct):
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-        return jax.device_put(x, sharding)
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        return _put_parts(x, sharding)
 
     return jax.tree.map(one, tree, specs)
+
+
+def _put_parts(x: Any, sharding: NamedSharding) -> Any:
+    """This process's parts of what every process has, or has in place already."""
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+        return x
+    if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+        data = _put_parts(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(
+        whole.shape, sharding, lambda where: whole[where]
+    )
 
 
 __all__ = [
@@ -205,5 +227,4 @@ __all__ = [
     "parameter_specs",
     "placed",
     "placed_for",
-    "result_specs",
 ]

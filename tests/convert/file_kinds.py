@@ -15,13 +15,13 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.convert import hunyuan_files
+from tests.convert import file_kinds_hunyuan
 from tests.convert.hunyuan_files import in_comfy
 from tests.convert.lora_files import NAMINGS, low_rank, original
 from tests.convert.packed_files import pack_checkpoint
 from tests.convert.test_gguf_file import write as write_gguf
 from tests.convert.torch_files import whole, write_torch_file
-from tests.golden import hunyuan_video_cases, wan_cases, wan_root_cases
+from tests.golden import wan_cases, wan_root_cases
 from tests.golden.wan_root_cases import CLIP_FILE, T5_FILE, VAE_FILES
 
 CASE = wan_cases.load("t2v_128_f2_8x6_t7_rows")
@@ -256,22 +256,6 @@ def _keys(message: str, *names: str) -> Kind:
     return Kind(write, message)
 
 
-def _hunyuan_video(
-    folder: Path, spelled: Callable[[str], str] = str
-) -> tuple[Any, Weights]:
-    weights = hunyuan_video_cases.load("t2v_128_f2_8x6_t7").weights()
-    tensors = hunyuan_files.original(weights)
-    found = {f"model.{spelled(key)}": value for key, value in tensors.items()}
-    return single(folder, found, "hunyuan"), weights
-
-
-def _hunyuan_video_gguf(folder: Path) -> tuple[Any, Weights]:
-    weights = hunyuan_video_cases.load("t2v_128_f2_8x6_t7").weights()
-    file = folder / "hunyuan.gguf"
-    write_gguf(file, hunyuan_files.original(weights), arch="hyvid")
-    return file, weights
-
-
 def _gguf_of(architecture: str, kind: str, message: str) -> Kind:
     import gguf
 
@@ -351,6 +335,9 @@ KINDS: dict[str, Kind] = {
     "UMT5, original names": _authors("text_encoder", T5_FILE),
     "UMT5 or T5, transformers' names": Kind(_t5_alone),
     "CLIP, original names": _authors("image_encoder", CLIP_FILE),
+    "HunyuanVideo, original names": Kind(file_kinds_hunyuan.plain),
+    "HunyuanVideo GGUF": Kind(file_kinds_hunyuan.gguf),
+    "LoRA for HunyuanVideo, original names": Kind(file_kinds_hunyuan.lora),
     "float8 e4m3, no scales": _float8(E4M3, ""),
     "scaled float8 e4m3, scale_weight": _float8(E4M3, "scale_weight"),
     "scaled float8 e5m2, scale_weight": _float8(ml_dtypes.float8_e5m2, "scale_weight"),
@@ -359,16 +346,7 @@ KINDS: dict[str, Kind] = {
     ),
     **{
         f"GGUF {kind}": _gguf(kind)
-        for kind in (
-            "F32",
-            "F16",
-            "BF16",
-            "Q8_0",
-            "Q4_0",
-            "Q4_1",
-            "Q5_0",
-            "Q5_1",
-        )
+        for kind in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
     },
     **{f"NVFP4, {name}": _packed(name) for name in ("modelopt", "comfyui", "lightx2v")},
     **{f"LoRA, {naming}": _lora(naming) for naming in NAMINGS},
@@ -410,9 +388,9 @@ KINDS: dict[str, Kind] = {
     "torch.save before torch 1.6": _bytes(
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before torch 1.6", "wan.pth"
     ),
-    "HunyuanVideo, original names": Kind(_hunyuan_video),
-    "HunyuanVideo, ComfyUI's names": Kind(partial(_hunyuan_video, spelled=in_comfy)),
-    "GGUF of HunyuanVideo": Kind(_hunyuan_video_gguf),
+    "HunyuanVideo, ComfyUI's names": Kind(
+        partial(file_kinds_hunyuan.plain, spelled=in_comfy)
+    ),
     "Flux and others of its names": _keys(
         "original layout of HunyuanVideo", "double_blocks.0.img_attn_qkv.weight"
     ),

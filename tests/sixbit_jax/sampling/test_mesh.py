@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -30,8 +31,8 @@ class Case(NamedTuple):
     model: Any
     scheduler: Any = DDIM
     policy: Any = None
-    execution: dict[str, Any] = {}
-    options: dict[str, Any] = {}
+    execution: Any = MappingProxyType({})
+    options: Any = MappingProxyType({})
 
 
 def text():
@@ -79,7 +80,7 @@ def live():
         sixbit_jax.fixed(route=Route.NVFP4),
         sixbit_jax.tdc(5.0, shared=True),
         sixbit_jax.pdr(),
-        sixbit_jax.int8_attention(0.5),
+        sixbit_jax.int8_attention(50.0),
         sixbit_jax.sparse_attention(0.5, dense_steps=0.0, dense_blocks=()),
     )
 
@@ -197,7 +198,7 @@ def test_gives_the_latents_and_the_trace_of_one_device(name, sizes):
         ("whole steps", lambda trace: trace.skip[:, 0] != trace.skip[:, 1]),
         ("live", lambda trace: trace.skip),
         ("live", lambda trace: trace.int8_scores),
-        ("live", lambda trace: (0 < trace.attention_density) & ~trace.skip),
+        ("live", lambda trace: (trace.attention_density > 0) & ~trace.skip),
         ("step cache", lambda trace: trace.skip),
         ("pair", lambda trace: trace.skip),
         ("batched", lambda trace: trace.skip),
@@ -326,14 +327,14 @@ def test_all_problems_of_a_mesh_are_in_the_message():
 
 
 def test_rows_that_do_not_divide_over_fsdp_are_named():
-    model = small_model(num_layers=1, num_attention_heads=6)
-    with pytest.raises(ValueError, match=r"fsdp=5: expected rows that divide.*to_k"):
+    model = small_wan.small_model(num_layers=1, num_attention_heads=3)
+    with pytest.raises(ValueError, match=r"fsdp=3: expected rows that divide.*'up'"):
         sixbit_jax.sample(
             model,
-            DDIM,
-            sixbit_jax.Prompt(*text()),
-            mesh=sixbit_jax.make_mesh({"fsdp": 5}),
-            **options(case("cogvideox")),
+            UNIPC,
+            sixbit_jax.Prompt(*text(), as_given=True),
+            mesh=sixbit_jax.make_mesh({"fsdp": 3}),
+            **options(case("wan")),
         )
 
 

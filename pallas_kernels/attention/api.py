@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,7 +24,7 @@ from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 from pallas_kernels.triton_backend.calls import needs_triton
 
 Precision = Literal["bf16", "int8"]
-_KERNELS = (
+_KERNELS: tuple[tuple[str, Any, Callable[[], None]], ...] = (
     ("mosaic_gpu", mosaic_gpu, needs_hopper),
     ("triton", triton, needs_triton),
 )

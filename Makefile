@@ -11,13 +11,15 @@ NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
 
+# Compiled programs are kept in build/test-programs (tests/conftest.py): both processes of
+# a run share them, and the next run finds them.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations 20 --durations-min 10 tests
 
 # For the inner loop, in under two minutes: formats, layers, policies, quantizers, rule
 # tables and files, without the tests marked slow and without whole networks.
 FAST := $(addprefix tests/sixbit_jax/,formats nn policies quantizers reading report \
-	calibration metrics test_files.py test_config_schema.py test_checksums.py) \
+	calibration metrics test_files.py test_report_directories.py test_config_schema.py test_checksums.py) \
 	$(addprefix tests/convert/,test_rules.py test_values.py test_encoder_tables.py)
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not exhaustive" $(FAST)

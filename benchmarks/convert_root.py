@@ -25,7 +25,6 @@ import ml_dtypes
 import numpy as np
 
 from benchmarks.convert import MODELS, measure, source_shapes, write_shards
-from convert.root import INDEX
 from convert.tables import table_for
 from sixbit_jax.benchmark import records
 from sixbit_jax.checkpoint import summarize
@@ -114,13 +113,26 @@ ROOTS: dict[str, Callable[[], Root]] = {
             "vae": _vae("AutoencoderKLWan", WanVAEConfig()),
         },
         "umt5",
-        {"_class_name": "UniPCMultistepScheduler", "flow_shift": 3.0},
+        {
+            "_class_name": "UniPCMultistepScheduler",
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": 3.0,
+        },
     ),
 }
 
 
-def make_root(path: Path, root: Root, *, only: list[str]) -> int:
-    """Writes a root; weights of the components in `only` (empty: of all).
+def make_root(
+    path: Path, root: Root, *, only: list[str], layers: int | None = None
+) -> int:
+    """Writes a root.
+
+    Args:
+      path: to make.
+      root: what it imitates.
+      only: components with weights (empty: all).
+      layers: of the text encoder, where it is cut.
 
     Returns:
       Bytes of its safetensors files.
@@ -134,6 +146,8 @@ def make_root(path: Path, root: Root, *, only: list[str]) -> int:
         if only and folder not in only:
             continue
         index[folder] = [part.library, part.class_name]
+        if folder == "text_encoder" and layers is not None:
+            part = part._replace(config=part.config | {"num_layers": layers})
         keys = source_shapes(part.config, table_for(part.config))
         total += write_shards(
             path / folder, part.config, keys, _BF16, part.shards, stem=part.stem
@@ -144,14 +158,15 @@ def make_root(path: Path, root: Root, *, only: list[str]) -> int:
     (path / "scheduler").mkdir()
     file = path / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps(root.scheduler))
-    (path / INDEX).write_text(json.dumps(index))
+    (path / "model_index.json").write_text(json.dumps(index))
     return total
 
 
-def run(scratch: Path, name: str, weights: str, only: list[str]) -> dict[str, Any]:
+def run(scratch: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Makes a root, converts it; one flat record."""
+    name, weights = args.pipeline, args.weights
     source, made = scratch / "root", scratch / "converted"
-    source_bytes = make_root(source, ROOTS[name](), only=only)
+    source_bytes = make_root(source, ROOTS[name](), only=args.only, layers=args.layers)
     print(f"{name}: made {source_bytes:,} bytes", file=sys.stderr, flush=True)
     words = ["-m", "sixbit_jax.cli", "convert", str(source), str(made)]
     seconds, peak = measure([*words, "--weights", weights])
@@ -159,6 +174,7 @@ def run(scratch: Path, name: str, weights: str, only: list[str]) -> dict[str, An
     return {
         "model": name,
         "components": sorted(parts),
+        "text_encoder_layers": args.layers or T5Config().num_layers,
         "weights": weights,
         "seconds": round(seconds, 1),
         "peak_rss_bytes": peak,
@@ -180,6 +196,12 @@ def main() -> None:
     )
     parser.add_argument("--pipeline", choices=ROOTS, default="cogvideox-5b")
     parser.add_argument("--only", nargs="+", default=[], help="components (all)")
+    parser.add_argument(
+        "--layers",
+        type=int,
+        help="of the text encoder: cuts it (all; its embeddings "
+        "are what needs most memory)",
+    )
     parser.add_argument("--weights", default="nvfp4", help="of the transformer (nvfp4)")
     parser.add_argument("--scratch", type=Path, help="where to put the root")
     parser.add_argument("--out", type=Path, required=True, help="results file (JSON)")
@@ -189,13 +211,14 @@ def main() -> None:
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="convert-root-", dir=args.scratch))
     try:
-        found = [run(scratch, args.pipeline, args.weights, args.only)]
+        found = [run(scratch, args)]
     finally:
         shutil.rmtree(scratch)
     if args.append and args.out.is_file():
         found = records.read(args.out)["records"] + found
     words = ["python", "-m", "benchmarks.convert_root", "--pipeline", args.pipeline]
     words += ["--only", *args.only] if args.only else []
+    words += ["--layers", str(args.layers)] if args.layers else []
     # The place of the scratch directory says nothing about the measurement.
     head = records.header(
         [*words, "--weights", args.weights, "--out", args.out.name],

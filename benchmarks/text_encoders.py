@@ -127,8 +127,8 @@ def measure(config: T5Config, *, tokens: int | None = None) -> list[dict[str, An
     """One record per encoder, distribution, format and compute dtype.
 
     Args:
-      config: of the random encoders.
-      tokens: of a prompt; None is what the published pipelines use.
+      config: the config of the random encoders.
+      tokens: the number of tokens of a prompt; None is what the published pipelines use.
     """
     run = nnx.jit(encode, static_argnames="dtype")
     found = []

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convert.choices import DIALECTS
     from convert.command import cli_arguments, run
-    from convert.conversion import ConversionReport, convert
+    from convert.conversion import convert
     from convert.errors import ConversionError
     from convert.export import to_diffusers
     from convert.fuse import fuse_lora
     from convert.lora import LoraChoice
     from convert.pair import convert_pair, pair_to_diffusers
+    from convert.report import ConversionReport
 
 __all__ = [
     "DIALECTS",
@@ -34,7 +35,7 @@ __all__ = [
 _PLACES = {
     "DIALECTS": "choices",
     "ConversionError": "errors",
-    "ConversionReport": "conversion",
+    "ConversionReport": "report",
     "LoraChoice": "lora",
     "cli_arguments": "command",
     "convert": "conversion",

@@ -2,12 +2,14 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from convert.choices import DIALECTS, DTYPES, ROTATIONS, WEIGHTS, WRITTEN
 from convert.errors import ConversionError
 
 DESCRIPTION = (
-    "Converts a diffusers checkpoint (PyTorch, safetensors) to a directory that "
+    "Converts a PyTorch checkpoint (safetensors, GGUF, torch.save) to a directory that "
     "sixbit_jax loads, one block at a time, or back."
 )
 
@@ -17,11 +19,11 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SRC",
-        help="diffusers root (everything in it: transformers, text encoders, VAE, "
-        "tokenizers), one component's directory, or one file of weights "
-        "(.safetensors, .gguf, or .bin, .pt, .pth of torch.save; nothing in it is "
-        "run), with config.json next to it unless it is a Wan; with --to-diffusers, a "
-        "converted directory",
+        help="root of diffusers or of Wan's authors (everything in it: transformers, "
+        "text encoders, VAE, tokenizers), one component's directory, or one file of "
+        "weights (.safetensors, .gguf, or .bin, .pt, .pth of torch.save; nothing in it "
+        "is run), with config.json next to it unless it is of Wan; with "
+        "--to-diffusers, a converted directory",
     )
     parser.add_argument(
         "destination", metavar="DST", help="directory to make; must not exist"
@@ -54,6 +56,16 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         help="of quantized weights: scales of least squared error (DVD-Quant's grid "
         "refinement) instead of those of the largest values",
     )
+    _add_source_arguments(parser)
+    parser.add_argument(
+        "--to-diffusers",
+        action="store_true",
+        help="the other direction: write SRC as a diffusers directory DST",
+    )
+
+
+def _add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read of SRC, and what is added to it."""
     parser.add_argument(
         "--dialect",
         choices=DIALECTS,
@@ -95,11 +107,6 @@ def cli_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a file of torch.save with several state dicts (raw and EMA weights): "
         "the one to take, as ema or generator_ema",
     )
-    parser.add_argument(
-        "--to-diffusers",
-        action="store_true",
-        help="the other direction: write SRC as a diffusers directory DST",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,75 +115,80 @@ def run(args: argparse.Namespace) -> int:
     Returns:
       The exit status: 0, or 1 after printing what was wrong.
     """
-    from convert.conversion import convert
-    from convert.pair import convert_pair, export, is_pair
-    from convert.root import convert_root, is_root
-
     try:
         if args.to_diffusers:
-            if args.weights != "keep" or args.refine or args.reference or args.lora:
-                raise ConversionError(
-                    "--to-diffusers: expected no --weights, no --refine, no "
-                    "--reference, no --lora"
-                )
-            if args.dialect not in ("auto", *WRITTEN):
-                raise ConversionError(
-                    f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
-                    f"{args.dialect}"
-                )
-            written = export(
-                args.source,
-                args.destination,
-                dtype=args.dtype,
-                dialect=None if args.dialect == "auto" else args.dialect,
-            )
-            print(written)
-        elif args.refine and args.weights == "keep":
-            raise ConversionError(
-                "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
-                "--weights keep"
-            )
-        elif args.refine and args.weights in ("residual2", "residual3", "residual4"):
-            raise ConversionError(
-                "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
-                f"--weights {args.weights}, which is always fitted"
-            )
+            print(_export(args))
         else:
-            options = {
-                "dtype": args.dtype,
-                "weights": args.weights,
-                "rotation": args.rotation,
-                "refine": args.refine,
-                "dialect": args.dialect,
-                "reference": args.reference,
-                "lora": args.lora,
-                "state_dict": args.state_dict,
-            }
-            if is_root(args.source):
-                made = [
-                    convert_root(
-                        args.source,
-                        args.destination,
-                        encoder_weights=args.encoder_weights,
-                        only=args.only or (),
-                        **options,
-                    )
-                ]
-            elif args.only or args.encoder_weights:
-                raise ConversionError(
-                    f"--only and --encoder-weights: expected a diffusers root with "
-                    f"text encoder or VAE, found {args.source}"
-                )
-            elif is_pair(args.source):
-                made = convert_pair(args.source, args.destination, **options)
-            else:
-                made = [convert(args.source, args.destination, **options)]
-            for report in made:
+            for report in _convert(args):
                 print(report)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _export(args: argparse.Namespace) -> Path:
+    """Writes a converted directory back."""
+    from convert.pair import export
+
+    if args.weights != "keep" or args.refine or args.reference or args.lora:
+        raise ConversionError(
+            "--to-diffusers: expected no --weights, no --refine, no --reference, no "
+            "--lora"
+        )
+    if args.dialect not in ("auto", *WRITTEN):
+        raise ConversionError(
+            f"--to-diffusers --dialect: expected {' or '.join(WRITTEN)}, found "
+            f"{args.dialect}"
+        )
+    return export(
+        args.source,
+        args.destination,
+        dtype=args.dtype,
+        dialect=None if args.dialect == "auto" else args.dialect,
+    )
+
+
+def _convert(args: argparse.Namespace) -> Sequence[object]:
+    """Converts a root, a pair or one network, and returns what there is to say."""
+    from convert.conversion import convert
+    from convert.pair import convert_pair, is_pair
+    from convert.root import convert_root, is_root
+
+    fitted = args.weights in ("residual2", "residual3", "residual4")
+    if args.refine and (fitted or args.weights == "keep"):
+        raise ConversionError(
+            "--refine: expected --weights nvfp4 or uniform2 to uniform8, found "
+            f"--weights {args.weights}" + (", which is always fitted" if fitted else "")
+        )
+    options = {
+        "dtype": args.dtype,
+        "weights": args.weights,
+        "rotation": args.rotation,
+        "refine": args.refine,
+        "dialect": args.dialect,
+        "reference": args.reference,
+        "lora": args.lora,
+        "state_dict": args.state_dict,
+    }
+    source, destination = args.source, args.destination
+    if is_root(source):
+        report = convert_root(
+            source,
+            destination,
+            encoder_weights=args.encoder_weights,
+            only=args.only or (),
+            **options,
+        )
+        return [report]
+    if args.only or args.encoder_weights:
+        raise ConversionError(
+            "--only and --encoder-weights: expected a root with text encoder or VAE, "
+            f"found {source}"
+        )
+    if is_pair(source):
+        return convert_pair(source, destination, **options)
+    return [convert(source, destination, **options)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,8 +27,8 @@ from sixbit_jax.reading.messages import brief, named, several
 from sixbit_jax.reading.regular_file import open_regular
 
 SUFFIX = ".gguf"
-ARCHITECTURES = ("wan", "cogvideox")
-"""Those of networks that are converted; a file of another is refused by its name."""
+# Of networks that are converted; a file of another is refused by its name.
+ARCHITECTURES = ("wan", "cogvideox", "hyvid")
 
 _VERSIONS = (2, 3)
 _PLAIN: Mapping[int, np.dtype] = {
@@ -96,13 +96,14 @@ _NUMBERS = {
     12: "d",
 }
 _TEXT, _ARRAY = 8, 9
+# Convolutions of five axes.
+_PATCHES = ("patch_embedding.weight", "img_in.proj.weight", "x_embedder.proj.weight")
 _SHAPE = "comfy.gguf.orig_shape."
 # What is remembered of the notes; the rest (tokens of language models) is passed over.
 _KEPT = ("general.architecture", "general.alignment", "split.count", _SHAPE)
 _MOST = 100_000
 _MOST_AXES = 8
-_LONGEST_NAME = 4096
-_LONGEST_TEXT = 16 * 2**20
+_LONGEST_NAME, _LONGEST_TEXT = 4096, 16 * 2**20
 _MOST_VALUES = 4_000_000
 # Of a block-quantized tensor, expanded at once.
 _AT_ONCE = 4096
@@ -281,7 +282,7 @@ class _Header:
         architecture = kept.get("general.architecture")
         if architecture not in (None, *ARCHITECTURES):
             raise self._refuse(
-                f"general.architecture: expected {' or '.join(ARCHITECTURES)}, found "
+                f"general.architecture: expected one of {', '.join(ARCHITECTURES)}; found "
                 f"{brief(architecture)}: a sound file of another network"
             )
         parts = kept.get("split.count", 1)
@@ -383,10 +384,10 @@ def _same_size(original: Any, shape: tuple[int, ...]) -> bool:
 
 
 def _with_five_axes(tensors: dict[str, TensorInfo]) -> dict[str, TensorInfo]:
-    """ggml has four axes: Wan's patch convolution then has its first two in one."""
+    """ggml has four axes: convolutions then have the first two of theirs in one."""
     for name, info in tensors.items():
         bias = tensors.get(f"{name.removesuffix('weight')}bias")
-        if not name.endswith("patch_embedding.weight") or len(info.shape) != 4:
+        if not name.endswith(_PATCHES) or len(info.shape) != 4:
             continue
         if bias is None or len(bias.shape) != 1 or info.shape[0] % bias.shape[0]:
             continue

@@ -118,9 +118,9 @@ def _refuse_networks(tensors: Mapping[str, TensorInfo]) -> None:
         for name in tensors:
             if re.fullmatch(pattern, name):
                 raise ConversionError(
-                    f"expected CogVideoX or Wan, found {kind} ({named(name)}), a "
-                    "network of its own, which is not converted; the file is not "
-                    "damaged"
+                    "expected CogVideoX, HunyuanVideo or Wan, found "
+                    f"{kind} ({named(name)}), a network of its own, which is not "
+                    "converted; the file is not damaged"
                 )
     parts = [part_of(name) for name in tensors]
     if any(part is not None and part.part == UP for part in parts):

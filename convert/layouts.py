@@ -8,7 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convert import original_clip, original_umt5, original_wan, original_wan_vae
+from convert import (
+    original_clip,
+    original_hunyuan,
+    original_umt5,
+    original_wan,
+    original_wan_vae,
+)
 from convert.errors import ConversionError
 from convert.rules import foreign_layout
 from convert.safetensors_file import TensorInfo
@@ -38,7 +44,12 @@ _LAYOUTS = (
     Layout(_is_wan, original_wan.renamed, original_wan.config_of),
     *(
         Layout(module.is_original, module.renamed, module.config_of)
-        for module in (original_wan_vae, original_umt5, original_clip)
+        for module in (
+            original_hunyuan,
+            original_wan_vae,
+            original_umt5,
+            original_clip,
+        )
     ),
     # These have diffusers' (transformers') names already.
     Layout(original_umt5.is_transformers, dict, original_umt5.config_of),

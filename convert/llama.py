@@ -18,7 +18,7 @@ def table(config: LlamaConfig, keys: Collection[str]) -> RuleTable:
 
     Args:
       config: says how many layers are run; keys of the others are ignored by name.
-      keys: of the checkpoint, for the prefix of its names.
+      keys: the keys of the checkpoint, for the prefix of its names.
     """
     found = (p for p in _PREFIXES if f"{p}embed_tokens.weight" in keys)
     prefix = next(found, "")

@@ -59,6 +59,10 @@ class LoraChoice:
     def parse(cls, text: "str | os.PathLike | LoraChoice") -> "LoraChoice":
         """Reads FILE[:strength], with `high=` or `low=` in front for one of a pair.
 
+        >>> choice = LoraChoice.parse("high=style.safetensors:0.8")
+        >>> choice.file.name, choice.strength, choice.network
+        ('style.safetensors', 0.8, 'high')
+
         Raises:
           ValueError: for a strength that is no number within 1000.
         """

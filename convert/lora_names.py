@@ -8,7 +8,8 @@
                                                        diff, diff_b, diff_m
     kohya, musubi-tuner      lora_unet_X, _ for dots   lora_down, lora_up, alpha
 
-X is the module's name in diffusers or, for Wan, in its authors' repository.
+X is the module's name in diffusers or in the repository of the network's authors
+(`lora_hunyuan` for HunyuanVideo, whose linears are joined there).
 """
 
 import re
@@ -75,7 +76,11 @@ def other_kind(keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def part_of(key: str) -> Part | None:
-    """What a key is; None if it is no part of a LoRA."""
+    """What a key is; None if it is no part of a LoRA.
+
+    >>> part_of("diffusion_model.blocks.0.self_attn.q.lora_down.weight")
+    Part(module='blocks.0.self_attn.q', part='down')
+    """
     found = re.fullmatch(_PROCESSOR, key)
     if found is not None:
         name = "to_out.0" if found[2] == "out" else f"to_{found[2]}"

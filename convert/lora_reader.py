@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convert import lora_names, torch_file
+from convert import lora_hunyuan, lora_names, torch_file
 from convert.errors import ConversionError
 from convert.lora import Difference, Lora, LoraChoice, LowRank, Update
 from convert.lora_config import AdapterConfig, read_adapter_config
@@ -49,6 +49,14 @@ def open_lora(
             f"{file}: expected a LoRA (lora_A and lora_B, lora_down and lora_up, "
             f"diff), found {other[0]} ({named(other[1])}), which is not fused"
         )
+    count = len(tensors)
+    cut = lora_hunyuan.by_diffusers(tensors, shapes)
+    if cut.keys() != tensors.keys() and config.alphas:
+        raise ConversionError(
+            f"{file}: alpha_pattern: expected none with HunyuanVideo's original names, "
+            f"found {', '.join(sorted(config.alphas)[:4])}"
+        )
+    tensors = cut
     parts = {key: part_of(key) for key in tensors}
     unknown = [key for key, part in parts.items() if part is None]
     known = {key: part for key, part in parts.items() if part is not None}
@@ -94,7 +102,7 @@ def open_lora(
                 ]
             )
         )
-    return Lora(choice, file, {k: tuple(u) for k, u in updates.items()}, len(tensors))
+    return Lora(choice, file, {k: tuple(u) for k, u in updates.items()}, count)
 
 
 def _read(choice: LoraChoice) -> tuple[Path, dict[str, TensorInfo], AdapterConfig]:

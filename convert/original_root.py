@@ -39,7 +39,11 @@ _BOUNDARY, _IMAGE_BOUNDARY = 0.875, 0.9
 
 
 def is_original_root(path: Path) -> bool:
-    """Whether a path is a root of Wan's authors with more in it than transformers."""
+    """Whether a path is a root of Wan's authors with more in it than transformers.
+
+    >>> is_original_root(Path("no such folder"))
+    False
+    """
     names = [file.name for file in path.iterdir()] if path.is_dir() else []
     return any(_matches(name, folder) for name in names for folder in _FILES)
 

@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from convert.conversion import ConversionReport, convert
+from convert.conversion import convert
 from convert.errors import ConversionError
 from convert.export import to_diffusers
 from convert.lora import NETWORKS as LORA_NETWORKS
 from convert.lora import LoraChoice
 from convert.reader import PAIRS, SECOND
+from convert.report import ConversionReport
 from sixbit_jax.checkpoint import new_directory, read_header
 from sixbit_jax.checkpoint.header import PAIR_NAME
 from sixbit_jax.checkpoint.pair import (

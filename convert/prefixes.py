@@ -25,6 +25,9 @@ def strip_wrappers(name: str) -> str:
 def strip_prefixes[T](tensors: Mapping[str, T]) -> dict[str, T]:
     """The same tensors under the network's own names.
 
+    >>> strip_prefixes({"module._orig_mod.blocks.0.norm3.weight": 1})
+    {'blocks.0.norm3.weight': 1}
+
     Args:
       tensors: by the names of the file.
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from convert.conversion import ConversionReport, convert
+from convert.conversion import convert
 from convert.errors import ConversionError
 from convert.lora import LoraChoice
 from convert.original_root import is_original_root, plan_original_root
 from convert.pair import by_network
+from convert.report import ConversionReport
 from convert.root_plan import RootPlan, is_diffusers_root, plan_diffusers_root
 from sixbit_jax import components
 from sixbit_jax.checkpoint.directory import new_directory

@@ -53,6 +53,12 @@ IDENTITY = Transform(lambda x: x, lambda x: x, lambda shape: shape)
 class Rule:
     """One line of a rule table.
 
+    >>> rule = Rule("block.{layer}.{proj:q|k}.{leaf}", "blocks.{layer}.{proj}.{leaf}")
+    >>> rule.to_target("block.3.q.weight")
+    'blocks.3.q.weight'
+    >>> rule.to_source("blocks.3.k.bias")
+    'block.3.k.bias'
+
     Attributes:
       source: template of the checkpoint's key.
       target: template of our parameter path.
@@ -209,7 +215,11 @@ def foreign_layout(keys: Iterable[str]) -> str | None:
 
 
 def collapse(keys: Iterable[str]) -> list[str]:
-    """Writes keys that differ only in their first number as one: `blocks.[0-41].w`."""
+    """Writes keys that differ only in their first number as one.
+
+    >>> collapse(["blocks.0.w", "blocks.1.w", "blocks.3.w", "norm.w"])
+    ['blocks.[0-1,3].w', 'norm.w']
+    """
     groups: dict[tuple[str, str], list[int]] = {}
     plain: list[str] = []
     for key in keys:

@@ -49,7 +49,7 @@ def choose(
       found: what the file holds.
       info_of: the tensor that a value stands for, or None.
       where: the file, for errors.
-      name: of the dict to take; None: the only one.
+      name: the name of the dict to take; None: the only one.
 
     Raises:
       ConversionError: for no dict of tensors, several without a name, and a name that

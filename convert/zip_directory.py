@@ -249,9 +249,9 @@ def _check_local(stream: BinaryIO, central: _Central, offset: int, after: int) -
     """Compares the header before an entry, and the descriptor behind it.
 
     Args:
-      stream: of the file.
+      stream: the stream of the file.
       central: what the directory says.
-      offset: of the header.
+      offset: the offset of the header.
       after: where the next header, or the directory, begins.
 
     Returns:

@@ -27,8 +27,8 @@ class Entry:
 
     Attributes:
       file: the zip file.
-      name: of the entry.
-      offset: of its first byte in the file.
+      name: the name of the entry.
+      offset: the offset of its first byte in the file.
       nbytes: how many there are.
       crc: CRC-32 that the file says they have.
     """

@@ -1,4 +1,7 @@
-"""Shapes of the linear layers of real networks, shared by tests and benchmarks."""
+"""Sizes of real networks, shared by tests and benchmarks.
+
+The shapes that an operation meets are in its own `shapes.py`, made of these.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,21 @@ TEXT_TOKENS = {
     "wan2.2-ti2v-5b": 512,
     "hunyuan-video": 256,
 }
-_WIDTHS = {  # residual width, feed-forward width
+HEADS = {  # heads, channels of a head
+    "cogvideox-2b": (30, 64),
+    "cogvideox-5b": (48, 64),
+    "cogvideox-1.5-5b": (48, 64),
+    "wan2.1-1.3b": (12, 128),
+    "wan2.1-14b": (40, 128),
+    "wan2.2-ti2v-5b": (24, 128),
+    "hunyuan-video": (24, 128),
+}
+# Text tokens in the residual stream; Wan has its text in cross-attention.
+JOINT_TEXT_TOKENS = {
+    model: 0 if model.startswith("wan") else count
+    for model, count in TEXT_TOKENS.items()
+}
+WIDTHS = {  # residual width, feed-forward width
     "cogvideox-2b": (1920, 7680),
     "cogvideox-5b": (3072, 12288),
     "cogvideox-1.5-5b": (3072, 12288),
@@ -51,7 +68,7 @@ def block_linears(model: str) -> tuple[Linear, ...]:
 
     q, k and v share an input, so that they run as one product of three times the width.
     """
-    width, feed_forward = _WIDTHS[model]
+    width, feed_forward = WIDTHS[model]
     m = TOKENS[model]
     return (
         Linear(model, "qkv", m, width, 3 * width),

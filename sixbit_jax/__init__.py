@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sixbit_jax.checkpoint import load, save
     from sixbit_jax.checkpoint.pair import load_pair
     from sixbit_jax.formats import NVFP4Array, UniformArray
+    from sixbit_jax.meshes import make_mesh
     from sixbit_jax.models.cogvideox.config import CogVideoXConfig
     from sixbit_jax.models.cogvideox.network import CogVideoXTransformer
     from sixbit_jax.models.wan.config import WanConfig
@@ -101,6 +102,7 @@ __all__ = [
     "load",
     "load_pair",
     "load_pipeline",
+    "make_mesh",
     "pdr",
     "policy_from_file",
     "prepare",
@@ -121,6 +123,7 @@ _MODULES = {
     "checkpoint": ("load", "save"),
     "checkpoint.pair": ("load_pair",),
     "formats": ("NVFP4Array", "UniformArray"),
+    "meshes": ("make_mesh",),
     "models.cogvideox.config": ("CogVideoXConfig",),
     "models.cogvideox.network": ("CogVideoXTransformer",),
     "models.wan.config": ("WanConfig",),

@@ -68,7 +68,7 @@ def write_manifest(directory: Path, kind: str) -> None:
 
     Args:
       directory: where.
-      kind: of the directory: what makes such ones, and may replace them.
+      kind: the kind of the directory: what makes such ones, and may replace them.
     """
     files = {
         file.relative_to(directory).as_posix(): of_file(file)

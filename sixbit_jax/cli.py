@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "the same captions and seeds under two configurations",
     "calibrate": "fit a policy to a model and write it as JSON",
     "tune": "quantize to few bits and distil what was lost (Q-VDiT)",
+    "doctor": "what each GPU operation runs as on this device, and why",
     "bench": "time the sampler at real size on this device",
 }
 USER_ERROR = 2

@@ -242,7 +242,7 @@ def replaced_directory(
 
     Args:
       path: the directory; the parents of it are made.
-      kind: of the directory: "report".
+      kind: the kind of the directory: "report".
       foreign: for directories that say in another way what belongs to them: names the
         files that do not, and raises ValueError for a directory of another kind. No
         list is written then, and the body makes the directory that is yielded.

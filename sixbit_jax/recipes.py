@@ -25,6 +25,10 @@ def recipe_of(name: str) -> Recipe:
 
     Raises:
       ValueError: there is none.
+
+    >>> from sixbit_jax.recipes import recipe_of
+    >>> recipe_of("dvd-quant").name
+    'dvd-quant'
     """
     if name not in RECIPES:
         raise ValueError(f"recipe: expected one of {', '.join(RECIPES)}; found {name}")

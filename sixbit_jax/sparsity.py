@@ -18,9 +18,9 @@ class SparseWay:
         LiteAttention's, what a step found negligible stays skipped in later steps.
       approximate: a skipped block counts as its mean key and mean value; otherwise it
         is dropped.
-      width: of "radial": 1 is the paper's, less is sparser.
-      frames: of "window": how far apart frames attend to each other.
-      order: of the video tokens inside the blocks of the network, see
+      width: the width of "radial": 1 is the paper's, less is sparser.
+      frames: the reach of "window": how far apart frames attend to each other.
+      order: the order of the video tokens inside the blocks of the network, see
         `nn.token_order`; masks over frames need "frames".
       blocks: queries of a tile and keys of a block; None is the kernel's. Another
         number is for studies of short videos, without kernels.

@@ -1,6 +1,7 @@
 """Imports go one way: the floors of the house, read from the code's own text."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -124,3 +125,46 @@ def test_networks_are_not_probed():
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "hasattr"
     ]
     assert found == []
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def test_tests_use_no_private_names_of_benchmarks():
+    found = []
+    for file in (ROOT / "tests").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        modules = set()
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if not node.module.startswith("benchmarks"):
+                continue
+            modules |= {alias.asname or alias.name for alias in node.names}
+            found += [f"{file.name}: {a.name}" for a in node.names if private(a.name)]
+        found += [
+            f"{file.name}:{node.lineno}: {node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in modules
+            and private(node.attr)
+        ]
+    assert found == []
+
+
+def test_pages_that_are_named_are_in_the_repository():
+    """No reference to notes that only their authors have."""
+    pages = re.compile(r"\b[\w-]+\.md\b|\bDESIGN\b")
+    known = {file.name for file in ROOT.rglob("*.md")}
+    known |= {"report.md", "dvd.md"}  # written by a study, and by its test
+    folders = (*PACKAGES, "tests", "docs")
+    named = {
+        (file.name, word)
+        for folder in folders
+        for suffix in ("*.py", "*.md")
+        for file in (ROOT / folder).rglob(suffix)
+        for word in pages.findall(file.read_text(encoding="utf-8"))
+    }
+    assert {(file, word) for file, word in named if word not in known} == set()

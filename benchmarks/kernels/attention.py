@@ -23,16 +23,9 @@ import jax
 import jax.numpy as jnp
 
 from pallas_kernels.attention import cudnn, mosaic_gpu, quantize_qkv, reference
+from pallas_kernels.attention.shapes import SHAPES
 from pallas_kernels.attention.tiles import Tile
 
-# batch, query tokens, key tokens, heads, head_dim
-SHAPES = {
-    "cogvideox-5b": (1, 17_776, 17_776, 48, 64),
-    "cogvideox-2b": (1, 17_776, 17_776, 30, 64),
-    "wan-1.3b": (1, 32_760, 32_760, 12, 128),
-    "wan-14b": (1, 32_760, 32_760, 40, 128),
-    "wan-1.3b-cross": (1, 32_760, 512, 12, 128),
-}
 # Rows whose error is measured: the first and last of the sequence, tail included.
 _CHECKED_ROWS = 192
 

@@ -12,31 +12,20 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels import shapes
 from pallas_kernels.block_stats import cache
 from pallas_kernels.block_stats import mosaic_gpu as stats_kernel
 from pallas_kernels.block_stats import reference as stats_reference
+from pallas_kernels.block_stats import shapes as stats_shapes
 from pallas_kernels.numerics import int8, nvfp4
 from pallas_kernels.quantize_int8 import mosaic_gpu as int8_kernel
 from pallas_kernels.quantize_int8 import reference as int8_reference
 from pallas_kernels.quantize_nvfp4 import mosaic_gpu as nvfp4_kernel
 from pallas_kernels.quantize_nvfp4 import reference as nvfp4_reference
+from pallas_kernels.row_tiles.shapes import ROWS as TOKENS
+from pallas_kernels.row_tiles.shapes import SITES, TEXT_ROWS
 from pallas_kernels.row_tiles.site import SiteInput
 from sixbit_jax.benchmark.harness import Case
 
-TOKENS = shapes.TOKENS["cogvideox-5b"]
-TEXT_ROWS = shapes.TEXT_TOKENS["cogvideox-5b"]
-# The activations of CogVideoX 5b and 2b: K and what stands in front.
-SITES = (
-    (3072, "norm"),
-    (3072, "plain"),
-    (12288, "plain"),
-    (12288, "gelu"),
-    (1920, "norm"),
-    (1920, "plain"),
-    (7680, "plain"),
-)
-RESIDUAL_STREAMS = (3072, 1920)
 TENSOR_SCALE = 2e-3
 INT8_BYTES = 2.0 + 1.0
 NVFP4_BYTES = 2.0 + 0.5 + 1.0 / nvfp4.BLOCK
@@ -178,7 +167,7 @@ def _apply(x, y, old):
 
 
 def _block_stats() -> Iterator[Case]:
-    for k in RESIDUAL_STREAMS:
+    for k in stats_shapes.CHANNELS:
         for cache_format, size in CACHE_BYTES.items():
             case = functools.partial(
                 Case,

@@ -11,15 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from pallas_kernels.norm_rope import Heads, Rotary, norm_rope, norm_rope_qkv
+from pallas_kernels.norm_rope.shapes import SHAPES
 from sixbit_jax.benchmark.harness import Case
-
-# tokens, text tokens, heads, head_dim, kind of norm, rotary
-_SHAPES = {
-    "cogvideox-5b": (17_776, 226, 48, 64, "layer", True),
-    "cogvideox-2b": (17_776, 226, 30, 64, "layer", False),
-    "wan-1.3b": (32_760, 0, 12, 128, "rms", True),
-    "wan-14b": (32_760, 0, 40, 128, "rms", True),
-}
 
 
 def _rotary(tokens: int, text: int, head_dim: int) -> Rotary:
@@ -74,7 +67,7 @@ def _error(run, found, inputs):
 
 def cases() -> Iterator[Case]:
     """Our kernels and XLA's fusions of the definition."""
-    for model, (tokens, text, heads, head_dim, kind, turned) in _SHAPES.items():
+    for model, (tokens, text, heads, head_dim, kind, turned) in SHAPES.items():
         rotary = _rotary(tokens, text, head_dim) if turned else None
         values = tokens * heads * head_dim
         for op, function, written in (

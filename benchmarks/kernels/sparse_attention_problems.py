@@ -24,6 +24,7 @@ from pallas_kernels.attention import (
     quantized_centroids,
     sparse_reference,
 )
+from pallas_kernels.attention.shapes import SPARSE
 
 # Of a probe with the same kernel and lists: time over dense = _FIXED + density. Proxies
 # add their groups of blocks; choosing reads q, k and v once and has a few small steps.
@@ -138,10 +139,7 @@ PRECISIONS: tuple[Literal["int8", "bf16"], ...] = ("int8", "bf16")
 PROBLEMS = tuple(
     Problem(network, tokens, heads, head_dim, text, per_frame, precision)
     for precision in PRECISIONS
-    for network, tokens, heads, head_dim, text, per_frame in (
-        ("cogvideox-5b", 17_776, 48, 64, (0, 226), 1350),
-        ("wan2.1-1.3b", 32_760, 12, 128, (0, 0), 1560),
-    )
+    for network, tokens, heads, head_dim, text, per_frame in SPARSE
 )
 # The other tile of 64 channels.
 OTHER_TILES = tuple(

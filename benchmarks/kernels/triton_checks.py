@@ -7,6 +7,7 @@ difference in a unit that is named, and whether it is allowed.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.kernels.elementwise import random_site
+from benchmarks.kernels.elementwise import site_fields
 from pallas_kernels.attention import reference as attention_reference
 from pallas_kernels.attention import triton as attention_triton
 from pallas_kernels.block_stats import cache
@@ -28,8 +29,12 @@ from pallas_kernels.quantize_int8 import reference as int8_reference
 from pallas_kernels.quantize_int8 import triton as int8_triton
 from pallas_kernels.quantize_nvfp4 import reference as nvfp4_reference
 from pallas_kernels.quantize_nvfp4 import triton as nvfp4_triton
+from pallas_kernels.row_tiles.site import SiteInput
 
 _NAN_ROW = 5
+
+type Check = tuple[str, Callable[[], tuple[float, float, bool]]]
+"""Name, and what returns the error, its limit, and whether NaN are in their places."""
 
 
 def _relative(found, expected) -> float:
@@ -43,7 +48,7 @@ def _same_nan(found, expected) -> bool:
     return bool((np.isnan(found) == np.isnan(expected)).all())
 
 
-def _products() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]:
+def _products() -> Iterator[Check]:
     from benchmarks.kernels.gemm import TEXT_ROWS
 
     def check(lead, m, k, n, kind):
@@ -51,7 +56,8 @@ def _products() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]
         x = jax.random.randint(next(keys), (*lead, m, k), -127, 128, jnp.int8)
         w = jax.random.randint(next(keys), (n, k), -127, 128, jnp.int8)
         x_scales = jax.random.uniform(next(keys), (*lead, m)) * 1e-3
-        x_scales = x_scales.at[..., min(_NAN_ROW, m - 1)].set(jnp.nan)
+        if m > 1:  # A single row stays finite, or nothing would be compared.
+            x_scales = x_scales.at[..., _NAN_ROW].set(jnp.nan)
         w_scales = jax.random.uniform(next(keys), (n,)) * 1e-3
         extra: dict[str, Any] = {"bias": jax.random.normal(next(keys), (n,))}
         if kind == "gelu":
@@ -62,12 +68,19 @@ def _products() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]
             extra["text_gate"] = -extra["gate"]
             extra["text_rows"] = min(TEXT_ROWS, m // 2)
 
+        options = {n: v for n, v in extra.items() if not isinstance(v, jax.Array)}
+        arrays = {n: v for n, v in extra.items() if isinstance(v, jax.Array)}
+
         def run(implementation):
             return jax.jit(
-                lambda *a: int8_matmul(
-                    *a, **extra, out_dtype=jnp.float32, implementation=implementation
+                lambda a, arrays: int8_matmul(
+                    *a,
+                    **arrays,
+                    **options,
+                    out_dtype=jnp.float32,
+                    implementation=implementation,
                 )
-            )(x, x_scales, w, w_scales)
+            )((x, x_scales, w, w_scales), arrays)
 
         found, expected = run("triton"), run("reference")
         return _relative(found, expected), 1e-6, _same_nan(found, expected)
@@ -81,31 +94,40 @@ def _products() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]
         yield f"int8_matmul {case}", functools.partial(check, *case)
 
 
-def _quantizations() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]:
-    def check_int8(k, kind, rotation):
-        site = random_site(1, (1, 1003, k), kind)
-        x = site.x.at[0, _NAN_ROW, k - 3].set(jnp.nan)
-        options = {"x": x, "rotation": rotation}
+def _quantizations() -> Iterator[Check]:
+    def site(k, kind):
+        fields = site_fields(1, (1, 1003, k), kind)
+        fields["x"] = fields["x"].at[0, _NAN_ROW, k - 3].set(jnp.nan)
+        arrays = {n: v for n, v in fields.items() if isinstance(v, jax.Array)}
+        return arrays, {n: v for n, v in fields.items() if n not in arrays}
 
+    def check_int8(k, kind, rotation):
+        arrays, options = site(k, kind)
+
+        # Arrays are arguments: XLA would compute with constants while it compiles.
         def run(module):
-            site_now = _replaced(site, options)
-            return jax.jit(lambda: module.quantize_int8(site_now, with_stats=False))()
+            return jax.jit(
+                lambda arrays: module.quantize_int8(
+                    SiteInput(**arrays, **options, rotation=rotation), with_stats=False
+                )
+            )(arrays)
 
         found, expected = run(int8_triton), run(int8_reference)
         error = _relative(int8.dequantize(*found[:2]), int8.dequantize(*expected[:2]))
         return error, 1e-2, _same_nan(found[1], expected[1])
 
     def check_nvfp4(k, kind, rotation, scale):
-        site = random_site(1, (1, 1003, k), kind)
-        x = site.x.at[0, _NAN_ROW, k - 3].set(jnp.nan)
-        options = {"x": x, "rotation": rotation}
+        arrays, options = site(k, kind)
+        given = None if scale is None else jnp.float32(scale)
 
         def run(module):
-            site_now = _replaced(site, options)
-            given = None if scale is None else jnp.float32(scale)
             return jax.jit(
-                lambda: module.quantize_nvfp4(site_now, given, with_stats=True)
-            )()
+                lambda arrays, given: module.quantize_nvfp4(
+                    SiteInput(**arrays, **options, rotation=rotation),
+                    given,
+                    with_stats=True,
+                )
+            )(arrays, given)
 
         decoded = []
         found, expected = run(nvfp4_triton), run(nvfp4_reference)
@@ -122,19 +144,10 @@ def _quantizations() -> Iterator[tuple[str, Callable[[], tuple[float, float, boo
         case = (k, kind, rotation)
         yield f"quantize_int8 {case}", functools.partial(check_int8, *case)
         scale = None if k == 1920 else 2e-3
-        yield (
-            f"quantize_nvfp4 {case}",
-            functools.partial(check_nvfp4, *case, scale),
-        )
+        yield f"quantize_nvfp4 {case}", functools.partial(check_nvfp4, *case, scale)
 
 
-def _replaced(site, options):
-    import dataclasses
-
-    return dataclasses.replace(site, **options)
-
-
-def _others() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]:
+def _others() -> Iterator[Check]:
     def expand(n, k, to):
         w = jax.random.normal(jax.random.key(k), (n, k)) * 0.02
         arrays = jax.jit(nvfp4.quantize)(w)
@@ -185,26 +198,33 @@ def _others() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]:
         )
         keys = jax.random.split(jax.random.key(3), 4)
         shape = (2, tokens, heads, head_dim)
-        made = []
-        for key in keys[:2]:
-            x = jax.random.normal(key, shape, jnp.bfloat16)
+        affine = (head_dim,) if kind == "layer" else (heads, head_dim)
+        arrays = (
+            jax.random.normal(keys[0], shape, jnp.bfloat16),
+            jax.random.normal(keys[1], shape, jnp.bfloat16),
+            jax.random.normal(keys[2], affine) + 2,
+            jax.random.uniform(keys[3], (2, tokens)) + 0.5,
+        )
+
+        def heads_of(x, weight, factor):
             if kind == "layer":
-                weight = jax.random.normal(keys[2], (head_dim,)) + 2
-                made.append(
-                    Heads(x, norm="layer", weight=weight, bias=weight, rotary=rotary)
-                )
-            else:
-                weight = jax.random.normal(keys[2], (heads, head_dim)) + 2
-                factor = jax.random.uniform(keys[3], (2, tokens)) + 0.5
-                made.append(Heads(x, row_factor=factor, weight=weight, rotary=rotary))
-        q, k = made
+                return Heads(x, norm="layer", weight=weight, bias=weight, rotary=rotary)
+            return Heads(x, row_factor=factor, weight=weight, rotary=rotary)
+
+        def plain(implementation, q, k, weight, factor):
+            del k
+            part = heads_of(q, weight, factor)
+            return norm_rope(part, implementation=implementation)
+
+        def quantized(implementation, q, k, weight, factor):
+            queries, keys = (heads_of(x, weight, factor) for x in (q, k))
+            made = norm_rope_qkv(queries, keys, q, implementation=implementation)
+            return made.dequantize()
+
         errors = []
-        for call in (
-            lambda i: norm_rope(q, implementation=i),
-            lambda i: norm_rope_qkv(q, k, q.x, implementation=i).dequantize(),
-        ):
+        for call in (plain, quantized):
             found, expected = (
-                jax.tree.leaves(jax.jit(lambda i=i, call=call: call(i))())
+                jax.tree.leaves(jax.jit(functools.partial(call, i))(*arrays))
                 for i in ("triton", "reference")
             )
             errors += [_relative(a, b) for a, b in zip(found, expected, strict=True)]
@@ -214,7 +234,7 @@ def _others() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]:
         yield f"norm_rope {case}", functools.partial(rope, *case)
 
 
-def _attention() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]]:
+def _attention() -> Iterator[Check]:
     from benchmarks.kernels.attention import inputs
 
     def check(shape, rise, precision, lengths, dtype):
@@ -246,19 +266,28 @@ def _attention() -> Iterator[tuple[str, Callable[[], tuple[float, float, bool]]]
             yield name + jnp.dtype(dtype).name, functools.partial(check, *case)
 
 
-def all_checks() -> Iterator[dict[str, Any]]:
+GROUPS = {
+    "products": _products,
+    "quantizations": _quantizations,
+    "others": _others,
+    "attention": _attention,
+}
+
+
+def run_checks(group: str) -> Iterator[dict[str, Any]]:
     """A record per check: its error, the limit, and whether NaN are where they belong.
 
     One that cannot run names its `failure`.
     """
-    for group in (_products, _quantizations, _others, _attention):
-        for name, check in group():
-            record: dict[str, Any] = {"check": name}
-            try:
-                error, limit, places = check()
-                record |= {"relative_error": error, "limit": limit, "places": places}
-                record["ok"] = error <= limit and places
-            except (ValueError, RuntimeError, NotImplementedError) as failure:
-                shown = f"{type(failure).__name__}: {str(failure)[:300]}"
-                record |= {"ok": False, "failure": shown}
-            yield record
+    for name, check in GROUPS[group]():
+        record: dict[str, Any] = {"check": name}
+        began = time.perf_counter()
+        try:
+            error, limit, places = check()
+            record |= {"relative_error": error, "limit": limit, "places": places}
+            record["ok"] = error <= limit and places
+        except (ValueError, RuntimeError, NotImplementedError) as failure:
+            shown = f"{type(failure).__name__}: {str(failure)[:300]}"
+            record |= {"ok": False, "failure": shown}
+        record["seconds"] = round(time.perf_counter() - began, 1)
+        yield record

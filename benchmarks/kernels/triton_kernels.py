@@ -1,11 +1,10 @@
 """Checks and times the Triton kernels beside Mosaic GPU, XLA and cuDNN on one GPU.
 
-    python -m benchmarks.kernels.triton_kernels --out FILE [--only PART,...] [--tune]
+    python -m benchmarks.kernels.triton_kernels --out FILE [--only PART,...]
 
 Parts run in processes of their own, that compile side by side and use the device in
-turn: `check` (correctness), `gemm`, `rows`, `attention-64`, `attention-128`. With
-`--tune` every part times its candidates of tiles too; the best belong into the tables
-of the ops' `triton.py`.
+turn. `check-...` are correctness; `tune-...` time candidates of tiles, the best of
+which belong into the tables of the ops' `triton.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ import argparse
 import functools
 import itertools
 import json
+import queue
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,11 +25,13 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.kernels import elementwise, gemm, norm_rope
-from benchmarks.kernels.attention import SHAPES, inputs
+from benchmarks.kernels.attention import inputs
+from benchmarks.kernels.triton_checks import run_checks
 from pallas_kernels import shapes
 from pallas_kernels.attention import cudnn, quantize_qkv
 from pallas_kernels.attention import mosaic_gpu as attention_mosaic
 from pallas_kernels.attention import triton as attention_triton
+from pallas_kernels.attention.shapes import SHAPES
 from pallas_kernels.block_stats import triton as stats_triton
 from pallas_kernels.gemm.epilogue import EpilogueOperands
 from pallas_kernels.int8_matmul import triton as matmul_triton
@@ -40,9 +43,20 @@ from pallas_kernels.quantize_nvfp4 import triton as nvfp4_triton
 from pallas_kernels.triton_backend.rows import RowShape
 from sixbit_jax.benchmark import harness, records
 from sixbit_jax.benchmark.harness import Case
-from sixbit_jax.benchmark.workers import in_turn, wait_for_turn
+from sixbit_jax.benchmark.workers import Worker, wait_for_turn
 
-PARTS = ("check", "attention-64", "attention-128", "gemm", "rows")
+# In the order of their turns.
+PARTS = (
+    "attention-64",
+    "gemm",
+    "attention-128",
+    "rows",
+    "check-products",
+    "check-attention",
+    "check-quantizations",
+    "check-others",
+)
+TUNING = ("tune-attention-64", "tune-attention-128", "tune-gemm", "tune-rows")
 _PACKAGES = (*records.PACKAGES, "jax-cuda13-plugin", "jax-triton", "triton")
 
 _GEMM_TILES = (
@@ -68,7 +82,7 @@ _ATTENTION_TILES = {
 
 def _gemm(tune: bool) -> Iterator[Case]:
     linears = shapes.block_linears("cogvideox-5b")
-    for case in gemm.int8_cases(linears):
+    for case in () if tune else gemm.int8_cases(linears):
         kind = case.note
         # XLA tunes itself for long: at two shapes.
         if case.implementation == "mosaic_gpu" and kind != "scales":
@@ -77,9 +91,7 @@ def _gemm(tune: bool) -> Iterator[Case]:
             yield _as_triton(case, function)
         elif case.implementation == "xla int8" and kind in ("bias", "gelu"):
             yield case
-    if not tune:
-        return
-    for linear in linears[1:]:
+    for linear in linears[1:] if tune else ():
         kind = gemm.LAYER_EPILOGUE[linear.layer]
         for tile in _GEMM_TILES:
             m, k, n = linear.m, linear.k, linear.n
@@ -123,28 +135,29 @@ def _bound(module: ModuleType, name: str, **options: Any) -> Any:
 
 
 def _rows(tune: bool) -> Iterator[Case]:
-    choices: tuple = (None, *_ROW_SHAPES) if tune else (None,)
-    copies = [c for c in elementwise.cases() if c.op == "copy" and c.k in (3072, 12288)]
-    yield from copies
     for case in elementwise.cases():
-        if case.implementation != "mosaic_gpu" or case.k not in (3072, 12288):
+        if case.k not in (3072, 12288):
             continue
-        yield case
-        for shape in choices:
-            if shape and (case.op, case.k, case.note) not in _TUNED:
-                continue
-            note = f" {tuple(shape)}" if shape else ""
-            yield _as_triton(case, _row_function(case, shape), note)
-    for case in norm_rope.cases():
+        if case.op == "copy" and not tune:
+            yield case
+        if case.implementation != "mosaic_gpu":
+            continue
+        if not tune:
+            yield case
+            yield _as_triton(case, _row_function(case, None))
+        elif (case.op, case.k, case.note) in _TUNED:
+            for shape in _ROW_SHAPES:
+                function = _row_function(case, shape)
+                yield _as_triton(case, function, f" {tuple(shape)}")
+    for case in () if tune else norm_rope.cases():
         if case.note not in ("cogvideox-5b", "wan-1.3b"):
             continue
         if case.implementation == "mosaic_gpu":
             yield case
-            run = case.function.func
-            yield _as_triton(
-                case, functools.partial(run, *case.function.args[:2], "triton")
-            )
-    yield from _expansions(choices[:6])
+            given: Any = case.function
+            run = functools.partial(given.func, *given.args[:2])
+            yield _as_triton(case, functools.partial(run, "triton"))
+    yield from _expansions(_ROW_SHAPES[:6] if tune else (None,))
 
 
 _TUNED = {
@@ -161,10 +174,12 @@ def _row_function(case: Case, shape: RowShape | None):
         return functools.partial(elementwise.run_int8, module, case.note)
     if case.op == "quantize_nvfp4":
         module = _bound(nvfp4_triton, "quantize_nvfp4", shape=shape)
-        scale = case.function.args[2]
+        given: Any = case.function
+        scale = given.args[2]
         return functools.partial(elementwise.run_nvfp4, module, case.note, scale)
     module = _bound(stats_triton, "block_stats", shape=shape)
-    return functools.partial(elementwise.run_stats, module, case.note)
+    cache_format: Any = case.note
+    return functools.partial(elementwise.run_stats, module, cache_format)
 
 
 def _stored(n: int, k: int, seed) -> tuple:
@@ -184,7 +199,8 @@ def _expansions(choices: tuple) -> Iterator[Case]:
             bytes=n * k * (0.5 + 1 / 16 + 1.0),
         )
         mosaic = functools.partial(nvfp4_expand, implementation="mosaic_gpu")
-        yield case(implementation="mosaic_gpu", function=mosaic)
+        if None in choices:
+            yield case(implementation="mosaic_gpu", function=mosaic)
         for shape in choices:
             triton = functools.partial(
                 expand_triton.nvfp4_expand, to="int8", shape=shape
@@ -214,9 +230,18 @@ def _attention(head_dim: int, tune: bool) -> Iterator[Case]:
     )
     bf16 = functools.partial(case, make_inputs=make)
     eight = functools.partial(case, make_inputs=make_quantized)
-    yield bf16(
-        implementation="cudnn", function=functools.partial(cudnn.attention, scale=scale)
-    )
+    for sizes in _ATTENTION_TILES[head_dim] if tune else ():
+        tile = attention_triton.Tile(*sizes)
+        run = functools.partial(
+            attention_triton.attention, scale=scale, precision="bf16", tile=tile
+        )
+        yield bf16(implementation="triton", function=run, note=f"bf16 {sizes}")
+        run = functools.partial(attention_triton.quantized_attention, tile=tile)
+        yield eight(implementation="triton", function=run, note=f"int8 {sizes}")
+    if tune:
+        return
+    library = functools.partial(cudnn.attention, scale=scale)
+    yield bf16(implementation="cudnn", function=library)
     for module, implementation in (
         (attention_mosaic, "mosaic_gpu"),
         (attention_triton, "triton"),
@@ -228,53 +253,98 @@ def _attention(head_dim: int, tune: bool) -> Iterator[Case]:
         run = functools.partial(module.attention, scale=scale, precision="int8")
         note = "int8, quantization included"
         yield bf16(implementation=implementation, function=run, note=note)
-    if not tune:
-        return
-    for sizes in _ATTENTION_TILES[head_dim]:
-        tile = attention_triton.Tile(*sizes)
-        run = functools.partial(
-            attention_triton.attention, scale=scale, precision="bf16", tile=tile
-        )
-        yield bf16(implementation="triton", function=run, note=f"bf16 {sizes}")
-        run = functools.partial(attention_triton.quantized_attention, tile=tile)
-        yield eight(implementation="triton", function=run, note=f"int8 {sizes}")
 
 
-def cases(part: str, tune: bool) -> list[Case]:
-    """What a part times."""
+def cases(part: str) -> list[Case]:
+    """What a part times: its defaults and peers, or its candidates of tiles."""
+    tune = part.startswith("tune-")
+    part = part.removeprefix("tune-")
     if part == "gemm":
-        return list(_gemm(tune))
-    if part == "rows":
-        return list(_rows(tune))
-    return list(_attention(int(part.split("-")[1]), tune))
+        found = _gemm(tune)
+    elif part == "rows":
+        found = _rows(tune)
+    else:
+        found = _attention(int(part.split("-")[1]), tune)
+    return list(found)
 
 
-def _work(part: str, tune: bool) -> Iterator[dict]:
+def _work(part: str) -> Iterator[dict]:
     """The records of one part; the device is its own after `wait_for_turn`."""
-    if part == "check":
-        from benchmarks.kernels.triton_checks import all_checks
-
+    if part.startswith("check-"):
         wait_for_turn(part)
-        yield from all_checks()
+        yield from run_checks(part.removeprefix("check-"))
         return
-    harness.REPEATS = 5 if part.startswith("attention") else harness.REPEATS
-    yield from harness.run_all(cases(part, tune), lambda: wait_for_turn(part))
+    yield from harness.run_all(cases(part), lambda: wait_for_turn(part))
+
+
+def _run_parts(
+    parts: Sequence[str], patience: float, seconds: float
+) -> Iterator[tuple[str, dict]]:
+    """The records of all parts: the first that has compiled uses the device.
+
+    One that says nothing for `patience` seconds of its turn is stopped, and all are
+    after `seconds`.
+    """
+    end = time.monotonic() + seconds
+    lines: queue.Queue = queue.Queue()
+    base = ["-m", "benchmarks.kernels.triton_kernels", "--out", "-", "--part"]
+    workers = {
+        part: Worker(part, [*base, part], lines, keeps_memory=False) for part in parts
+    }
+    ready: list[str] = []
+    left, running, since = list(parts), "", time.monotonic()
+    try:
+        while left:
+            if time.monotonic() > end:
+                for part in left:
+                    yield part, {"failure": "no time left"}
+                return
+            if not running and ready:
+                running = min(ready, key=parts.index)
+                ready.remove(running)
+                workers[running].go()
+                since = time.monotonic()
+            try:
+                name, line = lines.get(timeout=2.0)
+            except queue.Empty:
+                if running and time.monotonic() - since > patience:
+                    workers[running].stop()
+                    since = time.monotonic() + 60
+                    yield running, {"failure": f"silent for {patience:.0f} s"}
+                continue
+            if line is None:
+                left.remove(name)
+                ready = [other for other in ready if other != name]
+                if workers[name].process.wait():
+                    yield name, {"failure": workers[name].failure()}
+                running = "" if name == running else running
+            elif set(line) == {"ready"}:
+                ready.append(name)
+            else:
+                since = time.monotonic()
+                yield name, line
+    finally:
+        for worker in workers.values():
+            worker.stop()
 
 
 def main() -> int:
     """The command line; fails if a check does."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="results file")
-    parser.add_argument("--only", default="", help="parts, separated by commas")
-    parser.add_argument("--tune", action="store_true", help="time tile candidates too")
+    parser.add_argument("--only", help="parts, separated by commas (all without tune)")
+    parser.add_argument("--patience", type=float, default=40.0, help="seconds (40)")
+    parser.add_argument("--seconds", type=float, default=170.0, help="in all (170)")
     parser.add_argument("--commit", help="recorded where there is no git repository")
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
-        for record in _work(args.part, args.tune):
+        for record in _work(args.part):
             print(json.dumps(record), flush=True)
         return 0
-    wanted = [part for part in PARTS if part in (args.only or ",".join(PARTS))]
+    wanted = args.only.split(",") if args.only else PARTS
+    if unknown := set(wanted) - {*PARTS, *TUNING}:
+        parser.error(f"--only: expected some of {(*PARTS, *TUNING)}, found {unknown}")
     given = [
         Path(word).name if word == str(args.out) else word for word in sys.argv[1:]
     ]
@@ -285,11 +355,11 @@ def main() -> int:
         machine_name="",
     )
     found: list[dict[str, Any]] = []
-    command = ["-m", "benchmarks.kernels.triton_kernels", "--out", str(args.out)]
-    command += ["--tune"] if args.tune else []
-    for part, record in in_turn([*command, "--part"], wanted):
+    began = time.monotonic()
+    for part, record in _run_parts(wanted, args.patience, args.seconds):
         found.append({"part": part, **record})
-        print(harness.show(record) if "m" in record else record, flush=True)
+        shown = harness.show(record) if "m" in record else record
+        print(f"{time.monotonic() - began:5.0f} s", part, shown, flush=True)
         records.write(args.out, head, found)
     head["machine"] = records.machine()
     records.write(args.out, head, found)

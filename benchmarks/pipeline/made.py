@@ -208,8 +208,11 @@ class MadePipeline(VideoPipeline):
         self._case = case
 
     @contextlib.contextmanager
-    def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
-        """A component with random weights, for the length of a `with`."""
+    def component(
+        self, name: str, *, dtype: Any = None, mesh: None = None
+    ) -> Iterator[Any]:
+        """A component with random weights, for the length of a `with`; no mesh."""
+        assert mesh is None
         began = time.perf_counter()
         model = make(self._case, name)
         if dtype is not None and name != "text_encoder":
@@ -217,5 +220,5 @@ class MadePipeline(VideoPipeline):
             model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(dtype), state))
             del state
         jax.block_until_ready(nnx.state(model))
-        self._load_seconds += time.perf_counter() - began
+        self.load_seconds += time.perf_counter() - began
         yield model

@@ -72,7 +72,7 @@ def linear_errors(
     Args:
       x: activations, [layers, examples, tokens, K].
       w: weights, [layers, N, K].
-      recipe: of the stored weights.
+      recipe: the recipe of the stored weights.
       blocks: channels per live scale that are tried, of ARQ4 and ARQ8.
     """
     control = SiteControl(jnp.int32(0), jnp.float32(jnp.inf))
@@ -116,7 +116,7 @@ def run(
 
     Args:
       model: in full precision.
-      prompts, steps: of the recorded runs.
+      prompts, steps: those of the recorded runs.
       examples: inputs of the network taken from them, evenly spread.
       blocks: channels per live scale.
     """

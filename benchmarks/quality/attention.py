@@ -49,10 +49,10 @@ def measure(
 
     Args:
       model: in full precision.
-      policy: of its quantized copy.
+      policy: the policy of its quantized copy.
       captions: one video each.
       steps: denoising steps.
-      seed: of the noise of the first caption.
+      seed: the seed of the noise of the first caption.
     """
     quantized = quantize(model, NVFP4Recipe(refine=True))
 

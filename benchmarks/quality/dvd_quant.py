@@ -12,10 +12,8 @@ that a run that is cut keeps what it has, and a Markdown table beside it.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,15 +22,20 @@ from benchmarks.quality import report as quality_report
 from benchmarks.quality.calibrate import Targets, solve, span_of
 from benchmarks.quality.dvd_quant_rows import COMPARISONS, FULL, ROWS, Row
 from benchmarks.quality.dvd_quant_runs import DvdKind, DvdSetting, DvdStudy
-from benchmarks.quality.metrics import Measured, difference, measure, summary
+from benchmarks.quality.metrics import Measured
 from benchmarks.quality.policies import num_steps
-from benchmarks.quality.runs import Options, Task, make_task
+from benchmarks.quality.runner import (
+    Clock,
+    SampledTable,
+    StudyCommand,
+    refuse_unknown,
+)
+from benchmarks.quality.runs import Options, Samples, Task, make_task
 from benchmarks.quality.study import (
     CALIBRATION_SEED,
     calibration_attributes,
     load_model,
 )
-from sixbit_jax.benchmark import records
 from sixbit_jax.calibration import find_delta
 from sixbit_jax.demo.evaluate import evaluation_attributes
 from sixbit_jax.demo.model import LATENT_SHAPE
@@ -155,64 +158,30 @@ class Tuner:
 
 
 @dataclass
-class Table:
+class Table(SampledTable):
     """What the run has so far."""
 
-    study: DvdStudy
-    task: Task
-    measured: dict[str, Measured] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    pairs: Sequence[Sequence[str]] = tuple(COMPARISONS)
 
     def add(
-        self, name: str, row: Row, setting: DvdSetting, draws: list[Measured]
+        self,
+        name: str,
+        row: Row,
+        setting: DvdSetting,
+        draws: Sequence[tuple[Samples, Measured]],
     ) -> None:
         """Adds a row, the mean of its draws."""
-        measured = draws[0].mean_with(draws[1:])
-        stored = self.study.weight_bytes(row.kind)
-        options = self.study.options
-        self.measured[name] = measured
-        self.rows.append(
-            {
-                "kind": "quality",
-                "method": name,
-                "description": row.description,
-                "captions": len(set(self.task.captions)),
-                "samples": len(self.task),
-                "steps": options.num_steps,
-                "guidance_scale": options.guidance_scale,
-                "dtype": options.dtype,
-                **summary(measured),
-                "weight_bytes": stored,
-                "weight_bits": 8 * stored / self.study.num_parameters(),
-                "weights": row.kind.weights,
-                "arq_block": row.kind.arq_block,
-                "delta": setting.delta,
-                "step_cache_threshold": setting.step_cache,
-                "tau": setting.tau,
-            }
+        self.add_row(
+            name,
+            row.description,
+            row.kind,
+            draws,
+            weights=row.kind.weights,
+            arq_block=row.kind.arq_block,
+            delta=setting.delta,
+            step_cache_threshold=setting.step_cache,
+            tau=setting.tau,
         )
-
-    def records(self) -> list[dict[str, Any]]:
-        """Rows, and paired differences of PSNR."""
-        compared = [
-            {
-                "kind": "comparison",
-                "method": left,
-                "against": right,
-                "quantity": "psnr_db",
-                "samples": len(self.task),
-                **difference(self.measured[left], self.measured[right], "psnr_db"),
-            }
-            for left, right in COMPARISONS
-            if left in self.measured and right in self.measured
-        ]
-        return [*self.rows, *compared]
-
-    def write(self, out: Path, header: dict[str, Any]) -> None:
-        """Writes the results file and the Markdown table."""
-        content = self.records()
-        records.write(out, header, content)
-        out.with_suffix(".md").write_text(quality_report.markdown(content))
 
 
 def run(
@@ -234,7 +203,7 @@ def run(
       methods: names of `ROWS`, in order; full precision comes first in any case.
       captions: evaluated, one seed each.
       calibration_captions: for thresholds and SmoothQuant's maxima.
-      options: of the sampler.
+      options: the options of the sampler.
       targets: average bits of delta-GBS, skips of the caches.
       latent_shape: (F, C, H, W).
       minutes: no row is started after this time.
@@ -243,14 +212,9 @@ def run(
     Raises:
       ValueError: an unknown method.
     """
-    if unknown := [name for name in methods if name not in ROWS]:
-        raise ValueError(f"methods: expected {', '.join(ROWS)}; found {unknown}")
-    began = time.monotonic()
-
-    def log(text: str) -> None:
-        passed = time.monotonic() - began
-        print(f"[{passed:6.1f} s] {text}", file=sys.stderr, flush=True)
-
+    refuse_unknown(methods, ROWS)
+    clock = Clock(minutes)
+    log = clock.log
     evaluated = evaluation_attributes(captions)
     task = make_task(evaluated, [1], latent_shape)
     chosen = calibration_attributes(calibration_captions, evaluated)
@@ -259,37 +223,28 @@ def run(
     log("quantizing and compiling")
     study.compile([FULL, *(ROWS[name].kind for name in methods)])
     log("full precision")
-    reference = study.run(FULL, [DvdSetting()], task)
     table = Table(study, task)
     full = Row(f"{options.dtype} everywhere", FULL, "bf16")
-    measured = measure(reference, reference.latents, task, study.grid)
-    table.add("full_precision", full, DvdSetting(), [measured])
+    found = table.draws(FULL, [DvdSetting()])
+    reference = found[0][0]
+    table.add("full_precision", full, DvdSetting(), found)
     tuner = Tuner(study, calibration, targets)
     log(f"open-loop delta for {tuner.bits:.2f} bits: {tuner.start}")
-    for name in methods:
-        if minutes is not None and time.monotonic() - began > 60 * minutes:
-            log(f"time is over: {name} and later rows are left out")
-            break
+    for name in clock.until_over(methods, str):
         row = ROWS[name]
         settings = tuner.settings(row)
-        draws = []
-        for setting in settings:
-            samples = study.run(row.kind, [setting], task)
-            draws.append(measure(samples, reference.latents, task, study.grid))
-        table.add(name, row, settings[0], draws)
+        table.add(name, row, settings[0], table.draws(row.kind, settings, reference))
         log(f"{name}\n{quality_report.one_line(table.rows[-1])}")
         if after_row is not None:
             after_row(table)
     return table
 
 
+COMMAND = StudyCommand("benchmarks.quality.dvd_quant", __doc__)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality.dvd_quant",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", help="directory; default: the bundled checkpoint")
+    parser = COMMAND.parser()
     parser.add_argument("--methods", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--calibration-captions", type=int, default=8)
@@ -300,9 +255,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bits", type=float, default=6.0, help="of delta-GBS")
     parser.add_argument("--skips", type=float, default=0.3, help="of the caches")
     parser.add_argument("--points", type=int, default=8, help="per grid of a search")
-    parser.add_argument("--minutes", type=float, help="start no row after this time")
-    parser.add_argument("--out", type=Path, required=True, help="results file, .json")
-    parser.add_argument("--commit", help="recorded where there is no git repository")
     return parser
 
 
@@ -310,10 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(given)
-    shown = [args.out.name if word == str(args.out) else word for word in given]
-    header = records.header(
-        ["python", "-m", "benchmarks.quality.dvd_quant", *shown], commit_id=args.commit
-    )
+    header = COMMAND.header(given, args)
     table = run(
         load_model(args.model),
         methods=args.methods,

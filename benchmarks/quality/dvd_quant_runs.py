@@ -60,7 +60,7 @@ class DvdSetting(Setting):
     """Numbers of one configuration; see `Setting`.
 
     Attributes:
-      delta: of delta-GBS; None: the routes of `route`.
+      delta: the delta of delta-GBS; None: the routes of `route`.
       low, high: its routes.
     """
 

@@ -31,7 +31,7 @@ class Calibrated:
 
     Args:
       study: programs.
-      recording: of the calibration captions.
+      recording: the recording of the calibration captions.
       task: calibration captions for closed-loop searches.
       targets: bits and skips.
     """

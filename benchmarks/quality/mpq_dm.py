@@ -9,11 +9,7 @@ captions with quantized weights and activations. The file is written after every
 `--resume` continues one that was cut, `--only` runs a part.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,10 +22,16 @@ from benchmarks.quality.mpq_dm_rows import (
     names_of,
 )
 from benchmarks.quality.mpq_dm_runs import Bench
-from benchmarks.quality.q_vdit import markdown, with_comparisons
-from benchmarks.quality.q_vdit_runs import Clock
+from benchmarks.quality.runner import (
+    Clock,
+    StudyCommand,
+    comparisons,
+    plain,
+    resumed,
+    tuned_markdown,
+    with_comparisons,
+)
 from benchmarks.quality.study import load_model
-from sixbit_jax.benchmark import records
 
 
 def run(
@@ -58,23 +60,17 @@ def run(
       ValueError: `only` names nothing, or `done` is of other settings.
     """
     wanted = names_of(only)
-    made = [record for record in done if record["kind"] != "comparison"]
-    earlier = [r for r in made if r["kind"] == "settings"]
-    if earlier and earlier[0]["settings"] != _plain(settings):
-        raise ValueError(
-            "an earlier run of other settings; expected "
-            f"{earlier[0]['settings']}, found {_plain(settings)}"
-        )
+    made, earlier = resumed(settings, done)
     clock = Clock(minutes)
     bench = Bench(model, settings, clock)
     if earlier:
-        bench.numbers |= earlier[0]["numbers"]
+        bench.numbers |= earlier["numbers"]
     else:
         swept = bench.search() if any(VARIANTS[v].tuned for _, v in wanted) else []
         made.append(
             {
                 "kind": "settings",
-                "settings": _plain(settings),
+                "settings": plain(settings),
                 "numbers": dict(bench.numbers),
                 "devices": len(jax.devices()),
             }
@@ -85,36 +81,26 @@ def run(
     def add(record: dict[str, Any]) -> None:
         made.append(record)
         if after_row is not None:
-            after_row(with_comparisons(made, comparisons(bench), done))
+            after_row(with_comparisons(made, compared(bench), done))
 
-    for configuration, variant in wanted:
+    for configuration, variant in clock.until_over(wanted, "/".join):
         bits = CONFIGURATIONS[configuration].weight_bits
-        if clock.over():
-            clock.log(f"time is over: {configuration}/{variant} and later are left out")
-            break
         untuned = not VARIANTS[variant].tuned
         if untuned and ("error", variant, bits) not in finished:
             add(bench.errors(bits, variant))
         if ("quality", f"{configuration}/{variant}", None) not in finished:
             add(bench.row(configuration, variant))
-    return with_comparisons(made, comparisons(bench), done)
+    return with_comparisons(made, compared(bench), done)
 
 
-def comparisons(bench: Bench) -> list[dict[str, Any]]:
+def compared(bench: Bench) -> list[dict[str, Any]]:
     """Paired differences between the rows measured in this run."""
-    return [
-        bench.compare(f"{configuration}/{left}", f"{configuration}/{right}")
+    pairs = [
+        [f"{configuration}/{variant}" for variant in pair]
         for configuration in CONFIGURATIONS
-        for left, right in COMPARISONS
-        if f"{configuration}/{left}" in bench.measured
-        and f"{configuration}/{right}" in bench.measured
+        for pair in COMPARISONS
     ]
-
-
-def _plain(settings: Settings) -> dict[str, Any]:
-    """Settings as they come back from JSON."""
-    values = asdict(settings)
-    return values | {"rates": None if values["rates"] is None else [*values["rates"]]}
+    return comparisons(bench.measured, pairs, len(bench.task))
 
 
 def error_table(content: Sequence[dict[str, Any]]) -> str:
@@ -132,63 +118,18 @@ def error_table(content: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality.mpq_dm",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", help="directory; default: the bundled checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="results file, .json")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        help=f"rows: {', '.join(CONFIGURATIONS)}; {', '.join(VARIANTS)}",
-    )
-    parser.add_argument("--minutes", type=float, help="start nothing after this time")
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the file at --out"
-    )
-    for name, value in asdict(Settings()).items():
-        option = "--" + name.replace("_", "-")
-        if name == "rates":
-            parser.add_argument(
-                option, type=float, nargs=4, default=value, help="of the row q_vdit"
-            )
-        else:
-            kind: Any = type(value)
-            parser.add_argument(option, type=kind, default=value)
-    parser.add_argument("--commit", help="recorded where there is no git repository")
-    return parser
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser().parse_args(given)
-    settings = Settings(**{name: getattr(args, name) for name in asdict(Settings())})
-    done = []
-    if args.resume and args.out.is_file():
-        done = records.read(args.out)["records"]
-    elif args.out.exists():
-        raise FileExistsError(f"{args.out}: expected a new file, or --resume")
-    shown = [Path(w).name if w in (str(args.out), args.model) else w for w in given]
-    header = records.header(
-        ["python", "-m", "benchmarks.quality.mpq_dm", *shown],
-        commit_id=args.commit,
-        packages=(*records.PACKAGES, "optax"),
+    command = StudyCommand("benchmarks.quality.mpq_dm", __doc__, ("optax",))
+    found = command.run_tuned(
+        arguments,
+        run,
+        Settings(),
+        load=load_model,
+        only=f"rows: {', '.join(CONFIGURATIONS)}; {', '.join(VARIANTS)}",
+        rates={"nargs": 4, "help": "of the row q_vdit"},
     )
-    found = run(
-        load_model(args.model),
-        settings,
-        only=args.only,
-        done=done,
-        minutes=args.minutes,
-        after_row=lambda content: records.write(args.out, header, content),
-    )
-    records.write(args.out, header, found)
-    print(markdown(found))
+    print(tuned_markdown(found))
     print(error_table(found))
 
 

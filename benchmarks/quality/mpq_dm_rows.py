@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     Attributes:
       description: one line.
       quantizer: "uniform", "v1", "greedy", "rmq" or "rmq_error".
-      placement: of the adapter, or None.
+      placement: the placement of the adapter, or None.
       svd: whether the adapter starts from the quantization error.
       tuned: whether levels and adapter are tuned.
       mtrd: the relation loss beside the mean squared error.
@@ -129,10 +129,10 @@ class Settings(SharedSettings):
     Attributes:
       captions, tune_captions, iterations, batch, sweep_iterations, steps, guidance,
         dtype, iterations_per_call, frames: as there.
-      rank: of the adapters.
-      capacity, draws: of the memory.
+      rank: the rank of the adapters.
+      capacity, draws: entries of the memory, and how many are drawn.
       levels_rate, adapter_rate: learning rates; 0 searches them.
-      temperature, mtrd_weight: of MTRD; 0 searches them.
+      temperature, mtrd_weight: those of MTRD; 0 searches them.
       calibration: activation rows that choose the share of salient channels.
       q_vdit_rates: learning rates of the row `q_vdit`, by its groups.
     """

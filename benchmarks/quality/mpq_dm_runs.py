@@ -21,7 +21,8 @@ from benchmarks.quality.mpq_dm_rows import (
     options_of,
 )
 from benchmarks.quality.q_vdit_rows import Configuration as QVDiTConfiguration
-from benchmarks.quality.q_vdit_runs import Clock, Workbench
+from benchmarks.quality.q_vdit_runs import Workbench
+from benchmarks.quality.runner import Clock
 from sixbit_jax.formats import rotate, stored_layout
 from sixbit_jax.methods.mpq_dm.method import (
     GROUPS,

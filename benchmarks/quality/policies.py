@@ -87,9 +87,9 @@ class Setting:
       route: one `Route`, or routes [L, S] or [steps, L, S], before all else.
       skip: whole steps to skip, bool [steps].
       random_seed: routes drawn anew at every step, half of the work in INT8.
-      predictor: of DMPQ.
-      threshold: of DMPQ, one number or one per site.
-      importance, residual, final_int8, hold_gamma: of DMPQ.
+      predictor: the predictor of DMPQ.
+      threshold: the threshold of DMPQ, one number or one per site.
+      importance, residual, final_int8, hold_gamma: those of DMPQ.
       step_cache: threshold of the whole-step cache.
       tau, max_skips, together, residual_delta, shared: of the Temporal Delta Cache.
       outlier_ratio: rule A of Purified Delta Refresh.
@@ -122,7 +122,7 @@ def policy_of(setting: Setting, grid: BlockGrid, *, quantized: bool) -> Policy:
 
     Args:
       setting: the numbers.
-      grid: of the model; `num_steps` must be known.
+      grid: the grid of the model; `num_steps` must be known.
       quantized: whether the weights are, so that all routes can run.
     """
     steps, blocks, sites = num_steps(grid), grid.num_blocks, len(grid.sites)

@@ -8,12 +8,7 @@ and samples the evaluation captions with quantized weights and activations. The 
 written after every row; `--resume` continues one that was cut, `--only` runs a part.
 """
 
-import argparse
-import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +20,17 @@ from benchmarks.quality.q_vdit_rows import (
     Settings,
     names_of,
 )
-from benchmarks.quality.q_vdit_runs import Clock, Workbench
+from benchmarks.quality.q_vdit_runs import Workbench
+from benchmarks.quality.runner import (
+    Clock,
+    StudyCommand,
+    comparisons,
+    plain,
+    resumed,
+    tuned_markdown,
+    with_comparisons,
+)
 from benchmarks.quality.study import load_model
-from sixbit_jax.benchmark import records
 
 COMPARISONS = (
     ("range", "rtn"),
@@ -72,24 +75,17 @@ def run(
       ValueError: `only` names nothing, or `done` is of other settings.
     """
     wanted = names_of(only)
-    made = [record for record in done if record["kind"] != "comparison"]
+    made, earlier = resumed(settings, done)
     finished = {r["method"] for r in made if r["kind"] == "quality"}
-    used = json.loads(json.dumps(asdict(settings)))
-    earlier = [r for r in made if r["kind"] == "settings"]
-    if earlier and earlier[0]["settings"] != used:
-        raise ValueError(
-            f"an earlier run of other settings; expected {earlier[0]['settings']}, "
-            f"found {used}"
-        )
     clock = Clock(minutes)
     bench = Workbench(model, settings, clock)
-    rates = earlier[0]["learning_rates"] if earlier else None
+    rates = earlier["learning_rates"] if earlier else None
     rates, swept = bench.learning_rates(rates)
     if not earlier:
         made.append(
             {
                 "kind": "settings",
-                "settings": used,
+                "settings": plain(settings),
                 "learning_rates": rates,
                 "devices": len(jax.devices()),
             }
@@ -109,150 +105,38 @@ def run(
             for row in rows:
                 made.append(bench.evaluate(tuned, record, *row))
                 if after_row is not None:
-                    after_row(with_comparisons(made, comparisons(bench), done))
-    return with_comparisons(made, comparisons(bench), done)
+                    after_row(with_comparisons(made, compared(bench), done))
+    return with_comparisons(made, compared(bench), done)
 
 
-def with_comparisons(
-    rows: Sequence[dict[str, Any]],
-    found: Sequence[dict[str, Any]],
-    done: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Rows, the comparisons of this run, and those that only an earlier run has."""
-
-    def pair(record: dict[str, Any]) -> tuple[str, str]:
-        return record["method"], record["against"]
-
-    new = {pair(record) for record in found}
-    earlier = [r for r in done if r["kind"] == "comparison" and pair(r) not in new]
-    return [*rows, *earlier, *found]
-
-
-def comparisons(bench: Workbench) -> list[dict[str, Any]]:
+def compared(bench: Workbench) -> list[dict[str, Any]]:
     """Paired differences between the variants measured in this run."""
-    found = []
-    for configuration, scope in dict.fromkeys(
-        tuple(name.split("/")[:2]) for name in bench.measured
-    ):
-        for left, right in COMPARISONS:
-            names = [f"{configuration}/{scope}/{v}" for v in (left, right)]
-            if all(name in bench.measured for name in names):
-                found.append(bench.compare(*names))
-    return found
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality.q_vdit",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    defaults = Settings()
-    parser.add_argument("--model", help="directory; default: the bundled checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="results file, .json")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        help=f"parts of row names: {', '.join(CONFIGURATIONS)}, all_linears, "
-        f"attention, {', '.join(VARIANTS)}",
-    )
-    parser.add_argument("--minutes", type=float, help="start nothing after this time")
-    parser.add_argument(
-        "--resume",
-        metavar="FILE",
-        type=Path,
-        nargs="?",
-        const=Path(),
-        help="keep the rows and learning rates of this file; without FILE, of --out",
-    )
-    for name, value in asdict(defaults).items():
-        option = "--" + name.replace("_", "-")
-        if name == "rates":
-            parser.add_argument(
-                option,
-                type=float,
-                nargs=len(GROUPS),
-                metavar=tuple(GROUPS),
-                help="learning rates; default: searched",
-            )
-        else:
-            kind: Any = type(value)
-            parser.add_argument(option, type=kind, default=value)
-    parser.add_argument("--commit", help="recorded where there is no git repository")
-    return parser
+    groups = dict.fromkeys(tuple(name.split("/")[:2]) for name in bench.measured)
+    pairs = [
+        [f"{configuration}/{scope}/{variant}" for variant in pair]
+        for configuration, scope in groups
+        for pair in COMPARISONS
+    ]
+    return comparisons(bench.measured, pairs, len(bench.task))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    args = _parser().parse_args(given)
-    names = asdict(Settings())
-    settings = Settings(**{name: getattr(args, name) for name in names})
-    places = {str(args.out), str(args.resume), str(args.model)}
-    done = earlier_records(args.out, args.resume)
-    shown = [Path(word).name if word in places else word for word in given]
-    header = records.header(
-        ["python", "-m", "benchmarks.quality.q_vdit", *shown],
-        commit_id=args.commit,
-        packages=(*records.PACKAGES, "optax"),
+    command = StudyCommand("benchmarks.quality.q_vdit", __doc__, ("optax",))
+    found = command.run_tuned(
+        arguments,
+        run,
+        Settings(),
+        load=load_model,
+        only=f"parts of row names: {', '.join(CONFIGURATIONS)}, all_linears, "
+        f"attention, {', '.join(VARIANTS)}",
+        rates={
+            "nargs": len(GROUPS),
+            "metavar": tuple(GROUPS),
+            "help": "learning rates; default: searched",
+        },
     )
-    found = run(
-        load_model(args.model),
-        settings,
-        only=args.only,
-        done=done,
-        minutes=args.minutes,
-        after_row=lambda content: records.write(args.out, header, content),
-    )
-    records.write(args.out, header, found)
-    print(markdown(found))
-
-
-def earlier_records(out: Path, resume: Path | None) -> list[dict[str, Any]]:
-    """The records to keep.
-
-    Args:
-      out: the file that is going to be written.
-      resume: the file to continue; `Path()` is `out` itself, None is none.
-
-    Raises:
-      FileExistsError: `out` would be overwritten.
-      FileNotFoundError: there is no file to continue.
-    """
-    if resume is None:
-        if out.exists():
-            raise FileExistsError(f"{out}: expected a new file, or --resume")
-        return []
-    source = out if resume == Path() else resume
-    if not source.is_file():
-        # A first run with --resume is how a command is repeated until it is done.
-        if source == out:
-            return []
-        raise FileNotFoundError(f"--resume: expected a results file, found no {source}")
-    kept = ("quality", "settings", "sweep", "comparison")
-    return [r for r in records.read(source)["records"] if r["kind"] in kept]
-
-
-def markdown(content: Sequence[dict[str, Any]]) -> str:
-    """The table of all rows."""
-    lines = [
-        "| row | weight bits | activation bits | PSNR, dB | attributes | consistency |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in content:
-        if row["kind"] != "quality":
-            continue
-        shown = "-" if row["psnr_db"] is None else f"{row['psnr_db']:.2f}"
-        if row["psnr_ci95"] is not None:
-            low, high = row["psnr_ci95"]
-            shown += f" ± {(high - low) / 2:.2f}"
-        lines.append(
-            f"| {row['method']} | {row['linear_weight_bits']:.2f} | "
-            f"{row['activation_bits']:.2f} | {shown} | {row['attribute_score']:.3f} | "
-            f"{row['temporal_consistency']:.4f} |"
-        )
-    return "\n".join(lines)
+    print(tuned_markdown(found))
 
 
 if __name__ == "__main__":

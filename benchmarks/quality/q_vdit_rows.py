@@ -78,14 +78,14 @@ class Settings:
       captions: evaluated.
       tune_captions: whose trajectories are tuned on; as many as an eighth of them,
         at least one, are held out for the search of the learning rates.
-      iterations, batch: of every tuning run.
-      sweep_iterations: of every run of the search.
-      inner_rank: of the adapter inside the quantizer.
-      steps, guidance: of sampling.
+      iterations, batch: those of every tuning run.
+      sweep_iterations: iterations of every run of the search.
+      inner_rank: the inner rank of the adapter inside the quantizer.
+      steps, guidance: those of sampling.
       dtype: compute dtype of the network, tuned and sampled.
-      iterations_per_call: of one compiled call.
+      iterations_per_call: iterations of one compiled call.
       rates: learning rates by `GROUPS`; None searches them.
-      frames: of the videos.
+      frames: the frames of the videos.
     """
 
     captions: int = 64

@@ -1,8 +1,7 @@
 """The programs behind the Q-VDiT table: trajectories, tuning, sampling."""
 
-import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 import sixbit_jax
-from benchmarks.quality.metrics import Measured, difference, measure, summary
+from benchmarks.quality.metrics import Measured, measure, summary
 from benchmarks.quality.q_vdit_rows import (
     GROUPS,
     SCOPES,
@@ -20,6 +19,7 @@ from benchmarks.quality.q_vdit_rows import (
     Configuration,
     Settings,
 )
+from benchmarks.quality.runner import Clock
 from benchmarks.quality.runs import Samples, Task, make_task
 from sixbit_jax.demo import vocabulary
 from sixbit_jax.demo.evaluate import evaluation_attributes
@@ -39,26 +39,6 @@ from sixbit_jax.sampling.options import Execution, Prompt
 from sixbit_jax.tuning.loop import TuneOptions, Tuner
 from sixbit_jax.tuning.method import Start, with_activation_bits
 from sixbit_jax.tuning.trajectories import Trajectories, record_trajectories
-
-
-@dataclass
-class Clock:
-    """Time since the start, and whether it is up."""
-
-    minutes: float | None
-
-    def __post_init__(self) -> None:
-        self.began = time.monotonic()
-
-    def over(self) -> bool:
-        """Whether nothing more may be started."""
-        passed = time.monotonic() - self.began
-        return self.minutes is not None and passed > 60 * self.minutes
-
-    def log(self, text: str) -> None:
-        """One line on standard error."""
-        passed = time.monotonic() - self.began
-        print(f"[{passed:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
 class Tuned(NamedTuple):
@@ -350,14 +330,3 @@ class Workbench:
             f"{row['attribute_score']:.3f}"
         )
         return row
-
-    def compare(self, left: str, right: str) -> dict[str, Any]:
-        """The paired difference of two rows in PSNR."""
-        return {
-            "kind": "comparison",
-            "method": left,
-            "against": right,
-            "quantity": "psnr_db",
-            "samples": len(self.task),
-            **difference(self.measured[left], self.measured[right], "psnr_db"),
-        }

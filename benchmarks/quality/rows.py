@@ -31,7 +31,7 @@ class Method:
     """One row.
 
     Attributes:
-      name: of the row.
+      name: the name of the row.
       description: one line for readers.
       kind: the program it runs in.
       settings: one, or several draws whose numbers are averaged sample by sample.

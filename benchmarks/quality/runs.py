@@ -46,7 +46,7 @@ class Kind:
 
     Attributes:
       weights: "full", "nvfp4", "nvfp4_unrotated" or "nvfp4_refined".
-      cache_format: of the delta cache.
+      cache_format: the storage format of the delta cache.
       dtype: compute dtype; None for that of the study.
       record: measure errors and outliers under INT8 (calibration).
       attention: precision of the scores, "bf16" or "int8".
@@ -217,6 +217,11 @@ class Study:
             compiled = list(pool.map(lambda entry: entry[3].compile(), lowered))
         for (kind, program, params, _), run in zip(lowered, compiled, strict=True):
             self._compiled[kind] = (program, params, run)
+
+    def compiled(self, kind: Kind) -> Any:
+        """The compiled program of a kind; several kinds may share one."""
+        self.compile([kind])
+        return self._compiled[kind][2]
 
     def _zeros(self) -> np.ndarray:
         return np.zeros((self.options.batch, *self.latent_shape), np.float32)

@@ -16,7 +16,6 @@ plans and the calibration recordings.
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +30,15 @@ import sixbit_jax
 from benchmarks.quality import report as quality_report
 from benchmarks.quality.calibrate import Targets, correlations, record
 from benchmarks.quality.methods import Calibrated
-from benchmarks.quality.metrics import Measured, difference, measure, summary
+from benchmarks.quality.metrics import Measured
 from benchmarks.quality.policies import Setting
 from benchmarks.quality.rows import COMPARISONS, ROWS, Method, make_method
+from benchmarks.quality.runner import (
+    Clock,
+    SampledTable,
+    StudyCommand,
+    refuse_unknown,
+)
 from benchmarks.quality.runs import (
     FULL,
     QUANTIZED,
@@ -41,11 +46,9 @@ from benchmarks.quality.runs import (
     Options,
     Samples,
     Study,
-    Task,
     make_task,
 )
 from convert import convert
-from sixbit_jax.benchmark import records
 from sixbit_jax.calibration import PolicyFile, save_policy
 from sixbit_jax.demo import vocabulary
 from sixbit_jax.demo.evaluate import evaluation_attributes
@@ -73,45 +76,30 @@ def calibration_attributes(count: int, evaluated: np.ndarray) -> np.ndarray:
 
 
 @dataclass
-class Report:
+class Report(SampledTable):
     """What the run has so far; `write` may be called at any time."""
 
-    study: Study
-    task: Task
-    seeds: int
-    calibrated: Calibrated
-    measured: dict[str, Measured] = field(default_factory=dict)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    pairs: Sequence[Sequence[str]] = tuple(COMPARISONS)
+    seeds: int = field(kw_only=True)
+    calibrated: Calibrated = field(kw_only=True)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, method: Method, draws: list[tuple[Samples, Measured]]) -> None:
         """Adds a row; the plan and videos kept are those of the first draw."""
         study, samples = self.study, draws[0][0]
-        measured = draws[0][1].mean_with([m for _, m in draws[1:]])
-        weight_bytes = study.weight_bytes(method.kind)
-        record = {
-            "kind": "quality",
-            "method": method.name,
-            "description": method.description,
-            "seeds": self.seeds,
-            "captions": len(set(self.task.captions)),
-            "samples": len(self.task),
-            "steps": study.options.num_steps,
-            "guidance_scale": study.options.guidance_scale,
-            "dtype": method.kind.dtype or study.options.dtype,
-            "network": demo_of(study.model(FULL)).name,
-            "scheduler": type(study.scheduler).__name__,
-            **summary(measured),
-            "weight_bytes": weight_bytes,
-            "weight_bits": 8 * weight_bytes / study.num_parameters(),
-            "cache_format": method.kind.cache_format,
-            "cache_bytes": study.cache_bytes(method.kind)
-            if samples.trace.skip.any()
-            else 0,
+        cached = samples.trace.skip.any()
+        measured = self.add_row(
+            method.name,
+            method.description,
+            method.kind,
+            draws,
+            seeds=self.seeds,
+            network=demo_of(study.model(FULL)).name,
+            scheduler=type(study.scheduler).__name__,
+            cache_format=method.kind.cache_format,
+            cache_bytes=study.cache_bytes(method.kind) if cached else 0,
             **method.numbers,
-        }
-        self.measured[method.name] = measured
-        self.rows.append(record)
+        )
         name = method.name
         for key, values in measured.values.items():
             self.arrays[f"{name}/{key}"] = values
@@ -158,26 +146,14 @@ class Report:
 
     def records(self) -> list[dict[str, Any]]:
         """All records: rows, paired differences, correlations."""
-        compared = [
-            {
-                "kind": "comparison",
-                "method": left,
-                "against": right,
-                "quantity": name,
-                "samples": len(self.task),
-                **difference(self.measured[left], self.measured[right], name),
-            }
-            for left, right, name in COMPARISONS
-            if left in self.measured and right in self.measured
-        ]
         related = correlations(self.calibrated.recording, self.study.grid.sites)
-        return [*self.rows, *compared, *related]
+        return [*super().records(), *related]
 
-    def write(self, out: Path, header: dict[str, Any], arrays: Path | None) -> None:
+    def write(
+        self, out: Path, header: dict[str, Any], arrays: Path | None = None
+    ) -> None:
         """Writes the results file, the Markdown table, and the arrays."""
-        content = self.records()
-        records.write(out, header, content)
-        out.with_suffix(".md").write_text(quality_report.markdown(content))
+        super().write(out, header)
         if arrays is not None:
             np.savez_compressed(arrays, allow_pickle=False, **self.arrays)
 
@@ -204,7 +180,7 @@ def run(
         in any case.
       captions, seeds: every caption is sampled with every seed.
       calibration_captions: for errors and the fit; up to 8 of them for searches.
-      options: of the sampler.
+      options: the options of the sampler.
       targets: bits and skips that compared methods meet.
       latent_shape: (F, C, H, W).
       scheduler: instead of the one that the network was trained with.
@@ -214,16 +190,9 @@ def run(
     Raises:
       ValueError: an unknown method.
     """
-    unknown = [name for name in methods if name not in ROWS]
-    if unknown:
-        raise ValueError(f"methods: expected {', '.join(ROWS)}; found {unknown}")
-    began = time.monotonic()
-
-    def log(text: str) -> None:
-        print(
-            f"[{time.monotonic() - began:6.1f} s] {text}", file=sys.stderr, flush=True
-        )
-
+    refuse_unknown(methods, ROWS)
+    clock = Clock(minutes)
+    log = clock.log
     evaluated = evaluation_attributes(captions)
     task = make_task(evaluated, seeds, latent_shape)
     chosen = calibration_attributes(calibration_captions, evaluated)
@@ -238,26 +207,18 @@ def run(
     log("recording calibration runs")
     recording = record(study, calibration)
     calibrated = Calibrated(study, recording, searched, targets)
-    report = Report(study, task, len(seeds), calibrated)
+    report = Report(study, task, seeds=len(seeds), calibrated=calibrated)
     report.arrays |= recording.arrays()
 
     log("full precision")
-    reference = study.run(FULL, [Setting()], task)
     method = Method("full_precision", f"{options.dtype} everywhere", FULL, (Setting(),))
-    full = measure(reference, reference.latents, task, study.grid)
-    report.add(method, [(reference, full)])
-    for name in methods:
-        if minutes is not None and time.monotonic() - began > 60 * minutes:
-            log(f"time is over: {name} and later rows are left out")
-            break
+    found = report.draws(FULL, method.settings)
+    reference = found[0][0]
+    report.add(method, found)
+    for name in clock.until_over(methods, str):
         method = make_method(name, calibrated)
         log(name)
-        draws = []
-        for setting in method.settings:
-            samples = study.run(method.kind, [setting], task)
-            found = measure(samples, reference.latents, task, study.grid)
-            draws.append((samples, found))
-        report.add(method, draws)
+        report.add(method, report.draws(method.kind, method.settings, reference))
         log(quality_report.one_line(report.rows[-1]))
         if after_row is not None:
             after_row(report)
@@ -303,13 +264,8 @@ def random_model(
     return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", help="directory; default: the bundled checkpoint")
+def _parser(command: StudyCommand) -> argparse.ArgumentParser:
+    parser = command.parser()
     parser.add_argument("--methods", nargs="+", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--captions", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1, help="per caption")
@@ -321,12 +277,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--bits", type=float, default=Targets.bits)
     parser.add_argument("--skips", type=float, default=Targets.skips)
-    parser.add_argument("--minutes", type=float, help="start no row after this time")
-    parser.add_argument("--out", type=Path, required=True, help="results file, .json")
     parser.add_argument("--arrays", type=Path, help="also this .npz")
     parser.add_argument("--policy", type=Path, help="also the default's policy file")
     parser.add_argument("--plots", type=Path, help="also PNG files here (matplotlib)")
-    parser.add_argument("--commit", help="recorded where there is no git repository")
     return parser
 
 
@@ -338,7 +291,8 @@ def main(
 ) -> None:
     """Command line; `defaults` are those of another module with these arguments."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
+    command = StudyCommand(module, __doc__)
+    parser = _parser(command)
     parser.set_defaults(**defaults)
     args = parser.parse_args(given)
     model = load_model(args.model)
@@ -347,10 +301,7 @@ def main(
     if args.euler:
         scheduler = FlowMatchEuler(shift=getattr(scheduler, "flow_shift", 1.0))
     guidance = demo.guidance_scale if args.guidance is None else args.guidance
-    # Where the files were put says nothing about the measurement.
-    places = {str(p) for p in (args.out, args.arrays, args.policy, args.plots) if p}
-    shown = [Path(word).name if word in places else word for word in given]
-    header = records.header(["python", "-m", module, *shown], commit_id=args.commit)
+    header = command.header(given, args)
     report = run(
         model,
         methods=args.methods,

@@ -59,10 +59,6 @@ class Subject:
         """Its class."""
         from sixbit_jax import components
 
-        if self.class_name == "AutoencoderKLHunyuanVideo":
-            from sixbit_jax.vae.hunyuan_video import AutoencoderKLHunyuanVideo
-
-            return AutoencoderKLHunyuanVideo
         return components.get(self.class_name)[1]
 
     def functions(self) -> tuple[Callable[..., Iterator[Any]], Callable[..., Any]]:
@@ -112,7 +108,7 @@ SUBJECTS = {
         parts="benchmarks.vae.parts_wan",
     ),
     "hunyuan-video": Subject(
-        "AutoencoderKLHunyuanVideo", (33, 90, 160), _METHODS | _KERNELS
+        "AutoencoderKLHunyuanVideo", (33, 90, 160), _METHODS | _WHOLE | _KERNELS
     ),
 }
 ENCODE, PARTS, TORCH = "encode", "parts", "torch"

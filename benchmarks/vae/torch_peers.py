@@ -1,6 +1,6 @@
 """The PyTorch peer: diffusers' autoencoder, or its decoder in plain PyTorch.
 
-Records are empty where PyTorch or a GPU is missing.
+Where PyTorch or a GPU is missing, the record says so.
 """
 
 import importlib
@@ -21,10 +21,12 @@ def time_peers(
 ) -> Iterator[dict[str, Any]]:
     """Decodes a video of `size` latents in bf16: seconds and peak memory."""
     if importlib.util.find_spec("torch") is None:
+        yield {"program": "PyTorch", "left_out": "PyTorch is not installed"}
         return
     import torch  # pyrefly: ignore[missing-import]
 
     if not torch.cuda.is_available():
+        yield {"program": "PyTorch", "left_out": "PyTorch sees no GPU"}
         return
     torch.set_grad_enabled(False)
     # Wan's step of one frame differs from the first two; all three are compiled.

@@ -35,16 +35,16 @@ class Tile(NamedTuple):
 # `python -m benchmarks.kernels.triton_tune`; the others have not been timed by us.
 TILES = {
     DeviceClass.AMPERE: {
-        (64, False): Tile(128, 64, 4, 3),
-        (64, True): Tile(128, 64, 4, 3),
-        (128, False): Tile(128, 64, 8, 3),
-        (128, True): Tile(128, 64, 8, 3),
+        (64, False): Tile(128, 64, 8, 3),
+        (64, True): Tile(128, 64, 8, 3),
+        (128, False): Tile(128, 32, 8, 3),
+        (128, True): Tile(128, 32, 8, 3),
     },
     DeviceClass.SMALL: {
-        (64, False): Tile(128, 64, 4, 2),
-        (64, True): Tile(128, 64, 4, 2),
-        (128, False): Tile(64, 64, 4, 2),
-        (128, True): Tile(128, 64, 8, 2),
+        (64, False): Tile(128, 64, 8, 2),
+        (64, True): Tile(128, 64, 8, 2),
+        (128, False): Tile(128, 32, 8, 3),
+        (128, True): Tile(128, 32, 8, 3),
     },
     DeviceClass.HOPPER: {
         (64, False): Tile(128, 128, 8, 2),
@@ -77,7 +77,6 @@ def _check(q: jax.Array, k: jax.Array, v: jax.Array) -> None:
             f"the Triton attention kernel needs tokens, found q {q.shape} and k "
             f"{k.shape}"
         )
-
     if max(q.shape[1], k.shape[1]) * math.prod(q.shape[2:]) >= 2**31:
         raise NotImplementedError(
             "the Triton attention kernel counts the numbers of one batch entry in 31 "

@@ -33,7 +33,7 @@ def rows_buffer(shape: tuple[int, ...], dtype, untiled: bool):
 
     Args:
         shape: the last axis is one swizzled row.
-        dtype: of the elements.
+        dtype: the dtype of the elements.
         untiled: make a pair that aliases: the tiles that wgmma and the warpgroup see,
             and the plain rows that TMA sees. Both lie in memory alike, but TMA clips
             plain rows at any M and tiles only at multiples of 8.
@@ -62,8 +62,8 @@ def scratch_types(
         tile: how the block works.
         epilogue: what follows the products.
         vectors: operands of the epilogue that vary along one axis.
-        operand_dtype: of A and W.
-        out_dtype: of the result and the residual.
+        operand_dtype: the dtype of A and W.
+        out_dtype: the dtype of the result and the residual.
         store_columns: columns per store.
         untiled: see `rows_buffer`.
 

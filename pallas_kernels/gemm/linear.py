@@ -23,11 +23,11 @@ def refuse(
     """Raises NotImplementedError with every reason the kernel cannot do this.
 
     Args:
-        shape: of x, `[..., M, K]`.
-        dtype: of both operands.
+        shape: the shape of x, `[..., M, K]`.
+        dtype: the dtype of both operands.
         n: rows of w.
         operands: epilogue operands.
-        out_dtype: of the result.
+        out_dtype: the dtype of the result.
     """
     m, k = shape[-2:]
     reasons = []

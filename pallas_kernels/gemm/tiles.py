@@ -28,7 +28,7 @@ def choose(dtype, n: int, epilogue: Epilogue) -> Tile:
     """The tile for products with `n` columns; M and K changed no choice.
 
     Args:
-        dtype: of the operands.
+        dtype: the dtype of the operands.
         n: rows of W.
         epilogue: what follows.
 

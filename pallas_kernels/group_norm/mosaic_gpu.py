@@ -41,7 +41,7 @@ def channel_moments(
     Args:
       x: activations.
       pivot: near the mean of each channel, float32.
-      blocks: of the grid, per sample; None is one per multiprocessor.
+      blocks: the blocks of the grid, per sample; None is one per multiprocessor.
       interpret: `plgpu.InterpretGPUParams()` runs the interpreter, for tests.
 
     Raises:

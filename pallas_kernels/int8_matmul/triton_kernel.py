@@ -126,18 +126,14 @@ def int8_matmul(
         w_ptrs += BLOCK_K
 
     # In parts, so that operands of the epilogue fit the registers beside the sums.
+    width: tl.constexpr = BLOCK_N // PARTS
     if PARTS == 2:
-        halves = tl.permute(
-            tl.reshape(sums, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)
-        ).split()
-        part = (tile_n * BLOCK_N) + tl.arange(0, BLOCK_N // 2)
+        split = tl.permute(tl.reshape(sums, (BLOCK_M, 2, width)), (0, 2, 1)).split()
+    else:
+        split = (sums,)
     for i in tl.static_range(PARTS):
-        if PARTS == 2:
-            some = halves[i]
-            some_columns = part + i * (BLOCK_N // 2)
-        else:
-            some = sums
-            some_columns = columns
+        some = split[i]
+        some_columns = tile_n * BLOCK_N + i * width + tl.arange(0, width)
         _finish(
             some,
             rows,

@@ -54,7 +54,7 @@ class Heads:
       norm: "layer", "rms" or None.
       row_factor: [batch, tokens] float32, e.g. 1 / rms over all heads; or None.
       weight, bias: [head_dim] or [heads, head_dim], or None.
-      eps: of the norm.
+      eps: the epsilon of the norm.
       rotary: cosines and sines, or None.
 
     Raises:

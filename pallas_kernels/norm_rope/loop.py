@@ -41,7 +41,7 @@ class HeadTile:
     Attributes:
       shape: (batch, tokens, heads, head_dim) of the whole.
       batch, block, head: which tile; block counts tiles along the tokens.
-      thread: of the block of threads.
+      thread: the thread of the block of threads.
       step: parity decides which half of the scratch is used.
       words: of each of the thread's tokens, its channels, two bfloat16 per word.
       table: the words of the rotary table for a token, four by four and in order, so

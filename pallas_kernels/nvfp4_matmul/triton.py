@@ -7,36 +7,16 @@ never run by us.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from pallas_kernels import dispatch
 from pallas_kernels.gemm import epilogue
 from pallas_kernels.gemm.epilogue import EpilogueOperands
+from pallas_kernels.triton_backend import calls
+from pallas_kernels.triton_backend.calls import Launch
 
 _BLOCKS = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128}
-# What is compiled for where no GPU can be asked.
-_RTX_50 = 120
-
-
-def _modules() -> tuple[Any, Any]:
-    """jax_triton and our kernel.
-
-    Raises:
-        NotImplementedError: the extra is not installed.
-    """
-    try:
-        return importlib.import_module("jax_triton"), importlib.import_module(
-            "pallas_kernels.nvfp4_matmul.triton_kernel"
-        )
-    except ImportError as error:
-        raise NotImplementedError(
-            "triton: expected the optional packages jax-triton and triton (pip install "
-            f"'sixbit-jax[triton]'), found {error}"
-        ) from error
 
 
 def needs_triton_and_rtx_50() -> None:
@@ -47,7 +27,7 @@ def needs_triton_and_rtx_50() -> None:
         raise NotImplementedError(
             f"triton: expected compute capability 12.x (RTX 50), found {device}"
         )
-    _modules()
+    calls.needs_triton()
 
 
 def nvfp4_matmul(
@@ -65,21 +45,21 @@ def nvfp4_matmul(
     Raises:
         NotImplementedError: the extra is not installed.
     """
-    jax_triton, kernels = _modules()
     *lead, m, half = x_codes.shape
     n = w_codes.shape[0]
     rows = x_codes.size // half
-    found = dispatch.compute_capability()
-    sums = jax_triton.triton_call(
-        x_codes.reshape(rows, half),
-        x_block_scales.reshape(rows, -1),
-        w_codes,
-        w_block_scales,
-        kernel=kernels.nvfp4_sums,
-        out_type=jax.ShapeDtypeStruct((rows, n), jnp.float32),
+    [sums] = calls.call(
+        "nvfp4_matmul:nvfp4_sums",
+        (
+            x_codes.reshape(rows, half),
+            x_block_scales.reshape(rows, -1),
+            w_codes,
+            w_block_scales,
+        ),
+        [jax.ShapeDtypeStruct((rows, n), jnp.float32)],
         grid=(-(-rows // _BLOCKS["BLOCK_M"]), -(-n // _BLOCKS["BLOCK_N"])),
-        compute_capability=_RTX_50 if found is None else found[0] * 10 + found[1],
-        num_warps=8,
+        launch=Launch(8, 3),
+        fused_multiply_add=True,
         M=rows,
         N=n,
         K=2 * half,

@@ -35,7 +35,7 @@ def quantize_rows(
     Args:
       x: activations.
       affine: factors and addends, see `Front.affine`; None without.
-      tensor_scale: of all rows.
+      tensor_scale: the tensor scale of all rows.
       ends: the front end.
       tiling: the tile; `choose_tiling(K)` is a good one.
 

@@ -30,8 +30,8 @@ def encode_int8(
     """`numerics.int8.quantize` of norm * values.
 
     Args:
-      values: of this thread.
-      amax: of the whole row, norm included.
+      values: the values of this thread.
+      amax: the largest magnitude of the whole row, norm included.
       norm: a factor that the values still need.
 
     Returns:

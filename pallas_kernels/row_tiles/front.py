@@ -33,7 +33,7 @@ class Front:
 
     Attributes:
       layer_norm: whether rows are normalised first.
-      eps: of the LayerNorm.
+      eps: the epsilon of the LayerNorm.
       affine: whether raw input 0 holds factors and addends, float16 [variants, 2, K]:
         y = x * factor + addend. They come from the L1 cache for every tile; float16
         halves that traffic, multiplies two channels at once and rounds eight times

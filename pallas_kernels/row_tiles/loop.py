@@ -43,7 +43,7 @@ class Tile:
       tiling: the shape of the tile.
       rows_total: M; rows from there on do not exist.
       index: tile number.
-      thread: of the block.
+      thread: the thread of the block.
       words: the thread's part of each tiled input, 32-bit words in channel order; zero
         where there are no channels.
       raw_inputs, raw_outputs: whole operands in global memory.

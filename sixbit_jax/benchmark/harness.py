@@ -133,8 +133,9 @@ def run_all(
     prepared = [_begin(c, p) for c, p in zip(others, programs, strict=True)]
     ready()
     warm_up()
-    ours = [p for p in prepared if p.case.implementation == "mosaic_gpu"]
-    rest = [p for p in prepared if p.case.implementation != "mosaic_gpu"]
+    kernels = ("mosaic_gpu", "triton")
+    ours = [p for p in prepared if p.case.implementation in kernels]
+    rest = [p for p in prepared if p.case.implementation not in kernels]
     for one in itertools.chain(ours, (_begin(c, _compile(c)) for c in products), rest):
         one.attempt(lambda program, case=one.case: _measure(case, program))
         yield one.record

@@ -93,19 +93,22 @@ def wait_for_turn(ready: Any) -> None:
     sys.stdin.readline()
 
 
-def in_turn(command: Sequence[str], names: Sequence[str]) -> Iterator[tuple[str, dict]]:
+def in_turn(
+    command: Sequence[str], names: Sequence[str], *, keeps_memory: bool = False
+) -> Iterator[tuple[str, dict]]:
     """Runs workers that prepare side by side and use the device one after the other.
 
     Args:
-      command: of every worker, before its name.
-      names: of the workers, in the order of their turns.
+      command: the command of every worker, before its name.
+      names: the names of the workers, in the order of their turns.
+      keeps_memory: see `Worker`.
 
     Yields:
       A worker's name and a record of it, or its `failure`.
     """
     lines: queue.Queue = queue.Queue()
     workers = {
-        name: Worker(name, [*command, name], lines, keeps_memory=False)
+        name: Worker(name, [*command, name], lines, keeps_memory=keeps_memory)
         for name in names
     }
     waiting, ended = set(names), set()

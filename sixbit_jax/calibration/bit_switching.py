@@ -57,7 +57,7 @@ def find_delta(
     Args:
       output_change: [..., steps] of calibration runs that skip nothing.
       target_bits: mean over steps and runs.
-      low_bits, high_bits: of the two routes.
+      low_bits, high_bits: bits of the two routes.
       candidates: thresholds tried, by ratio.
 
     Raises:

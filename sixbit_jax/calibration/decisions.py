@@ -35,8 +35,8 @@ def decisions(
 
     Args:
       recording: gammas, skips and errors of the runs.
-      predictor: of the policy.
-      grid: of the model.
+      predictor: the predictor of the policy.
+      grid: the grid of the model.
       importance: factor of each block and site, [L, S], or None.
       residual: times gamma of the step before.
     """

@@ -38,16 +38,16 @@ class CalibrationRuns:
 
     Attributes:
       model: with stored weights; of a pair, the network for high noise.
-      scheduler: of the runs.
+      scheduler: the scheduler of the runs.
       embeds: prompt embeddings, each a run with a plan and a seed of its own.
-      negative: of the negative prompt; None without guidance.
+      negative: embeddings of the negative prompt; None without guidance.
       latent_shape: (F, C, H, W).
       num_steps: denoising steps.
       guidance: classifier-free guidance.
       conditions: what the network takes besides, a row per prompt; of a pair, the
         network for low noise.
       execution: how the program computes.
-      seed: of the first prompt.
+      seed: the seed of the first prompt.
       as_given: see `Prompt`.
       prompt_fields: masks and pooled embeddings, see `prompt_fields_of`.
     """

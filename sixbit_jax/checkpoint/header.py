@@ -123,7 +123,7 @@ class Header:
       quantization: the recipe that made the weights.
       source: where the parameters came from, and the accounting of its keys.
       item_bytes: bytes of each item's files, by the name of the item.
-      checksums: of each item's files, by the name of the item
+      checksums: the checksums of each item's files, by the name of the item
         (`checksums.of_directory`); empty in directories of earlier versions.
     """
 

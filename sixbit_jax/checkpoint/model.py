@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from sixbit_jax import components
 from sixbit_jax.checkpoint.directory import CheckpointError
@@ -20,6 +21,7 @@ from sixbit_jax.checkpoint.items import (
     spec_of,
     value_of,
 )
+from sixbit_jax.checkpoint.placement import Placement, placement
 
 
 def parameter_shapes(
@@ -93,7 +95,11 @@ def _dtype(spec: ParameterSpec, stored: Any, dtype: Any) -> Any:
 
 
 def load(
-    path: str | os.PathLike, *, dtype: Any = None, verify: bool = True
+    path: str | os.PathLike,
+    *,
+    dtype: Any = None,
+    verify: bool = True,
+    mesh: Mesh | None = None,
 ) -> tuple[nnx.Module, Header]:
     """Loads a checkpoint directory; blocks are stacked on the device one by one.
 
@@ -105,6 +111,10 @@ def load(
         stored ones.
       verify: whether every item is held against its checksum; directories of earlier
         versions have none.
+      mesh: devices that share a run (`sixbit_jax.make_mesh`). Every parameter goes to
+        all of them; of the blocks' matrices, each along `fsdp` gets its part and no
+        device ever holds the whole. Every process reads the directory, and puts the
+        parts of its own devices there.
 
     Returns:
       The model, with a `StoredWeight` where the file has them, and the header.
@@ -112,6 +122,14 @@ def load(
     Raises:
       CheckpointError: if the directory is not a complete checkpoint of its config.
       ValueError: if no port of its model class exists.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> _ = sixbit_jax.save(sixbit_jax.quantize(model), "model-nvfp4")
+    >>> loaded, header = sixbit_jax.load("model-nvfp4")
+    >>> loaded.config == model.config
+    True
     """
     with CheckpointReader(Path(path), verify=verify) as reader:
         header = reader.header
@@ -120,19 +138,23 @@ def load(
         shapes = {k: tuple(v.get_value().shape) for k, v in variables.items()}
         _check(header, shapes, reader.path)
         values: dict[str, Any] = {}
-        stacks = {name: _allocate(s, dtype) for name, s in header.stacks.items()}
+        layout = placement(mesh)
+        stacks = {
+            name: _allocate(s, dtype, layout) for name, s in header.stacks.items()
+        }
         for item in header.items():
             arrays = reader.read(item)
             if item.stack:
                 whole = stacks[item.stack]
                 chosen = {name: whole[name] for name in arrays}
-                written = _insert(chosen, arrays, jnp.int32(item.index))
+                layer = jax.tree.map(layout.layer, arrays)
+                written = _insert(chosen, layer, jnp.int32(item.index))
                 # Without waiting, several blocks of host memory would be in flight.
                 whole.update(jax.block_until_ready(written))
                 continue
             for name, spec in item.parameters.items():
                 parts = {
-                    k: jnp.asarray(a, _dtype(spec, a.dtype, dtype))
+                    k: layout.whole(a, _dtype(spec, a.dtype, dtype))
                     for k, a in arrays[name].items()
                 }
                 values[name] = value_of(parts, spec)
@@ -146,10 +168,10 @@ def load(
     return nnx.merge(graph, nnx.from_flat_state(flat)), header
 
 
-def _allocate(stack: Stack, dtype: Any) -> dict[str, Arrays]:
+def _allocate(stack: Stack, dtype: Any, layout: Placement) -> dict[str, Arrays]:
     return {
         name: {
-            k: jnp.zeros((stack.length, *shape), _dtype(spec, stored, dtype))
+            k: layout.zeros((stack.length, *shape), _dtype(spec, stored, dtype))
             for k, (shape, stored) in spec.arrays.items()
         }
         for name, spec in stack.parameters.items()
@@ -181,6 +203,13 @@ def save(
 
     Raises:
       CheckpointError: if `path` exists or cannot be written; nothing is left behind.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> header = sixbit_jax.save(model, "model")
+    >>> header.model_class
+    'CogVideoXTransformer3DModel'
     """
     values = {k: v.get_value() for k, v in _flat(nnx.state(model)).items()}
     layered: dict[str, dict[str, Any]] = {

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
+
 from sixbit_jax.checkpoint.directory import CheckpointError, new_directory
 from sixbit_jax.checkpoint.header import PAIR_NAME, Header, seal
 from sixbit_jax.checkpoint.items import verify
@@ -138,13 +140,14 @@ def load_pair(
     guidance_scale: float | None = None,
     dtype: Any = None,
     verify: bool = True,
+    mesh: Mesh | None = None,
 ) -> tuple[Any, LowNoise, Header]:
     """Loads what `convert` made of a root with two networks.
 
     Args:
       path: the directory.
       guidance_scale: of the network for low noise; None is that of the other.
-      dtype, verify: as in `load`.
+      dtype, verify, mesh: as in `load`.
 
     Returns:
       The network for high noise, the other one with its boundary (`low_noise` of
@@ -155,7 +158,8 @@ def load_pair(
     """
     boundary = read_boundary(path)
     loaded: list[tuple[Any, Header]] = [
-        load(Path(path) / name, dtype=dtype, verify=verify) for name in NETWORKS
+        load(Path(path) / name, dtype=dtype, verify=verify, mesh=mesh)
+        for name in NETWORKS
     ]
     (high, header), (low, _) = loaded
     for network in (high, low):

@@ -90,6 +90,14 @@ def summarize(path: str | os.PathLike) -> Summary:
       CheckpointError: if it is not a checkpoint directory, or items are missing or
         truncated; lists all of them.
       ValueError: if no port of its model class exists.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.checkpoint.summary import summarize
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> _ = sixbit_jax.save(model, "toy")
+    >>> summarize("toy").num_parameters
+    2546992
     """
     header = read_header(path)
     check_sizes(Path(path), header)

@@ -22,7 +22,7 @@ class Prompts(NamedTuple):
     Attributes:
       names: captions, or numbers.
       embeds: float32 [prompts, T, E].
-      negative: of the negative prompt, [T, E]; None where a file has none.
+      negative: embeddings of the negative prompt, [T, E]; None where a file has none.
       captions: whether `names` are captions of the demo.
       fields: masks and pooled embeddings, by field of `sampling.options.Prompt`.
     """
@@ -154,8 +154,8 @@ def load_models(
 
     Args:
       args: with the options of `add_model_arguments`.
-      recipe: of `--recipe`, or None.
-      second_guidance: of `--guidance-2`.
+      recipe: what `--recipe` names, or None.
+      second_guidance: the value of `--guidance-2`.
 
     Raises:
       ValueError: if there is none, or `--quantized-model` is another network.
@@ -199,7 +199,7 @@ def load_plain(source: Path, *, second_guidance: float | None = None) -> Network
 
     Args:
       source: a converted checkpoint, or a diffusers directory.
-      second_guidance: of `--guidance-2`.
+      second_guidance: the value of `--guidance-2`.
     """
     load = load_network if is_converted(source) else convert_and_load
     return load(source, second_guidance=second_guidance)

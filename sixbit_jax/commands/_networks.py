@@ -16,7 +16,7 @@ class Network(NamedTuple):
     Attributes:
       model: the network; of a pair, the one for high noise.
       low_noise: the other one of a pair (`LowNoise`), or None.
-      header: of the checkpoint.
+      header: the header of the checkpoint.
     """
 
     model: Any
@@ -57,7 +57,7 @@ def load_network(path: Path, *, second_guidance: float | None = None) -> Network
 
     Args:
       path: the directory; of a whole pipeline, its transformers are taken.
-      second_guidance: of `--guidance-2`.
+      second_guidance: the value of `--guidance-2`.
 
     Raises:
       ValueError: for a second scale where there is one network.
@@ -114,7 +114,7 @@ def convert_and_load(
     Args:
       source: the directory.
       weights: as in `convert`; "nvfp4" is refined.
-      second_guidance: of `--guidance-2`.
+      second_guidance: the value of `--guidance-2`.
     """
     from convert import convert
     from convert.pair import convert_pair

@@ -72,7 +72,7 @@ def plan_shots(
     """Every prompt with its pictures, each of which is read once and checked.
 
     Args:
-      args: of the command.
+      args: the parsed arguments of the command.
       pipe: the pipeline.
       prompts: texts.
       given: arguments of `pipe.settings`.

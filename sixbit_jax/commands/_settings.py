@@ -14,10 +14,10 @@ class Settings(NamedTuple):
     """What follows from options and network.
 
     Attributes:
-      scheduler: of the run.
+      scheduler: the scheduler of the run.
       latent_shape: (F, C, H, W).
       num_steps: denoising steps.
-      scale: of the guidance.
+      scale: the scale of the guidance.
       as_given: take prompts as they are where the network's pipelines pad them.
     """
 

@@ -151,7 +151,7 @@ def policy_for(spec: str, model: Any, *, stable_route: str = "nvfp4") -> Any:
     """The policy of `--policy`: "none" or a JSON file of `sixbit calibrate`.
 
     Args:
-      spec: of the option.
+      spec: the text of the option.
       model: that the policy is for.
       stable_route: one of `STABLE_ROUTES`.
     """

@@ -5,11 +5,13 @@ import time
 from pathlib import Path
 
 from sixbit_jax import files
-from sixbit_jax.commands import _bundled, _inputs, _shared
+from sixbit_jax.commands import _bundled, _inputs, _pipeline_demo, _shared
 from sixbit_jax.commands._configurations import configuration_for
 from sixbit_jax.commands._names import (
     BUNDLED_CHECKPOINT,
+    BUNDLED_PIPELINE,
     DEFAULT_CAPTIONS,
+    PIPELINE_POLICY,
     RECOMMENDED,
 )
 from sixbit_jax.commands._networks import load_network
@@ -33,6 +35,7 @@ EPILOG = """\
 examples:
   sixbit demo
   sixbit demo --captions "a cyan cross moves up on a white background" --steps 25
+  sixbit demo --prompt "a shiny red ball rolls left past a blue ring, on a dark wall"
 Captions are of the form "a COLOUR SHAPE MOTION on a COLOUR background"; a caption
 that does not fit is answered with the words there are.
 """
@@ -40,7 +43,15 @@ that does not fit is answered with the words there are.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--prompt",
+        nargs="+",
+        metavar="TEXT",
+        help="in your own words, to a whole small pipeline (text encoder, transformer, "
+        "VAE) of videos of two objects; words that it does not know are named",
+    )
+    what.add_argument(
         "--captions",
         nargs="+",
         metavar="TEXT",
@@ -64,9 +75,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--policy",
         metavar="FILE.json|NAME|none",
-        default=RECOMMENDED,
         help="what to put beside full precision: a name of `sixbit compare`, a file of "
-        "`sixbit calibrate`, or none (default: the bundled policy, 6bit)",
+        "`sixbit calibrate`, or none (default: the bundled policy, 6bit; with --prompt "
+        f"{PIPELINE_POLICY})",
+    )
+    parser.add_argument(
+        "--pipeline",
+        metavar="DIR",
+        type=Path,
+        default=BUNDLED_PIPELINE,
+        help="diffusers root for --prompt (the bundled one)",
     )
     _bundled.add_report_arguments(parser)
     _shared.add_sampling_arguments(parser)
@@ -81,6 +99,10 @@ def run(args: argparse.Namespace) -> int:
     from sixbit_jax.report.comparison import Comparison
     from sixbit_jax.report.write import write_report
 
+    if args.policy is None:
+        args.policy = RECOMMENDED if args.prompt is None else PIPELINE_POLICY
+    if args.prompt is not None:
+        return _pipeline_demo.run(args)
     began = time.perf_counter()
     captions = tuple(args.captions)
     prompts = _inputs.caption_prompts(captions)

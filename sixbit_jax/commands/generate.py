@@ -9,6 +9,7 @@ from typing import Any
 
 from sixbit_jax.commands import (
     _compile_cache,
+    _mesh,
     _names,
     _numbers,
     _pictures,
@@ -73,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _pictures.add_arguments(parser.add_argument_group("pictures"), _size)
     _add_sampling(parser.add_argument_group("sampling"))
     _add_method(parser.add_argument_group("method"))
+    _mesh.add_arguments(parser.add_argument_group("several devices"))
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     _compile_cache.add_cache_argument(parser)
 
@@ -193,6 +195,8 @@ def run(args: argparse.Namespace) -> int:
     jobs = outputs.plan_jobs(shots, videos=args.videos, seed=args.seed)
     guided = jobs[0].settings.guided
     options = _options(args, pipe)
+    heads = pipe.network_config.num_attention_heads
+    options["mesh"] = _mesh.mesh_of(args, heads, guided=guided)
     facts = {
         "pipeline": pipe.header.pipeline_class,
         "negative_prompt": args.negative_prompt if guided else "",

@@ -88,7 +88,7 @@ def evaluate(
         attributes: int `[batch, 4]`.
         demo: what kind of network it is; gives scheduler and guidance.
         num_steps: denoising steps.
-        seed: of the initial noise.
+        seed: the seed of the initial noise.
         dtype: compute dtype.
         kernels: as in `sample`.
 

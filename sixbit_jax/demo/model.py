@@ -93,14 +93,14 @@ class DemoModel:
 
     Attributes:
         name: on the command line.
-        model_class: of the network.
+        model_class: the model class of the network.
         pipeline: diffusers' pipeline class, for `model_index.json`.
         config: makes the network's diffusers `config.json`.
         scheduler_config: makes the diffusers `scheduler_config.json`.
         renamed: parts of parameter names and what diffusers calls them.
         zero: ends of the names of matrices that start at zero.
         recipe: numbers of the training run.
-        guidance_scale: of evaluations.
+        guidance_scale: the guidance scale of evaluations.
     """
 
     name: str
@@ -130,7 +130,7 @@ class DemoModel:
         section 3.2); the other weights are Xavier uniform.
 
         Args:
-            seed: of the weights.
+            seed: the seed of the weights.
             overrides: entries of `config` to replace, for smaller networks.
 
         Returns:

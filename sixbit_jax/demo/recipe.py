@@ -31,7 +31,7 @@ class Recipe:
         warmup: steps of linear warm-up.
         final_fraction: last learning rate over the highest.
         weight_decay: decoupled, on matrices only.
-        betas: of Adam's two moments.
+        betas: the betas of Adam's two moments.
         clip_norm: limit of the gradient's global L2 norm.
         average_decay: of the exponential moving average of the weights.
         caption_dropout: fraction of videos trained with the null embedding.
@@ -42,7 +42,7 @@ class Recipe:
         timestep_shift: for flow matching, in place of the two above: timesteps are
             uniform ones through sigma -> s sigma / (1 + (s - 1) sigma), as the
             schedule of the sampler is.
-        seed: of weights, batches and noise.
+        seed: the seed of weights, batches and noise.
         dtype: compute dtype of the network.
     """
 

@@ -26,7 +26,7 @@ def save_state(folder: Path, state: TrainState, *, max_bytes: int = MAX_BYTES) -
     Args:
         folder: gets `weights-0.npy`, `weights-1.npy`, ... (the parameters one after
             the other, float32) and `step.npy`.
-        state: of the run.
+        state: the state of the run.
         max_bytes: limit of each file.
     """
     leaves = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]

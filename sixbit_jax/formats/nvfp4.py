@@ -27,6 +27,14 @@ class NVFP4Array(StoredWeight):
       tensor_scale: float32 [...].
       rotation: 0, or the width of the block Hadamard that was folded in along K. The
         values are then those of W H, and activations must be rotated the same way.
+
+    >>> import jax.numpy as jnp
+    >>> from sixbit_jax import NVFP4Array
+    >>> stored = NVFP4Array.quantize(jnp.linspace(-1, 1, 64 * 128).reshape(64, 128))
+    >>> stored.shape, stored.nbytes  # 4.5 bits per value
+    ((64, 128), 4612)
+    >>> stored.dequantize(jnp.bfloat16).dtype
+    dtype(bfloat16)
     """
 
     array_names: ClassVar[tuple[str, ...]] = ("codes", "block_scales", "tensor_scale")

@@ -93,7 +93,7 @@ class StoredWeight(abc.ABC):
         formats whose values are few enough whole multiples of a scale do it exactly.
 
         Args:
-          implementation: of the kernel, where the format has one.
+          implementation: the implementation of the kernel, where the format has one.
         """
         del implementation
         return int8.quantize(self.dequantize())

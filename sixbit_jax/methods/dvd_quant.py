@@ -28,7 +28,7 @@ def dvd_quant(
       step_threshold  of a whole-step cache on top (the paper: TeaCache); None
 
     Args:
-      bits: of the weights, 2 to 8.
+      bits: the bits of the weights, 2 to 8.
       rotation: width of the block Hadamard; the kernels know 128 and 0.
       arq_block: channels that share a live scale. A block of the rotation's width is
         best and cheapest: the rotation levels what is inside it.

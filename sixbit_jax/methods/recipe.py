@@ -31,7 +31,6 @@ class Recipe:
       make_policy: (model, **numbers) -> policy.
       routes: (4-bit, 8-bit) arithmetic that the policy chooses from.
       target_bits: mean activation width that calibration aims at.
-      target_skips: share of blocks that calibration lets a cache skip; 0: no cache.
       numbers: defaults of the policy's numbers, where the method has any.
       attention: precision of the scores; None: as the policy says, or 16 bits.
       cache_format: storage of the delta cache.
@@ -46,7 +45,6 @@ class Recipe:
     make_policy: Callable[..., Policy]
     routes: tuple[Route, Route]
     target_bits: float = 6.0
-    target_skips: float = 0.0
     numbers: Mapping[str, Any] = field(default_factory=dict)
     attention: Precision | None = None
     cache_format: str = "bf16"

@@ -31,7 +31,6 @@ def sixbit_diffusion(*, refine: bool = True) -> Recipe:
         weights=NVFP4Recipe(refine=refine),
         make_policy=_policy,
         routes=(Route.NVFP4, Route.INT8),
-        target_skips=0.3,
         numbers={"file": BUNDLED_POLICY},
     )
 

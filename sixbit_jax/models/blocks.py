@@ -42,7 +42,7 @@ class Projection(NamedTuple):
     """Queries, keys or values of some tokens of the stream.
 
     Attributes:
-      x: of all heads.
+      x: the channels of all heads.
       tokens: which of the stream they are of, from the first to before the last; None
         is all.
     """
@@ -90,7 +90,7 @@ class SiteRunner:
         """Runs a site; `fused` are the keyword arguments of `run_site`.
 
         Args:
-          name: of the site.
+          name: the name of the site.
           x: what its front reads.
           linears: the layers that read the activation.
           tokens: which of the stream x is of, from the first to before the last; None
@@ -154,18 +154,21 @@ class SiteRunner:
         axes = self._options.axes
         split = [p.x.reshape(*p.x.shape[:2], -1, head_dim) for p in projections]
         count = axes.groups(split[0].shape[2])
-        found, densities = [], []
+        found, densities, before = [], [], None
         for group in range(count):
             moved: dict[int, Array] = {}
             for tokens in dict.fromkeys(p.tokens for p in projections):
                 those = [i for i, p in enumerate(projections) if p.tokens == tokens]
                 part = projections[those[0]].axes(axes)
-                found_here = part.to_heads([split[i] for i in those], group, count)
+                found_here = part.to_heads(
+                    [split[i] for i in those], group, count, after=before
+                )
                 moved |= dict(zip(those, found_here, strict=True))
             moved = dict(sorted(moved.items()))
             mixed = run(
                 *moved.values(), partial(axes.own_heads, group=group, groups=count)
             )
+            before = mixed
             densities.append(self._density)
             found.append(axes.to_tokens(mixed))
         if count > 1:

@@ -38,7 +38,7 @@ class Axes:
       parts: devices that share the tokens.
       branch_parts: devices that share the branches, 1 or 2.
       weight_parts: devices that share the weights.
-      stacks: of the network: their matrices are what `weights` splits.
+      stacks: the stacks of the network: their matrices are what `weights` splits.
       one_plan: the branches decide as one (batched guidance): sums are over them too.
       runs: tokens of each run, in order; set for one forward pass.
     """
@@ -219,11 +219,18 @@ class Axes:
         parts: list[Float[Array, "batch n heads head_dim"]],
         group: int = 0,
         groups: int = 1,
+        after: Array | None = None,
     ) -> list[Float[Array, "batch tokens own_heads head_dim"]]:
         """All tokens of this device's heads, from its tokens of all heads.
 
         Queries, keys and values travel together: one exchange is in flight at a time,
         and what attention waits for should be one.
+
+        Args:
+          parts: queries, keys and values.
+          group, groups: which heads.
+          after: what is computed before these are read, so that they may travel while
+            it is.
         """
         if not self.tokens:
             return parts
@@ -231,6 +238,8 @@ class Axes:
         moved = jax.lax.all_to_all(
             x, self.tokens, split_axis=3, concat_axis=2, tiled=True
         )
+        if after is not None:
+            moved, _ = jax.lax.optimization_barrier((moved, after))
         return [self._ordered(part) for part in moved]
 
     def to_tokens(

@@ -19,9 +19,9 @@ class Modulate:
 
     Attributes:
       weight, bias: affine map of the norm, [D] or None.
-      eps: of the norm.
-      shift, scale: of video rows, [batch, D].
-      text_shift, text_scale: of the first `num_text` rows.
+      eps: the epsilon of the norm.
+      shift, scale: those of video rows, [batch, D].
+      text_shift, text_scale: those of the first `num_text` rows.
     """
 
     weight: Float[Array, "D"] | None

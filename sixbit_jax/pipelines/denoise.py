@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from sixbit_jax.checkpoint import CheckpointError
@@ -31,6 +32,7 @@ def denoiser(
     policy: Policy | Callable[[Any], Policy] | None = None,
     execution: Execution | None = None,
     guidance_scale_2: float | None = None,
+    mesh: Mesh | None = None,
 ) -> Iterator[Callable[..., Any]]:
     """The transformer (or both) on the device; see `VideoPipeline.sampler`."""
     chosen = choose_scheduler(
@@ -45,10 +47,10 @@ def denoiser(
     execution = Execution(dtype=pipe.dtype) if execution is None else execution
     guidance = Guidance(settings.guidance_scale, embedded=settings.embedded_guidance)
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(pipe.component(TRANSFORMER))
+        model = stack.enter_context(pipe.component(TRANSFORMER, mesh=mesh))
         low = None
         if SECOND in pipe.headers:
-            second = stack.enter_context(pipe.component(SECOND))
+            second = stack.enter_context(pipe.component(SECOND, mesh=mesh))
             low = LowNoise(second, _boundary(pipe), guidance_scale_2)
         if callable(policy) and not isinstance(policy, Policy):
             policy = policy(model)
@@ -62,7 +64,7 @@ def denoiser(
             on_step: Callable[[int, int], bool | None] | None = None,
             conditions: Conditions | None = None,
         ) -> Any:
-            return sample(
+            result = sample(
                 model,
                 chosen,
                 prompt_of(embeds, negative),
@@ -75,7 +77,13 @@ def denoiser(
                 seed=seed,
                 noise=noise,
                 on_step=on_step,
+                mesh=mesh,
             )
+            if mesh is None:
+                return result
+            # Every device has the whole latents; the VAE runs on one of them.
+            own = result.latents.addressable_shards[0].data
+            return result._replace(latents=own)
 
         yield run
 

@@ -51,7 +51,7 @@ class EncodedPictures:
     """The pictures of one video as networks read them, on the host.
 
     Attributes:
-      mean, logvar: of the latents of the rule's video, float32 [1, F, Z, H, W].
+      mean, logvar: those of the latents of the rule's video, float32 [1, F, Z, H, W].
       embeds: CLIP's tokens of one picture after the other, [1, I, E2], or None.
     """
 
@@ -116,9 +116,9 @@ def check_pictures(
     """Makes sure that a pipeline is given the pictures that it takes.
 
     Args:
-      name: of the pipeline, for errors.
-      rule: of the pipeline.
-      pictures: of one video.
+      name: the name of the pipeline, for errors.
+      rule: the rule of the pipeline.
+      pictures: the pictures of one video.
 
     Raises:
       PictureError: if there are too many or too few.
@@ -231,12 +231,12 @@ def encode_latents(
 
     Args:
       vae: with float32 parameters.
-      rule: of the pipeline.
-      pictures: of one video.
+      rule: the rule of the pipeline.
+      pictures: the pictures of one video.
       settings: its size.
       fit: how pictures of other proportions fill the frame.
       tiled: encode overlapping tiles: less memory, other numbers.
-      embeds: of `encode_embeds`, to be kept beside the latents.
+      embeds: what `encode_embeds` made, to be kept beside the latents.
     """
     pixels = partial(
         picture_pixels, height=settings.height, width=settings.width, fit=fit
@@ -314,12 +314,12 @@ def conditions(
     """What the network is given for one video.
 
     Args:
-      rule, encoded: of the pictures.
-      family, config: of the autoencoder.
-      description: of the network.
-      settings: of the video.
+      rule, encoded: those of the pictures.
+      family, config: those of the autoencoder.
+      description: the description of the network.
+      settings: the settings of the video.
       last: whether there is a last picture.
-      seed: of the noise on the picture, where the family has some.
+      seed: the seed of the noise on the picture, where the family has some.
       noise: given instead, of the shape of `encoded.mean`.
     """
     if rule.drawn and noise is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from sixbit_jax import components
 from sixbit_jax.checkpoint import CheckpointError, load
@@ -98,14 +99,17 @@ class Components:
         return config_type.from_dict(header.config), model
 
     @contextlib.contextmanager
-    def component(self, name: str, *, dtype: Any = None) -> Iterator[Any]:
-        """A component on the device, for the length of a `with`."""
-        key = (name, None if dtype is None else jnp.dtype(dtype).name)
+    def component(
+        self, name: str, *, dtype: Any = None, mesh: Mesh | None = None
+    ) -> Iterator[Any]:
+        """A component on its device or mesh, for the length of a `with`."""
+        key = (name, None if dtype is None else jnp.dtype(dtype).name, mesh)
         if key in self._loaded:
             yield self._loaded[key]
             return
         began = time.perf_counter()
-        model = jax.block_until_ready(load(self.path / name, dtype=dtype)[0])
+        found, _ = load(self.path / name, dtype=dtype, mesh=mesh)
+        model = jax.block_until_ready(found)
         self.load_seconds += time.perf_counter() - began
         if name in self._keep:
             self._loaded[key] = model

@@ -24,10 +24,10 @@ class Job:
     """One video to make.
 
     Attributes:
-      number: of the prompt, from 1.
+      number: the number of the prompt, from 1.
       prompt: text.
-      seed: of the noise.
-      settings: of the video.
+      seed: the seed of the noise.
+      settings: the settings of the video.
       first, last: files of the pictures that it begins and ends with, or None.
       facts: what says which pictures they were.
     """
@@ -46,8 +46,8 @@ def plan_jobs(shots: Sequence[Any], *, videos: int, seed: int) -> list[Job]:
 
     Args:
       shots: prompts with their pictures and settings, of the names that `Job` has.
-      videos: of each.
-      seed: of the first of each.
+      videos: how many of each.
+      seed: the seed of the first of each.
     """
     return [
         Job(number, s.prompt, seed + i, s.settings, s.first, s.last, s.facts)

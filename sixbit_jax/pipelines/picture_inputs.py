@@ -129,11 +129,11 @@ class PictureInputs:
         """What the network is given of the pictures of each video.
 
         Args:
-          seeds: of the videos.
-          settings: of all of them.
-          pictures: of each; None without. The same object is encoded once.
+          seeds: the seeds of the videos.
+          settings: the settings of all of them.
+          pictures: the pictures of each; None without. The same object is encoded once.
           noise: on the pictures, instead of drawn from the seeds.
-          options: of `encode`.
+          options: the options of `encode`.
         """
         if pictures is None:
             self.check(None)

@@ -136,7 +136,7 @@ def picture_pixels(
 
     Args:
       picture: RGB, of `read_picture`.
-      height, width: of the video.
+      height, width: those of the video.
       fit: "stretch" as the published pipelines do, or "crop": fill the frame and cut
         what stands out on both sides.
     """
@@ -173,7 +173,7 @@ def size_of_video(
         area it was trained on; CogVideoX1.5 a shorter side of 768 pixels; the first
         CogVideoX has one size.
       picture: that the video begins with.
-      multiple: of pixels that both sides must be.
+      multiple: both sides must be multiples of so many pixels.
       area: in pixels; None is that of the published size.
     """
     default = description.defaults

@@ -115,7 +115,8 @@ class VideoPipeline(Components):
         Args:
           settings: of the videos.
           sampling: `scheduler`, `shift`, `sigmas`, `timesteps`, `policy` (or a function
-            of the network that makes it), `execution`, `guidance_scale_2`.
+            of the network that makes it), `execution`, `guidance_scale_2`, `mesh`
+            (`sixbit_jax.make_mesh`: the devices that share the denoising).
 
         Returns:
           A context of (embeddings, negative ones or None, *, seed, noise, on_step,
@@ -183,7 +184,8 @@ class VideoPipeline(Components):
           true_cfg_scale: classifier-free guidance of networks that read the
             `guidance_scale` themselves (HunyuanVideo); None or 1 runs without.
           sampling: `scheduler`, `shift`, `sigmas` or `timesteps` (whose number is
-            that of the steps), `policy`, `execution`, `guidance_scale_2` of `sampler`,
+            that of the steps), `policy`, `execution`, `guidance_scale_2`, `mesh` of
+            `sampler`,
             `fit` and `picture_noise` of `videos`.
 
         Raises:
@@ -328,6 +330,12 @@ def load_pipeline(
     Raises:
       sixbit_jax.checkpoint.CheckpointError: if components are missing or damaged.
       ValueError: for an unknown component in `keep`.
+
+    >>> import sixbit_jax
+    >>> pipe = sixbit_jax.load_pipeline("wan2.1")  # made by `sixbit convert`
+    >>> video = pipe("a red fox", num_steps=2, frames=5, height=32, width=48)
+    >>> video.frames.shape, video.frames.dtype
+    ((5, 32, 48, 3), dtype('uint8'))
     """
     return VideoPipeline(path, keep=keep, dtype=dtype)
 

@@ -19,7 +19,7 @@ class Video:
       frames: RGB, uint8 [frames, height, width, 3].
       fps: frames per second that the network was trained on.
       prompt, negative_prompt: what it was made from.
-      seed: of the noise.
+      seed: the seed of the noise.
       settings: size, steps, guidance.
       trace: plans and stats of all steps.
       seconds: by part: "text", "picture" where there is one, "sampling", "vae",

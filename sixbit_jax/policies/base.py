@@ -32,6 +32,12 @@ class BlockGrid(NamedTuple):
       branch: index of the guidance branch (0 conditional, 1 unconditional).
       num_steps: number of denoising steps, so that policies made for a number of
         steps can refuse another; None where it is not known.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import BlockGrid
+    >>> grid = BlockGrid(2, ("attn_in", "ff_in"), np.array([[3, 4], [3, 4]]))
+    >>> grid.num_blocks, grid.macs.sum()
+    (2, np.int64(14))
     """
 
     num_blocks: int

@@ -46,7 +46,7 @@ def attention_density(density: ArrayLike, skip: ArrayLike) -> float:
 
     Args:
       density: `Trace.attention_density`, [..., L].
-      skip: of the same shape.
+      skip: which blocks were skipped, of the same shape.
 
     Returns:
       Mean over the blocks that ran; 1, of dense attention, where none did.

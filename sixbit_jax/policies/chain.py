@@ -27,6 +27,12 @@ def chain(*policies: Policy) -> Policy:
     Raises:
       TypeError: an argument is not a `Policy`.
       ValueError: two of them choose blocks of keys for attention in different ways.
+
+    >>> from sixbit_jax import chain, pdr, tdc
+    >>> chain(tdc(0.2), pdr()).skips
+    True
+    >>> chain().routes  # full precision: no quantized route
+    ()
     """
     for position, policy in enumerate(policies):
         if not isinstance(policy, Policy):

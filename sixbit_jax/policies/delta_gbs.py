@@ -50,6 +50,11 @@ def delta_gbs(
 
     Raises:
       ValueError: delta is negative or NaN.
+
+    >>> from sixbit_jax import Route, delta_gbs
+    >>> policy = delta_gbs(0.09, low=Route.ARQ4, high=Route.ARQ8)
+    >>> [route.name for route in policy.routes]
+    ['ARQ4', 'ARQ8']
     """
     init = _Init(delta, low, high)
     routes = tuple(sorted({init.low, init.high}))

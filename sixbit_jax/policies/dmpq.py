@@ -114,6 +114,14 @@ def dmpq(
         finite; final_int8 is negative; a threshold is negative or not finite; in
         `init`: the predictor or the thresholds lack a site of the model, or have
         another number of blocks.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import ErrorPredictor, dmpq
+    >>> sites = ("attn_in", "attn_out", "ff_in", "ff_mid")
+    >>> slope, intercept = np.full((8, 4), 0.1), np.full((8, 4), 0.05)
+    >>> policy = dmpq(ErrorPredictor(sites, slope, intercept), threshold=0.08)
+    >>> [route.name for route in policy.routes]
+    ['NVFP4', 'INT8']
     """
     if isinstance(threshold, Mapping):
         named = tuple(

@@ -35,6 +35,13 @@ def fixed(
     Raises:
       ValueError: wrong shapes, numbers that are no route, a skip in the first step
         (there is no delta yet); in `init`: another number of blocks, sites or steps.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import Route, fixed
+    >>> every_other_step = np.arange(50) % 2 == 1
+    >>> policy = fixed(skip=every_other_step, route=Route.INT8)
+    >>> [route.name for route in policy.routes], policy.skips
+    (['INT8'], True)
     """
     skips = None if skip is None else StaticArray(skip, bool)
     if skips is not None:

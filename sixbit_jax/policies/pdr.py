@@ -49,6 +49,12 @@ def pdr(
 
     Raises:
       ValueError: outlier_ratio below 1 or NaN, an unknown scope.
+
+    >>> from sixbit_jax import pdr
+    >>> [route.name for route in pdr().routes]
+    ['INT8', 'BF16']
+    >>> pdr(None).outlier_rule
+    False
     """
     if scope not in ("post_skip", "every_compute"):
         raise ValueError(

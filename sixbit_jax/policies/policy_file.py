@@ -336,6 +336,14 @@ def policy_from_file(
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: the file is not valid, or was made for another model.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import BlockGrid, policy_from_file
+    >>> from sixbit_jax.policies.policy_file import PolicyFile, save_policy
+    >>> made_for = {"model_class": "Toy", "config_hash": "0", "sites": ("in",)}
+    >>> save_policy(PolicyFile(**made_for, num_blocks=2, tau=0.2), "policy.json")
+    >>> policy_from_file("policy.json", BlockGrid(2, ("in",), np.ones((2, 1)))).skips
+    True
     """
     if stable_route == "auto":
         stable_route = fast_stable_route()

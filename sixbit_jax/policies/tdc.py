@@ -97,6 +97,12 @@ def tdc(
       ValueError: together below 1, tau negative or not finite, max_skips below 1,
         warmup below 2, negative or repeated blocks; in `init`: a block that the model
         does not have.
+
+    >>> from sixbit_jax import tdc
+    >>> tdc(0.2).skips  # any block
+    True
+    >>> tdc(0.2, blocks=[5, 3]).skips
+    (3, 5)
     """
     listed = None if blocks is None else tuple(int(b) for b in blocks)
     if listed is not None and (

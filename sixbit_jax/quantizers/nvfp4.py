@@ -60,6 +60,14 @@ def quantize(model: nnx.Module, recipe: WeightRecipe | None = None) -> nnx.Modul
 
     Returns:
       A new model; parameters that stay as they are are shared with the old one.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> small = sixbit_jax.quantize(model)
+    >>> weight = small.transformer_blocks.ff.up.weight.get_value()
+    >>> type(weight).__name__, weight.rotation
+    ('NVFP4Array', 128)
     """
     recipe = recipe or NVFP4Recipe()
     compress = recipe.compress

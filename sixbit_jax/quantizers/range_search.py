@@ -18,7 +18,7 @@ def grid_of_range(
     """The grid of a range, widened to hold 0: s = (max - min) / levels, z = -min / s.
 
     Args:
-      low, high: of each row.
+      low, high: those of each row.
       levels: highest code, broadcast against the rows.
     """
     low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)

@@ -38,7 +38,7 @@ class Levels(NamedTuple):
     """The levels of every row.
 
     Attributes:
-      scale, offset: of the base codes.
+      scale, offset: those of the base codes.
       first, second: amplitudes of the residual branches, 0 where there is none.
     """
 

@@ -32,7 +32,7 @@ class RowHistogram(NamedTuple):
     Attributes:
       counts: how many v of the row lie in a bin or below it. Exact, as are the sums.
       sums: the sum of those v.
-      width: of a bin, in units of w.
+      width: the width of a bin, in units of w.
       zero: the bin of v = 0. Bin 0 is empty.
     """
 
@@ -71,7 +71,7 @@ def code_sums(
     """Means over each row's values x of what its codes on some grids give.
 
     Args:
-      histogram: of rows [rows, K].
+      histogram: the histogram of rows [rows, K].
       grid: [rows, grids], several for every row; scale in units of a bin, as x is.
       bits: 2 to 8.
       k: K.

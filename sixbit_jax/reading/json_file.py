@@ -39,7 +39,7 @@ def read_json_object(
 
     Args:
       path: a regular file, or a symbolic link to one.
-      largest: of bytes; the file is not read if it has more.
+      largest: the largest number of bytes; the file is not read if it has more.
       most_values: about how many values it may hold.
 
     Returns:

@@ -16,7 +16,7 @@ def brief(value: Any, limit: int = _VALUE) -> str:
 
     Args:
       value: as JSON or a pickle gives it.
-      limit: of characters.
+      limit: the largest number of characters.
     """
     if isinstance(value, str | bytes):
         if len(value) <= limit:

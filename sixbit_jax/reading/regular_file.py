@@ -42,7 +42,7 @@ def open_regular(path: str | os.PathLike, *, buffering: int = -1) -> BinaryIO:
     """Opens a regular file for reading bytes; refuses everything else at once.
 
     Args:
-      path: of the file, or of a symbolic link to it.
+      path: the path of the file, or of a symbolic link to it.
       buffering: as of `open`.
 
     Raises:

@@ -1,9 +1,11 @@
-"""One HTML page with everything in it: no scripts, no files besides it."""
+"""One HTML page with everything in it: no files besides it, nothing from a network."""
 
 import base64
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sixbit_jax.report import player
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #202020; background: #fff;
@@ -26,6 +28,7 @@ class Page:
     def __init__(self, title: str):
         self.title = title
         self._parts: list[str] = []
+        self._players = 0
 
     def heading(self, text: str) -> None:
         """Begins a section."""
@@ -70,14 +73,29 @@ class Page:
             f"<figcaption>{text}</figcaption></figure>"
         )
 
+    def player(
+        self, caption: str, videos: Sequence[player.Shown], **options: Any
+    ) -> None:
+        """Adds videos that play in step; arguments as of `player.fragment`."""
+        self._parts.append(player.fragment(caption, videos, **options))
+        self._players += 1
+
     def render(self) -> str:
-        """The page."""
+        """The page; it has a script only if it has a player."""
         title = html.escape(self.title)
         body = "\n".join(self._parts)
+        style, allowed = _STYLE, "default-src 'none'; img-src data:; "
+        allowed += "style-src 'unsafe-inline'"
+        if self._players:
+            style += player.STYLE
+            body += "\n" + player.script()
+            allowed += "; script-src 'unsafe-inline'"
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+            # The browser itself refuses whatever would come from elsewhere.
+            f'<meta http-equiv="Content-Security-Policy" content="{allowed}">\n'
+            f"<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n"
             f"<h1>{title}</h1>\n{body}\n</body>\n</html>\n"
         )
 

@@ -148,7 +148,7 @@ class _Compiled(NamedTuple):
 
     Attributes:
       run: (parameters, inputs) -> result.
-      seconds: of compiling.
+      seconds: how long compiling took.
       temporary_bytes, cache_bytes: see `Run`.
     """
 
@@ -206,7 +206,7 @@ def run_prompts(
       prompts: prompt embeddings.
       negative: embedding of the negative prompt; None without guidance.
       latent_shape: (F, C, H, W).
-      seed: of the first prompt.
+      seed: the seed of the first prompt.
       execution: how the program computes; the configuration has its cache format.
       conditions: what the network takes besides, a row per prompt; the configuration
         has the second network of a pair.

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from sixbit_jax.calibration import Recording
 from sixbit_jax.calibration.decisions import decisions_of
-from sixbit_jax.report import html, plots, video
+from sixbit_jax.report import html, player, plots, video
 from sixbit_jax.report.comparison import (
     Comparison,
     frame_psnr,
@@ -20,6 +20,7 @@ from sixbit_jax.report.comparison import (
     table_rows,
 )
 from sixbit_jax.report.runs import Run
+from sixbit_jax.routes import Route
 
 FPS = 8
 # Of a file name that holds more than this; file systems take 255 bytes.
@@ -124,20 +125,56 @@ def _write_videos(
         for number, prompt in enumerate(comparison.prompts)
         for run, frames in zip(comparison.runs, pixels, strict=True)
     ]
-    video.contact_sheet(rows).save(directory / "contact_sheet.png")
-    grid = animation(comparison, pixels)
+    height = pixels[0].shape[2]
+    sheet = video.contact_sheet(rows, scale=_magnified(height, 96))
+    sheet.save(directory / "contact_sheet.png")
+    grid = animation(comparison, pixels, scale=_magnified(height, 160))
     video.write_gif(directory / "videos.gif", grid, fps=FPS, scale=1)
     page.heading("Videos")
+    _add_players(comparison, pixels, page)
     page.picture((directory / "videos.gif").read_bytes(), "gif", "All videos")
     page.picture((directory / "contact_sheet.png").read_bytes(), "png", "All frames")
     for part, frames in zip(_parts(comparison), pixels, strict=True):
         for number in range(len(comparison.prompts)):
             stem = f"{number + 1}_{part}"
-            video.write_gif(directory / f"{stem}.gif", frames[number], fps=FPS)
+            options = {"fps": FPS, "scale": _magnified(height, 256)}
+            video.write_gif(directory / f"{stem}.gif", frames[number], **options)
             names.append(f"{stem}.gif")
-            if video.write_mp4(directory / f"{stem}.mp4", frames[number], fps=FPS):
+            if video.write_mp4(directory / f"{stem}.mp4", frames[number], **options):
                 names.append(f"{stem}.mp4")
     return names
+
+
+def _magnified(height: int, wanted: int) -> int:
+    """The whole number of times that frames are enlarged to about `wanted` rows."""
+    return max(1, wanted // height)
+
+
+def _add_players(
+    comparison: Comparison, pixels: list[np.ndarray], page: html.Page
+) -> None:
+    """A player per prompt, with the routes of the conditional branch."""
+    for number, prompt in enumerate(comparison.prompts):
+        shown = [
+            player.Shown(
+                run.name,
+                frames[number],
+                plots.route_cells(run.traces[number])[0] if index else None,
+            )
+            for index, (run, frames) in enumerate(
+                zip(comparison.runs, pixels, strict=True)
+            )
+        ]
+        page.player(
+            prompt,
+            shown,
+            fps=FPS,
+            colours=[
+                *(plots.ROUTE_COLOURS[route.name] for route in Route),
+                plots.SKIPPED_COLOUR,
+            ],
+            names=[*(route.name for route in Route), "skipped"],
+        )
 
 
 def animation(

@@ -1,6 +1,6 @@
 """`sample`: the public entry to the sampler; checks, then runs the compiled program."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from sixbit_jax.policies import Policy
 from sixbit_jax.sampling import checks, watch
 from sixbit_jax.sampling.grid import block_grid, is_quantized
 from sixbit_jax.sampling.loop import run_program
+from sixbit_jax.sampling.mesh import compiler_options
 from sixbit_jax.sampling.option_names import refuse
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
 from sixbit_jax.sampling.prepare import Prepared, prepare
@@ -20,6 +21,21 @@ from sixbit_jax.sampling.trace import SampleResult
 
 run_jitted = partial(jax.jit, static_argnums=(0, 1))(run_program)
 """`run_program` compiled once per (program, model structure, shapes)."""
+
+
+@cache
+def _run_with(options: tuple[tuple[str, Any], ...]) -> Any:
+    """`run_jitted` under other options of the compiler."""
+    compiled = partial(jax.jit, static_argnums=(0, 1), compiler_options=dict(options))
+    return compiled(run_program)
+
+
+def run_prepared(prepared: Prepared) -> SampleResult:
+    """Runs the program on its device or mesh, compiled as it is best for those."""
+    options = compiler_options(prepared.program.mesh)
+    if options is None:
+        return run_jitted(*prepared)
+    return _run_with(tuple(options.items()))(*prepared)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -69,7 +85,7 @@ def sample(
       conditions: images, first frames, a second network: what the network takes.
       policy: who decides routes and skips; None is full precision.
       execution: dtype, attention, cache format, batched guidance, kernels, progress.
-      seed: of the initial noise and of stochastic schedulers, 0 to 2^64 - 1.
+      seed: the seed of the initial noise and of stochastic schedulers, 0 to 2^64 - 1.
       noise: initial latents instead of seeded ones, or `Noise`. What seed s draws
         (`initial_noise`), given with seed s, is the run of seed s.
       on_step: called after each step with (steps that are done, all steps); the run
@@ -86,6 +102,20 @@ def sample(
       TypeError: for an unknown option; names the one that was meant.
       ValueError: for inputs that do not fit; lists all of them.
       Interrupted: a `KeyboardInterrupt` that holds what was finished.
+
+    >>> import sixbit_jax
+    >>> from sixbit_jax.demo.model import COGVIDEOX
+    >>> from sixbit_jax.demo.text import encode_captions
+    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
+    >>> result = sixbit_jax.sample(
+    ...     model, sixbit_jax.CogVideoXDDIM(), encode_captions(["a red circle"]),
+    ...     latent_shape=(2, 3, 32, 32), num_steps=4, guidance=1.0,
+    ...     policy=sixbit_jax.fixed(skip=[False, False, True, False]),
+    ... )
+    >>> result.latents.shape
+    (1, 2, 3, 32, 32)
+    >>> result.trace.skip[:, 0].tolist()  # of each step and block
+    [[False, False], [False, False], [True, True], [False, False]]
     """
     if unknown:
         refuse(unknown)
@@ -106,7 +136,7 @@ def sample(
     )
     traced = any(map(checks.is_traced, jax.tree.leaves(prepared[2:])))
     if prepared.inputs.watcher is None or traced:
-        return run_jitted(*prepared)
+        return run_prepared(prepared)
     return _watched(prepared)
 
 
@@ -116,7 +146,7 @@ def _watched(prepared: Prepared) -> SampleResult:
     watcher = watch.watcher_of(token)
     try:
         with watcher.catching_interrupts():
-            result = jax.block_until_ready(run_jitted(*prepared))
+            result = jax.block_until_ready(run_prepared(prepared))
     finally:
         watch.forget(token)
     done = int(result.steps_done)

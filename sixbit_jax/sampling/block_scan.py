@@ -64,7 +64,7 @@ class _Layer(NamedTuple):
     """What a block is scanned over, or a group of blocks with a leading axis.
 
     Attributes:
-      params: of the block; its number where weights are split over a mesh.
+      params: the parameters of the block; its number where weights are split over a mesh.
       context: what this layer reads on its own.
       control: its slice of the plan.
     """
@@ -96,7 +96,7 @@ class _StackScan:
     """The blocks of one stack, as functions of the residual stream.
 
     Attributes:
-      graph: of one block.
+      graph: the graph of one block.
       conditioning: what every block reads.
       options: routes in the compiled program.
       cache_format: how a delta is stored.

@@ -36,7 +36,7 @@ def array_problem(name: str, value: Any, shape: Shape, axes: str) -> str | None:
     """What is wrong with an array, or None.
 
     Args:
-      name: of the input.
+      name: the name of the input.
       value: the array, or None.
       shape: expected; None for an axis of any size.
       axes: names of the axes, separated by spaces.

@@ -1,18 +1,10 @@
-"""One run on several devices: what a mesh splits, and the program inside `shard_map`.
+"""The sampling program on several devices: inside one `jax.shard_map`.
 
-The whole sampling program runs inside one `jax.shard_map`. The mesh has axes of these
-names, any of them:
-
-* guidance: one branch of classifier-free guidance on each half; latents are exchanged
-  once per step.
-* sequence: tokens are split, attention exchanges them for heads (`nn.axes`).
-* fsdp: the blocks' weights are split, and gathered a block ahead. These devices share
-  the work as well: the two guidance branches, where they are two and no other axis
-  splits those; otherwise tokens.
+What the axes of a mesh split is said in `sixbit_jax.meshes`.
 """
 
-import math
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,135 +17,9 @@ from jaxtyping import Array, Bool
 
 from sixbit_jax.nn.axes import MATRIX, Axes
 from sixbit_jax.sampling.program import Inputs, Program
-from sixbit_jax.sampling.trace import SampleResult, Trace
-
-GUIDANCE, SEQUENCE, FSDP = "guidance", "sequence", "fsdp"
-AXIS_NAMES = (GUIDANCE, SEQUENCE, FSDP)
-BRANCHES = 2
+from sixbit_jax.sampling.trace import SampleResult
 
 _EVERYWHERE = PartitionSpec()
-
-
-def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
-    """A mesh of devices, with neighbours along `sequence`.
-
-    ```python
-    mesh = sixbit_jax.make_mesh({"guidance": 2, "sequence": 4})
-    ```
-
-    Args:
-      sizes: devices along each axis, of the names `guidance`, `sequence` and `fsdp`.
-      devices: in order; None takes the first of `jax.devices()`.
-
-    Raises:
-      ValueError: another name, a size below 1, or too few devices.
-    """
-    problems = [
-        f"expected axes among {', '.join(AXIS_NAMES)}, found {name!r}"
-        for name in sizes
-        if name not in AXIS_NAMES
-    ]
-    problems += [
-        f"{name}: expected at least 1, found {size!r}"
-        for name, size in sizes.items()
-        if type(size) is not int or size < 1
-    ]
-    if not problems:
-        devices = jax.devices() if devices is None else devices
-        count = math.prod(sizes.values())
-        if count > len(devices):
-            problems.append(f"expected {count} devices, found {len(devices)}")
-    if problems:
-        raise ValueError("mesh:\n  " + "\n  ".join(problems))
-    # Branches meet once per step, tokens in every block: those are nearest together.
-    order = [name for name in (GUIDANCE, FSDP, SEQUENCE) if name in sizes]
-    shape = [sizes[name] for name in order]
-    return Mesh(np.array(devices[:count]).reshape(shape), tuple(order))
-
-
-def default_sizes(devices: int, heads: int, *, guided: bool) -> dict[str, int]:
-    """How so many devices share one video: guidance first, then tokens.
-
-    Args:
-      devices: how many.
-      heads: attention heads of the network.
-      guided: whether there are two guidance branches.
-
-    Raises:
-      ValueError: the heads do not divide; says which numbers of devices would.
-    """
-    branches = BRANCHES if guided and devices % BRANCHES == 0 else 1
-    tokens = devices // branches
-    if devices < 1 or heads % tokens:
-        divisors = [n for n in range(1, heads + 1) if heads % n == 0]
-        fitting = {*divisors, *(BRANCHES * n for n in divisors if guided)}
-        raise ValueError(
-            f"devices: expected one of {', '.join(map(str, sorted(fitting)))} for a "
-            f"network of {heads} heads, found {devices}"
-        )
-    return {GUIDANCE: branches, SEQUENCE: tokens}
-
-
-def axes_of(
-    mesh: Mesh, *, guided: bool, batched: bool, stacks: tuple[str, ...] = ()
-) -> Axes:
-    """What a mesh splits.
-
-    Args:
-      mesh: with axes among `AXIS_NAMES`.
-      guided: whether there are two guidance branches.
-      batched: whether those share one plan.
-      stacks: names of the network's stacks of blocks.
-    """
-    large = {name: size for name, size in mesh.shape.items() if size > 1}
-    branches = [name for name in (GUIDANCE,) if name in large]
-    tokens = [name for name in (SEQUENCE,) if name in large]
-    weights = [name for name in (FSDP,) if name in large]
-    if weights:
-        splits_branches = guided and not branches and large[FSDP] == BRANCHES
-        (branches if splits_branches else tokens).append(FSDP)
-
-    def count(names: list[str]) -> int:
-        return math.prod(large[name] for name in names)
-
-    return Axes(
-        tokens=tuple(tokens),
-        branches=tuple(branches),
-        weights=tuple(weights),
-        parts=count(tokens),
-        branch_parts=count(branches),
-        weight_parts=count(weights),
-        stacks=stacks if weights else (),
-        one_plan=batched,
-    )
-
-
-def mesh_problems(mesh: Any, config: Any, *, guided: bool) -> list[str]:
-    """What of a mesh does not fit a network and its guidance."""
-    if not isinstance(mesh, Mesh):
-        return [f"mesh: expected a jax.sharding.Mesh, found {type(mesh).__name__}"]
-    names = ", ".join(AXIS_NAMES)
-    unknown = [name for name in mesh.axis_names if name not in AXIS_NAMES]
-    if unknown:
-        found = ", ".join(map(repr, unknown))
-        return [f"mesh: expected axes among {names}, found {found}"]
-    problems, size = [], mesh.shape.get(GUIDANCE, 1)
-    if size > 1 and not guided:
-        problems.append(
-            f"mesh: guidance={size}: expected 1 without two guidance branches (a "
-            f"guidance scale above 1), found {size}"
-        )
-    elif size > BRANCHES:
-        problems.append(f"mesh: guidance={size}: expected 1 or 2, found {size}")
-    parts = axes_of(mesh, guided=guided, batched=False).parts
-    heads = config.num_attention_heads
-    if heads % parts:
-        divisors = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
-        problems.append(
-            f"mesh: tokens over {parts} devices: expected a divisor of the network's "
-            f"{heads} attention heads ({divisors}), found {parts}"
-        )
-    return problems
 
 
 def anywhere(stop: Bool[Array, ""], mesh: Mesh | None) -> Bool[Array, ""]:
@@ -192,6 +58,41 @@ def is_split(path: Any, leaf: Any, axes: Axes) -> bool:
     return bool(names & {*axes.stacks}) and leaf.ndim == 1 + MATRIX
 
 
+def spread_problems(model: Any, *others: Any) -> list[str]:
+    """What is spread over devices where no mesh is given, in one message.
+
+    Kernels cannot be partitioned: outside of a `shard_map`, arrays on several devices
+    would fail deep inside of them.
+    """
+    options = [leaf for other in others for leaf in _arrays(other)]
+    leaves = [*jax.tree.leaves(nnx.state(model)), *options]
+    found = next((s for s in map(_spread, leaves) if s is not None), None)
+    if found is None:
+        return []
+    return [
+        f"mesh: expected arrays of one device, found some with {found}; give "
+        "`sample(mesh=...)` the devices that share the run, or call it inside "
+        "`jax.shard_map`"
+    ]
+
+
+def _arrays(value: Any) -> list[Any]:
+    fields = vars(value).values() if dataclasses.is_dataclass(value) else (value,)
+    return [field for field in fields if isinstance(field, jax.Array)]
+
+
+def _spread(leaf: Any) -> str | None:
+    """The sharding of what is on several devices."""
+    if isinstance(leaf, jax.core.Tracer):
+        # Of explicit axes alone a traced array knows where it is.
+        sharding = jax.typeof(leaf).sharding
+        split = any(part is not None for part in sharding.spec)
+        return str(sharding.spec) if split else None
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+        return None
+    return str(leaf.sharding)
+
+
 def split_problems(params: Any, axes: Axes) -> list[str]:
     """Matrices whose rows do not divide."""
     wrong = []
@@ -223,13 +124,17 @@ def input_specs(inputs: Inputs, axes: Axes) -> Inputs:
     return everywhere._replace(**split)
 
 
-def result_specs(axes: Axes, *, watched: bool) -> SampleResult:
-    """Which axis of the result is split: of the trace, branches."""
-    split = axes.branches and not axes.one_plan
-    by_step = PartitionSpec(None, axes.branches) if split else _EVERYWHERE
+def _with_all_branches(result: SampleResult, axes: Axes) -> SampleResult:
+    """The result with the trace of all branches, on every device."""
+    if not axes.branches or axes.one_plan:
+        return result
     shared = ("timestep", "output_change")
-    trace = Trace(**{n: _EVERYWHERE if n in shared else by_step for n in Trace._fields})
-    return SampleResult(_EVERYWHERE, trace, _EVERYWHERE if watched else None)
+    gathered = {
+        name: jax.lax.all_gather(value, axes.branches, axis=1, tiled=True)
+        for name, value in result.trace._asdict().items()
+        if name not in shared
+    }
+    return result._replace(trace=result.trace._replace(**gathered))
 
 
 def on_mesh(
@@ -252,23 +157,23 @@ def on_mesh(
         branches //= axes.branch_parts
     own = replace(program, branches=branches)
     mapped = jax.shard_map(
-        lambda params, inputs: run(own, graph, params, inputs),
+        lambda params, inputs: _with_all_branches(
+            run(own, graph, params, inputs), axes
+        ),
         mesh=mesh,
         in_specs=(parameter_specs(params, axes), input_specs(inputs, axes)),
-        out_specs=result_specs(axes, watched=program.watched),
+        out_specs=_EVERYWHERE,
         # Sums make equal what the checks would have to see made equal.
         check_vma=False,
     )
     return mapped(params, inputs)
 
 
-def automatic(mesh: Mesh) -> Mesh:
-    """The same devices and names, with axes that `shard_map` alone speaks of.
-
-    `jax.make_mesh` gives explicit axes, whose arrays every operation would have to
-    say something about.
-    """
-    return Mesh(mesh.devices, mesh.axis_names)
+def compiler_options(mesh: Mesh | None) -> dict[str, Any] | None:
+    """How XLA compiles for a mesh: on GPUs, exchanges run beside arithmetic."""
+    if mesh is None or mesh.devices.flat[0].platform != "gpu":
+        return None
+    return {"xla_gpu_enable_latency_hiding_scheduler": True}
 
 
 def placed_for(program: Program, params: Any, inputs: Inputs) -> tuple[Any, Inputs]:
@@ -289,23 +194,37 @@ def placed(tree: Any, mesh: Mesh, specs: Any) -> Any:
     """
 
     def one(x: Any, spec: PartitionSpec) -> Any:
-        if isinstance(x, jax.core.Tracer | jax.ShapeDtypeStruct):
+        sharding = NamedSharding(mesh, spec)
+        if isinstance(x, jax.core.Tracer):
             return x
-        return jax.device_put(x, NamedSharding(mesh, spec))
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        return _put_parts(x, sharding)
 
     return jax.tree.map(one, tree, specs)
 
 
+def _put_parts(x: Any, sharding: NamedSharding) -> Any:
+    """This process's parts of what every process has, or has in place already."""
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+        return x
+    if jnp.issubdtype(jnp.asarray(x).dtype, jax.dtypes.prng_key):
+        data = _put_parts(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(
+        whole.shape, sharding, lambda where: whole[where]
+    )
+
+
 __all__ = [
-    "AXIS_NAMES",
     "anywhere",
-    "axes_of",
-    "default_sizes",
+    "compiler_options",
     "input_specs",
-    "make_mesh",
-    "mesh_problems",
     "on_mesh",
     "parameter_specs",
     "placed",
-    "result_specs",
+    "placed_for",
 ]

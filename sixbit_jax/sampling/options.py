@@ -26,6 +26,13 @@ class Prompt:
       as_given: take a prompt of another length as it is where the network's pipelines
         would pad it with zeros (Wan: to 512 tokens). For networks that were trained
         without padding.
+
+    >>> import numpy as np
+    >>> from sixbit_jax import Prompt
+    >>> embeds = np.zeros((1, 226, 4096))
+    >>> prompt = Prompt(embeds, negative_embeds=np.zeros_like(embeds))
+    >>> prompt.embeds.shape
+    (1, 226, 4096)
     """
 
     embeds: Float[Array | np.ndarray, "batch T E"]
@@ -93,6 +100,10 @@ class Execution:
 
     Raises:
       ValueError: for values outside of these; lists all of them.
+
+    >>> from sixbit_jax import Execution
+    >>> Execution(attention="int8", cache_format="nvfp4").attention
+    'int8'
     """
 
     dtype: Any = jnp.bfloat16

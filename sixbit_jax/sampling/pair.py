@@ -21,7 +21,7 @@ class LowNoise:
     """The network that takes over below a noise level.
 
     Attributes:
-      model: of the same structure as the first, weights stored the same way.
+      model: a model of the same structure as the first, weights stored the same way.
       boundary: it runs at timesteps below boundary * num_train_timesteps (Wan2.2-A14B:
         0.875 for text to video, 0.9 for image to video).
       guidance_scale: classifier-free guidance from there on; None is the first's.

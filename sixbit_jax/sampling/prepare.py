@@ -9,15 +9,16 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from sixbit_jax import meshes
 from sixbit_jax.models.network import Description
 from sixbit_jax.nn.axes import NO_AXES
 from sixbit_jax.nn.site import SiteOptions
 from sixbit_jax.policies import Policy, chain
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling import checks, delta_cache, watch
-from sixbit_jax.sampling import mesh as meshes
 from sixbit_jax.sampling.grid import block_grid, cache_layout, policy_states
 from sixbit_jax.sampling.guidance import dynamic_guidance_scale
+from sixbit_jax.sampling.mesh import placed_for, split_problems, spread_problems
 from sixbit_jax.sampling.noise import draw, run_keys
 from sixbit_jax.sampling.option_names import refuse
 from sixbit_jax.sampling.options import Conditions, Execution, Guidance, Noise, Prompt
@@ -31,7 +32,7 @@ class Prepared(NamedTuple):
 
     Attributes:
       program: static description.
-      graph, params: of the network, or of a pair.
+      graph, params: those of the network, or of a pair.
       inputs: traced arguments.
     """
 
@@ -366,6 +367,8 @@ def prepare(
         mesh,
     )
     problems = _problems(call, model, scheduler, seed, record_errors)
+    if mesh is None and call.execution.kernels:
+        problems += spread_problems(model, prompt, conditions, noise)
     if problems:
         raise ValueError("sample:\n  " + "\n  ".join(problems))
     low, switch = call.conditions.low_noise, None
@@ -390,10 +393,10 @@ def prepare(
     grid = block_grid(model, call.num_steps)
     inputs = _inputs(call, scheduler, seed, switch, grid, token)
     if program.mesh is not None:
-        wrong = meshes.split_problems(params, program.site.axes)
+        wrong = split_problems(params, program.site.axes)
         if wrong:
             raise ValueError("sample:\n  " + "\n  ".join(wrong))
-        params, inputs = meshes.placed_for(program, params, inputs)
+        params, inputs = placed_for(program, params, inputs)
     return Prepared(program, graph, params, inputs)
 
 

@@ -54,7 +54,7 @@ class Inputs(NamedTuple):
         (conditional first), batched: [1, 2 batch, T, E], none: [1, batch, T, E].
       noise: initial latents, [batch, F, C, H, W].
       key: for schedulers that add noise.
-      guidance_scale: of each step, [steps].
+      guidance_scale: the guidance scale of each step, [steps].
       policy_state: leaves with a leading branch axis.
       image_latents: extra input channels of I2V models, or None.
       ofs: extra scalar of CogVideoX1.5 I2V, or None.
@@ -62,7 +62,7 @@ class Inputs(NamedTuple):
       timesteps: [steps].
       image_embeds: image tokens of Wan2.1 I2V, or None.
       first_frames: clean latents of the first frames (Wan2.2 TI2V), or None.
-      mask, pooled: of the prompts, with the leading axes of `text`, or None.
+      mask, pooled: those of the prompts, with the leading axes of `text`, or None.
       embedded_guidance: scale that the network reads, or None.
       step_noise: for schedulers that add noise, instead of `key`, or None.
       watcher: token of what is called after each step, or None.

@@ -13,8 +13,8 @@ def conditions_of(conditions: Conditions, number: int) -> Conditions:
     """The conditions of one video.
 
     Args:
-      conditions: of a batch; what every video shares stays as it is.
-      number: of the video.
+      conditions: the conditions of a batch; what every video shares stays as it is.
+      number: the number of the video.
 
     Returns:
       The same with [1, ...] in the place of [batch, ...].
@@ -32,7 +32,7 @@ def prompt_fields_of(given: Mapping[str, Any], number: int) -> dict[str, Any]:
 
     Args:
       given: arrays by field, a row per prompt; the negative prompt has one row.
-      number: of the prompt.
+      number: the number of the prompt.
     """
     return {
         name: value[:1] if name.startswith("negative") else value[number : number + 1]

@@ -93,9 +93,9 @@ class Stepper:
     """The steps of one network, as functions of what the step before left.
 
     Attributes:
-      program, inputs: of the run.
+      program, inputs: those of the run.
       network: a `models.network.Network`.
-      prompts: of `prepare_prompts`.
+      prompts: what `prepare_prompts` made.
       first: the first step of this network.
       axes: mesh axes over which the run differs (see `nn.varying`).
     """

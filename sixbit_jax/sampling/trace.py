@@ -41,7 +41,7 @@ class SampleResult(NamedTuple):
     """What a run leaves.
 
     Attributes:
-      latents: of the videos, float32.
+      latents: the latents of the videos, float32.
       trace: what happened.
       steps_done: finished steps of a run with a callback, which may have ended it; None
         where all of them ran.

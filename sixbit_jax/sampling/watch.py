@@ -34,11 +34,22 @@ class Watcher:
     def __init__(self, on_step: OnStep | None, *, progress: bool):
         self._on_step, self._progress = on_step, progress
         self._signals: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._answered: tuple[int, bool] = (0, False)
         self.error: BaseException | None = None
         self.interrupted = False
 
     def __call__(self, done: int, count: int) -> bool:
-        """Whether the run is to end."""
+        """Whether the run is to end.
+
+        Every device of a mesh asks; of each step the first one is reported.
+        """
+        with self._lock:
+            if self._answered[0] != done:
+                self._answered = (done, self._report(done, count))
+            return self._answered[1]
+
+    def _report(self, done: int, count: int) -> bool:
         if self._progress:
             _draw_progress(done, count)
         stop = False
@@ -136,7 +147,7 @@ def report(
     """Reports a finished step from inside the program.
 
     Args:
-      token: of the watcher.
+      token: the token of the watcher.
       done: steps that are done.
       count: all steps.
       after: any part of what the step computed; the report waits for it.

@@ -40,11 +40,11 @@ class CLIPPixelsConfig:
     """Names are transformers'; defaults are those of every published CLIP.
 
     Attributes:
-      shortest_edge: of the resized picture.
+      shortest_edge: pixels of the resized picture's shorter side.
       crop_size: height and width of the part in the middle.
       resample: Pillow's number of the filter; 3 is bicubic.
-      rescale_factor: of the 8-bit values.
-      image_mean, image_std: of each channel, after rescaling.
+      rescale_factor: what the 8-bit values are multiplied with.
+      image_mean, image_std: numbers of each channel, after rescaling.
     """
 
     shortest_edge: int = 224

@@ -208,7 +208,9 @@ def _old_files(
     if _JSON in present:
         for fields in _read_json(folder / _JSON).get("added_tokens", []):
             values = dict(fields)
-            added[values.pop("id")] = AddedToken(**values)
+            # Taken out first: the library prints a line for a field it does not know.
+            index = values.pop("id")
+            added[index] = AddedToken(**values)
 
 
 def _content(token: Any) -> str:

@@ -18,7 +18,7 @@ class PromptTokens:
     Attributes:
       ids: token ids, padded on the right.
       mask: true for tokens, false for padding.
-      cut: of each prompt, the end that did not fit; empty if all of it did.
+      cut: the end of each prompt that did not fit; empty if all of it did.
     """
 
     ids: Int32[np.ndarray, "batch T"]
@@ -43,7 +43,7 @@ class PromptTokenizer:
         """Refuses an embedding table that this tokenizer may read beyond.
 
         Args:
-          rows: of the table; more than there are ids is usual.
+          rows: the rows of the table; more than there are ids is usual.
 
         Raises:
           TokenizerError: for fewer rows than ids.

@@ -17,7 +17,7 @@ class Outputs(NamedTuple):
     """What teacher and student are compared by.
 
     Attributes:
-      prediction: of the network, float32.
+      prediction: the prediction of the network, float32.
       features: residual stream after the last block, or None.
     """
 

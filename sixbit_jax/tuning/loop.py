@@ -31,9 +31,9 @@ class TuneOptions:
     Attributes:
       iterations: after which the learning rates are zero.
       batch: examples per iteration.
-      weight_decay, betas: of AdamW.
+      weight_decay, betas: numbers of AdamW.
       clip_norm: limit of the gradient's L2 norm in each group; None for none.
-      seed: of the order of the examples.
+      seed: the seed of the order of the examples.
       dtype: compute dtype of the network; trainable values are float32.
       remat: compute blocks again in the backward pass.
       iterations_per_call: of one compiled call; checkpoints lie between calls.
@@ -143,8 +143,8 @@ class Tuner:
         """The state before the first iteration.
 
         Args:
-          start: of the method.
-          learning_rates: of each group, before the cosine.
+          start: what the method starts from.
+          learning_rates: the learning rates of each group, before the cosine.
 
         Raises:
           ValueError: other groups than those of `start`.
@@ -190,7 +190,7 @@ class Tuner:
 
         Args:
           state: from `init` or a checkpoint; its buffers are used up.
-          frozen: of the method's start.
+          frozen: the frozen values of the method's start.
           data: the teacher's trajectories.
           after_call: given the state and the call's metrics [iterations]; returning
             True ends the run there.

@@ -43,7 +43,7 @@ class Session:
     Attributes:
       folder: holds `checkpoints` and `losses.npz`.
       tuner: the compiled program.
-      start: of the method.
+      start: what the method starts from.
       learning_rates: by group.
       note: what the run is; a directory of another run is refused.
       every: iterations between checkpoints, rounded up to whole calls.

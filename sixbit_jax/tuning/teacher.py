@@ -21,11 +21,11 @@ class TeacherRuns:
     """The teacher's sampling runs.
 
     Attributes:
-      scheduler: of the runs.
+      scheduler: the scheduler of the runs.
       scheduler_name: what the directory says of it.
       latent_shape: (F, C, H, W).
-      num_steps, guidance_scale: of the runs.
-      seed: of the noise; each prompt has its own.
+      num_steps, guidance_scale: those of the runs.
+      seed: the seed of the noise; each prompt has its own.
       dtype: compute dtype of the network.
       as_given: see `sampling.options.Prompt`.
     """
@@ -71,7 +71,7 @@ class TeacherRuns:
           folder: its subdirectory `trajectories` holds them.
           model: the network in full precision.
           embeds: prompt embeddings.
-          negative: of the negative prompt; not read without guidance.
+          negative: embeddings of the negative prompt; not read without guidance.
           say: told what is going on.
           after_batch: called with the number of prompts that are done.
 

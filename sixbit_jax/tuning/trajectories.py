@@ -145,8 +145,8 @@ def record_trajectories(
       text: prompt embeddings.
       negative: of the negative prompt; None (with guidance 1) records one branch.
       latent_shape: (F, C, H, W); frames that the sampler computes in front are added.
-      num_steps, guidance_scale: of the sampling runs.
-      seed: of the noise; each prompt has its own.
+      num_steps, guidance_scale: those of the sampling runs.
+      seed: the seed of the noise; each prompt has its own.
       batch: prompts sampled at a time.
       dtype: compute dtype of the network.
       as_given: take prompts as they are where the network's pipelines would pad them

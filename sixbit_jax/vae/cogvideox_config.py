@@ -1,11 +1,18 @@
 """Configuration of CogVideoX's video autoencoder, read from diffusers' config.json."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sixbit_jax.vae.levels_config import LevelsConfig
+from sixbit_jax.config_schema import Schema, boolean, integer, number, optional
+from sixbit_jax.vae.levels_config import (
+    FIELDS,
+    SIDE,
+    LevelsConfig,
+    no_power_of_two,
+    uneven_groups,
+)
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {
@@ -20,8 +27,19 @@ _BLOCKS = {
     "down_block_types": "CogVideoXDownBlock3D",
     "up_block_types": "CogVideoXUpBlock3D",
 }
-# `force_upcast` is about other pipelines: the dtype is an argument here.
-_IGNORED = {"force_upcast"}
+_WIDTHS, _RATIO = "block_out_channels", "temporal_compression_ratio"
+
+
+def _levels(config: "CogVideoXVAEConfig") -> str | None:
+    if config.block_out_channels:
+        return None
+    return f"{_WIDTHS}: expected at least one level, found []"
+
+
+def _ratio(config: "CogVideoXVAEConfig") -> str | None:
+    levels = len(config.block_out_channels)
+    most = 2 ** max(levels - 1, 0)
+    return no_power_of_two(_RATIO, config.temporal_compression_ratio, most, levels)
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,26 @@ class CogVideoXVAEConfig(LevelsConfig):
         pipelines of CogVideoX 1.5 from a picture).
     """
 
-    title: ClassVar[str] = "CogVideoX VAE"
+    schema: ClassVar[Schema] = Schema(
+        "CogVideoX VAE config",
+        FIELDS
+        | {
+            "norm_eps": number(0, 1),
+            _RATIO: integer(1, 1024),
+            "sample_height": SIDE,
+            "sample_width": SIDE,
+            "invert_scale_latents": boolean(),
+        },
+        # About other pipelines: the dtype is an argument here.
+        {"force_upcast": optional(boolean())},
+        relations={
+            (_WIDTHS,): _levels,
+            (_WIDTHS, "norm_num_groups"): uneven_groups,
+            (_RATIO, _WIDTHS): _ratio,
+        },
+    )
     constants: ClassVar[Mapping[str, Any]] = _FIXED
     blocks: ClassVar[Mapping[str, str]] = _BLOCKS
-    ignored: ClassVar[Collection[str]] = _IGNORED
 
     in_channels: int = 3
     out_channels: int = 3
@@ -58,50 +92,6 @@ class CogVideoXVAEConfig(LevelsConfig):
     sample_width: int = 720
     scaling_factor: float = 1.15258426
     invert_scale_latents: bool = False
-
-    def __post_init__(self):
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        problems = []
-        for name in (
-            "in_channels",
-            "out_channels",
-            "latent_channels",
-            "layers_per_block",
-            "norm_num_groups",
-        ):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        if not self.block_out_channels:
-            problems.append("block_out_channels: expected at least one level, found []")
-        uneven = [
-            width
-            for width in self.block_out_channels
-            if width < 1 or width % max(self.norm_num_groups, 1)
-        ]
-        if uneven:
-            problems.append(
-                "block_out_channels: expected multiples of norm_num_groups "
-                f"({self.norm_num_groups}), found {uneven}"
-            )
-        ratio = self.temporal_compression_ratio
-        if ratio < 1 or ratio != 2 ** round(math.log2(max(ratio, 1))):
-            problems.append(
-                f"temporal_compression_ratio: expected a power of two, found {ratio}"
-            )
-        elif self.time_levels >= max(len(self.block_out_channels), 1):
-            problems.append(
-                f"temporal_compression_ratio: expected at most "
-                f"{2 ** (len(self.block_out_channels) - 1)} with "
-                f"{len(self.block_out_channels)} levels, found {ratio}"
-            )
-        if not self.scaling_factor > 0:
-            problems.append(
-                f"scaling_factor: expected more than 0, found {self.scaling_factor}"
-            )
-        if problems:
-            raise ValueError("CogVideoX VAE config:\n  " + "\n  ".join(problems))
 
     @property
     def time_levels(self) -> int:

@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from sixbit_jax.vae.levels_config import LevelsConfig
+from sixbit_jax.config_schema import Schema, boolean, integer
+from sixbit_jax.vae.levels_config import (
+    FIELDS,
+    LevelsConfig,
+    no_power_of_two,
+    uneven_groups,
+)
 
 # What no published checkpoint has otherwise, and the port does not do.
 _FIXED = {"act_fn": "silu", "temporal_compression_ratio": 4}
@@ -14,6 +20,19 @@ _BLOCKS = {
     "up_block_types": "HunyuanVideoUpBlock3D",
 }
 _TIME_LEVELS = 2
+_WIDTHS, _RATIO = "block_out_channels", "spatial_compression_ratio"
+
+
+def _levels(config: "HunyuanVideoVAEConfig") -> str | None:
+    levels = len(config.block_out_channels)
+    if levels > _TIME_LEVELS:
+        return None
+    return f"{_WIDTHS}: expected at least {_TIME_LEVELS + 1} levels, found {levels}"
+
+
+def _ratio(config: "HunyuanVideoVAEConfig") -> str | None:
+    levels = len(config.block_out_channels)
+    return no_power_of_two(_RATIO, config.spatial_compression_ratio, 2**levels, levels)
 
 
 @dataclass(frozen=True)
@@ -29,7 +48,15 @@ class HunyuanVideoVAEConfig(LevelsConfig):
       mid_block_add_attention: whether the middle attends over all tokens.
     """
 
-    title: ClassVar[str] = "HunyuanVideo VAE"
+    schema: ClassVar[Schema] = Schema(
+        "HunyuanVideo VAE config",
+        FIELDS | {_RATIO: integer(1, 65536), "mid_block_add_attention": boolean()},
+        relations={
+            (_WIDTHS,): _levels,
+            (_WIDTHS, "norm_num_groups"): uneven_groups,
+            (_RATIO, _WIDTHS): _ratio,
+        },
+    )
     constants: ClassVar[Mapping[str, Any]] = _FIXED
     blocks: ClassVar[Mapping[str, str]] = _BLOCKS
 
@@ -42,53 +69,6 @@ class HunyuanVideoVAEConfig(LevelsConfig):
     scaling_factor: float = 0.476986
     spatial_compression_ratio: int = 8
     mid_block_add_attention: bool = True
-
-    def __post_init__(self):
-        object.__setattr__(self, "block_out_channels", tuple(self.block_out_channels))
-        problems = []
-        for name in (
-            "in_channels",
-            "out_channels",
-            "latent_channels",
-            "layers_per_block",
-            "norm_num_groups",
-        ):
-            if getattr(self, name) < 1:
-                problems.append(
-                    f"{name}: expected at least 1, found {getattr(self, name)}"
-                )
-        levels = len(self.block_out_channels)
-        if levels <= _TIME_LEVELS:
-            problems.append(
-                f"block_out_channels: expected at least {_TIME_LEVELS + 1} levels, "
-                f"found {levels}"
-            )
-        uneven = [
-            width
-            for width in self.block_out_channels
-            if width < 1 or width % max(self.norm_num_groups, 1)
-        ]
-        if uneven:
-            problems.append(
-                "block_out_channels: expected multiples of norm_num_groups "
-                f"({self.norm_num_groups}), found {uneven}"
-            )
-        ratio = self.spatial_compression_ratio
-        if ratio < 1 or ratio != 2 ** round(math.log2(max(ratio, 1))):
-            problems.append(
-                f"spatial_compression_ratio: expected a power of two, found {ratio}"
-            )
-        elif self.spatial_levels > levels:
-            problems.append(
-                f"spatial_compression_ratio: expected at most {2**levels} with "
-                f"{levels} levels, found {ratio}"
-            )
-        if not self.scaling_factor > 0:
-            problems.append(
-                f"scaling_factor: expected more than 0, found {self.scaling_factor}"
-            )
-        if problems:
-            raise ValueError("HunyuanVideo VAE config:\n  " + "\n  ".join(problems))
 
     @property
     def spatial_levels(self) -> int:

@@ -211,6 +211,7 @@ def encode(
     tiling: Tiling | None = None,
     method: Method = "stacked",
     kernels: bool = False,
+    group_bytes: int = GROUP_BYTES,
 ) -> Moments:
     """Encodes a video.
 
@@ -221,6 +222,7 @@ def encode(
       tiling: encodes overlapping tiles and blends them, by diffusers' rule.
       method: of the causal convolutions.
       kernels: whether GPU kernels may compute what they can.
+      group_bytes: as in `decode_stream`.
 
     Returns:
       Mean and log variance of the latents (`latents_for_model` of the autoencoder's
@@ -236,7 +238,9 @@ def encode(
             f"video: expected at least {ratio}x{ratio} pixels, found "
             f"{video.shape[3]}x{video.shape[4]}"
         )
-    step = partial(_stepper(vae, dtype, method, kernels), decode=False)
+    step = partial(
+        _stepper(vae, dtype, method, kernels), decode=False, group_bytes=group_bytes
+    )
     tiled = tiling is not None and tiling.checked(ratio).splits(*video.shape[3:])
     if tiling is not None and tiled:
         tiling.check_last(ratio, *video.shape[3:])

@@ -20,7 +20,7 @@ class Tiling:
     """Sizes in pixels, multiples of the autoencoder's spatial ratio.
 
     Attributes:
-      height, width: of a tile.
+      height, width: those of a tile.
       stride_height, stride_width: from one tile to the next; the rest of a tile
         overlaps and is blended linearly.
     """

@@ -35,7 +35,7 @@ class AutoencoderKLWan(nnx.Module):
 
     Args:
       config: its configuration.
-      rngs: of the initial weights.
+      rngs: the random numbers of the initial weights.
     """
 
     class_name = "AutoencoderKLWan"
@@ -93,11 +93,11 @@ def chunk_length(
     more chunks.
 
     Args:
-      config: of the autoencoder.
+      config: the config of the autoencoder.
       frames: latent frames of the whole video.
       pixels: rows times columns of the video (of a tile, if tiled) times the batch.
       dim: channels at the level of the video.
-      dtype: of the computation.
+      dtype: the dtype of the computation.
     """
     per_latent = 3 * config.scale_factor_temporal * pixels // config.patch**2 * dim
     most = _STACK_BYTES // (per_latent * jnp.dtype(dtype).itemsize)
@@ -125,7 +125,7 @@ def decode_stream(
     Args:
       vae: the autoencoder.
       latents: as the encoder makes them (see `latents_from_model`).
-      dtype: of the computation; parameters are cast.
+      dtype: the dtype of the computation; parameters are cast.
       tiling: how to cut frames that do not fit, by diffusers' rule; changes the
         numbers. Not applied to frames that one tile covers. With `patch_size`, tiles
         of the decoder are of this size and those of the encoder that much larger.

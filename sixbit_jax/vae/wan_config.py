@@ -1,16 +1,21 @@
 """Configuration of a Wan VAE, read from diffusers' config.json."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-# Training only, or registered by some published files and read by no code.
-_IGNORED = {"dropout", "clip_output"}
-# Attention outside of the middle, which no published network has.
-_FIXED = {"attn_scales": ()}
-_LISTS = ("dim_mult", "temperal_downsample", "latents_mean", "latents_std")
+from sixbit_jax.config_schema import (
+    Check,
+    Schema,
+    boolean,
+    integer,
+    number,
+    optional,
+    sequence,
+)
 
+_LISTS = ("dim_mult", "temperal_downsample", "latents_mean", "latents_std")
 _MEAN_16 = (
     *(-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508),
     *(0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),
@@ -18,6 +23,138 @@ _MEAN_16 = (
 _STD_16 = (
     *(2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743),
     *(3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160),
+)
+
+
+def _levels(config: "WanVAEConfig") -> str | None:
+    if config.dim_mult:
+        return None
+    return "dim_mult: expected at least one level, found []"
+
+
+def _steps(config: "WanVAEConfig") -> str | None:
+    wanted, found = len(config.dim_mult) - 1, len(config.temperal_downsample)
+    if found == wanted:
+        return None
+    return (
+        f"temperal_downsample: expected {wanted} values, one less than dim_mult has, "
+        f"found {found}"
+    )
+
+
+def _of_latents(name: str) -> Callable[["WanVAEConfig"], str | None]:
+    def problem(config: "WanVAEConfig") -> str | None:
+        found = len(getattr(config, name))
+        if found == config.z_dim:
+            return None
+        return f"{name}: expected z_dim ({config.z_dim}) values, found {found}"
+
+    return problem
+
+
+def _of_patches(name: str) -> Callable[["WanVAEConfig"], str | None]:
+    def problem(config: "WanVAEConfig") -> str | None:
+        patch, found = config.patch, getattr(config, name)
+        if found == 3 * patch**2:
+            return None
+        return (
+            f"{name}: expected {3 * patch**2}, three colours of {patch}x{patch} "
+            f"pixels, found {found}"
+        )
+
+    return problem
+
+
+def _factor(name: str, wanted: int, found: int) -> str | None:
+    if found == wanted:
+        return None
+    return f"{name}: expected {wanted}, what the levels do, found {found}"
+
+
+def _temporal(config: "WanVAEConfig") -> str | None:
+    wanted = 2 ** sum(config.temperal_downsample)
+    return _factor("scale_factor_temporal", wanted, config.scale_factor_temporal)
+
+
+def _spatial(config: "WanVAEConfig") -> str | None:
+    wanted = config.patch * 2 ** max(len(config.dim_mult) - 1, 0)
+    return _factor("scale_factor_spatial", wanted, config.scale_factor_spatial)
+
+
+def _shortcuts(config: "WanVAEConfig") -> str | None:
+    """Shortcuts that repeat or average channels need whole numbers of them."""
+    if not config.is_residual or _steps(config) or _levels(config):
+        return None
+    problems = []
+    for name, base in (("encoder", config.base_dim), ("decoder", config.decoder_dim)):
+        dims = [base * m for m in (1, *config.dim_mult)]
+        if name == "decoder":
+            dims = [base * m for m in (config.dim_mult[-1], *config.dim_mult[::-1])]
+        steps = config.temperal_downsample
+        steps = steps if name == "encoder" else steps[::-1]
+        for i, (given, made) in enumerate(itertools.pairwise(dims)):
+            factor = (8 if steps[i] else 4) if i < len(steps) else 1
+            if name == "decoder" and i == len(steps):
+                continue  # no shortcut around the last level
+            a, b = (given, made) if name == "encoder" else (made, given)
+            if a * factor % b:
+                problems.append(
+                    f"{name} level {i}: expected {a} channels times {factor} to be "
+                    f"a multiple of {b}, found a remainder"
+                )
+    return "\n  ".join(problems) or None
+
+
+def _nothing(value: Any) -> tuple:
+    """Attention outside of the middle, which no published network has."""
+    if tuple(value or ()):
+        raise ValueError(value)
+    return ()
+
+
+_WIDTH = integer(1, 65536)
+_FACTOR = integer(1, 65536)
+_SCHEMA = Schema(
+    "Wan VAE config",
+    {
+        "base_dim": _WIDTH,
+        "decoder_base_dim": optional(_WIDTH),
+        "z_dim": _WIDTH,
+        "dim_mult": sequence(integer(1, 1024), at_most=16),
+        "num_res_blocks": integer(1, 64),
+        "temperal_downsample": sequence(boolean(), at_most=16),
+        "latents_mean": sequence(number(-1e6, 1e6)),
+        "latents_std": sequence(number(0, 1e6, above=True)),
+        "is_residual": boolean(),
+        "in_channels": _WIDTH,
+        "out_channels": _WIDTH,
+        "patch_size": optional(integer(1, 64)),
+        "scale_factor_temporal": _FACTOR,
+        "scale_factor_spatial": _FACTOR,
+    },
+    {
+        "attn_scales": Check("[]", _nothing),
+        # Training only, or registered by some published files and read by no code.
+        "dropout": number(0, 1),
+        "clip_output": optional(boolean()),
+    },
+    relations={
+        ("dim_mult",): _levels,
+        ("dim_mult", "temperal_downsample"): _steps,
+        ("latents_mean", "z_dim"): _of_latents("latents_mean"),
+        ("latents_std", "z_dim"): _of_latents("latents_std"),
+        ("in_channels", "patch_size"): _of_patches("in_channels"),
+        ("out_channels", "patch_size"): _of_patches("out_channels"),
+        ("scale_factor_temporal", "temperal_downsample"): _temporal,
+        ("scale_factor_spatial", "patch_size", "dim_mult"): _spatial,
+        (
+            "is_residual",
+            "base_dim",
+            "decoder_base_dim",
+            "dim_mult",
+            "temperal_downsample",
+        ): _shortcuts,
+    },
 )
 
 
@@ -58,74 +195,7 @@ class WanVAEConfig:
     scale_factor_spatial: int = 8
 
     def __post_init__(self):
-        problems = [
-            f"{name}: expected at least 1, found {value}"
-            for name in (
-                "base_dim",
-                "decoder_base_dim",
-                "z_dim",
-                "num_res_blocks",
-                "patch_size",
-            )
-            if (value := getattr(self, name)) is not None and value < 1
-        ]
-        if not self.dim_mult or min(self.dim_mult) < 1:
-            problems.append(
-                f"dim_mult: expected positive numbers, found {list(self.dim_mult)}"
-            )
-        if len(self.temperal_downsample) != len(self.dim_mult) - 1:
-            problems.append(
-                f"temperal_downsample: expected {len(self.dim_mult) - 1} values, one "
-                f"less than dim_mult has, found {len(self.temperal_downsample)}"
-            )
-        for name in ("latents_mean", "latents_std"):
-            if len(getattr(self, name)) != self.z_dim:
-                problems.append(
-                    f"{name}: expected z_dim ({self.z_dim}) values, found "
-                    f"{len(getattr(self, name))}"
-                )
-        if min(self.latents_std, default=1.0) <= 0:
-            problems.append("latents_std: expected positive values, found others")
-        for name in ("in_channels", "out_channels"):
-            if getattr(self, name) != 3 * self.patch**2:
-                problems.append(
-                    f"{name}: expected {3 * self.patch**2}, three colours of "
-                    f"{self.patch}x{self.patch} pixels, found {getattr(self, name)}"
-                )
-        for name, factor in (
-            ("scale_factor_temporal", 2 ** sum(self.temperal_downsample)),
-            ("scale_factor_spatial", self.patch * 2 ** (len(self.dim_mult) - 1)),
-        ):
-            if getattr(self, name) != factor:
-                problems.append(
-                    f"{name}: expected {factor}, what the levels do, found "
-                    f"{getattr(self, name)}"
-                )
-        if not problems and self.is_residual:
-            problems = self._residual_problems()
-        if problems:
-            raise ValueError("Wan VAE config:\n  " + "\n  ".join(problems))
-
-    def _residual_problems(self) -> list[str]:
-        """Shortcuts that repeat or average channels need whole numbers of them."""
-        problems = []
-        for name, base in (("encoder", self.base_dim), ("decoder", self.decoder_dim)):
-            dims = [base * m for m in (1, *self.dim_mult)]
-            if name == "decoder":
-                dims = [base * m for m in (self.dim_mult[-1], *self.dim_mult[::-1])]
-            steps = self.temperal_downsample
-            steps = steps if name == "encoder" else steps[::-1]
-            for i, (given, made) in enumerate(itertools.pairwise(dims)):
-                factor = (8 if steps[i] else 4) if i < len(steps) else 1
-                if name == "decoder" and i == len(steps):
-                    continue  # no shortcut around the last level
-                a, b = (given, made) if name == "encoder" else (made, given)
-                if a * factor % b:
-                    problems.append(
-                        f"{name} level {i}: expected {a} channels times {factor} to be "
-                        f"a multiple of {b}, found a remainder"
-                    )
-        return problems
+        _SCHEMA.check(self)
 
     @property
     def decoder_dim(self) -> int:
@@ -160,33 +230,10 @@ class WanVAEConfig:
           ValueError: for values that the port does not support and for unknown keys;
             lists all of them.
         """
-        known = {f.name for f in fields(cls)}
-        problems = []
-        chosen: dict[str, Any] = {}
-        for key, value in values.items():
-            if key.startswith("_") or key in _IGNORED:
-                continue
-            if key in _FIXED:
-                if tuple(value or ()) != _FIXED[key]:
-                    problems.append(
-                        f"{key}: expected {list(_FIXED[key])}, found {value!r}"
-                    )
-            elif key not in known:
-                problems.append(f"{key}: not a key of a Wan VAE config")
-            elif key in _LISTS:
-                if isinstance(value, list | tuple):
-                    chosen[key] = tuple(value)
-                else:
-                    problems.append(f"{key}: expected a list, found {value!r}")
-            else:
-                chosen[key] = value
-        if problems:
-            raise ValueError("Wan VAE config:\n  " + "\n  ".join(problems))
-        return cls(**chosen)
+        return _SCHEMA.read(values, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """The mapping that diffusers writes, without its `_` keys."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         lists = {name: list(values[name]) for name in _LISTS}
-        fixed = {name: list(value) for name, value in _FIXED.items()}
-        return values | lists | fixed | {"dropout": 0.0}
+        return values | lists | {"attn_scales": [], "dropout": 0.0}

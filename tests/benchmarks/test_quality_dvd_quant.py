@@ -46,7 +46,7 @@ def test_more_bits_are_nearer_to_full_precision(rows):
 
 
 def test_weights_of_one_structure_share_a_program(table):
-    compiled = {row.kind: table.study._compiled[row.kind][2] for row in _used()}
+    compiled = {row.kind: table.study.compiled(row.kind) for row in _used()}
     assert len(compiled) == 2
     assert len({id(program) for program in compiled.values()}) == 1
     # and are other weights all the same

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.quality import q_vdit as quality_q_vdit
 from benchmarks.quality.q_vdit_rows import Settings, names_of
+from benchmarks.quality.runner import earlier_records, tuned_markdown
 from benchmarks.quality.study import random_model
 from sixbit_jax.benchmark import records
 
@@ -62,9 +63,7 @@ def test_rows_have_true_bits_and_all_numbers(found, tmp_path):
     path = tmp_path / "q_vdit.json"
     records.write(path, records.header(["x"], commit_id="c"), found)
     assert records.read(path)["records"][0]["kind"] == "settings"
-    assert "| w3a8/all_linears/all_inner | 3.00 | 8.00 |" in (
-        quality_q_vdit.markdown(found)
-    )
+    assert "| w3a8/all_linears/all_inner | 3.00 | 8.00 |" in (tuned_markdown(found))
 
 
 def test_neighbouring_variants_are_compared_in_pairs(found):
@@ -91,15 +90,15 @@ def test_finished_rows_are_not_made_again_and_time_ends_the_run(model, found):
 def test_a_file_is_continued_and_never_overwritten(found, tmp_path):
     out, path = tmp_path / "out.json", tmp_path / "earlier.json"
     records.write(path, records.header(["x"], commit_id="c"), found)
-    kept = quality_q_vdit.earlier_records(out, path)
+    kept = earlier_records(out, path)
     kinds = ["settings", *["quality"] * 6, *["comparison"] * 2]
     assert [r["kind"] for r in kept] == kinds
-    assert quality_q_vdit.earlier_records(path, Path()) == kept
-    assert quality_q_vdit.earlier_records(out, Path()) == []
+    assert earlier_records(path, Path()) == kept
+    assert earlier_records(out, Path()) == []
     with pytest.raises(FileExistsError, match="expected a new file, or --resume"):
-        quality_q_vdit.earlier_records(path, None)
+        earlier_records(path, None)
     with pytest.raises(FileNotFoundError, match="--resume: expected a results file"):
-        quality_q_vdit.earlier_records(path, out)
+        earlier_records(path, out)
 
 
 def test_other_settings_and_unknown_rows_are_refused(model, found):

@@ -118,7 +118,8 @@ def test_parts_have_the_shapes_of_one_chunk_of_480p():
 def test_a_process_of_its_own_writes_records(tmp_path):
     words = words_for(tmp_path, "wan-2.1", TINY_WAN)
     assert command.main([*words, "--only", "chunk 2", "--only", "torch"]) == 0
-    (record,) = records.read(tmp_path / "vae.json")["records"]
+    record, peer = records.read(tmp_path / "vae.json")["records"]
+    assert "decode_s" in peer or "PyTorch" in peer["left_out"]
     assert (record["model"], record["program"]) == ("tiny", "chunk 2")
     assert 0 < record["first_frames_s"] <= record["decode_s"]
     assert record["relative_error"] < 0.1

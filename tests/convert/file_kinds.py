@@ -7,6 +7,7 @@ for what `torch.save` writes. The network is a Wan of two blocks.
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.convert import file_kinds_hunyuan
+from tests.convert.hunyuan_files import in_comfy
 from tests.convert.lora_files import NAMINGS, low_rank, original
 from tests.convert.packed_files import pack_checkpoint
 from tests.convert.test_gguf_file import write as write_gguf
@@ -332,6 +335,9 @@ KINDS: dict[str, Kind] = {
     "UMT5, original names": _authors("text_encoder", T5_FILE),
     "UMT5 or T5, transformers' names": Kind(_t5_alone),
     "CLIP, original names": _authors("image_encoder", CLIP_FILE),
+    "HunyuanVideo, original names": Kind(file_kinds_hunyuan.plain),
+    "HunyuanVideo GGUF": Kind(file_kinds_hunyuan.gguf),
+    "LoRA for HunyuanVideo, original names": Kind(file_kinds_hunyuan.lora),
     "float8 e4m3, no scales": _float8(E4M3, ""),
     "scaled float8 e4m3, scale_weight": _float8(E4M3, "scale_weight"),
     "scaled float8 e5m2, scale_weight": _float8(ml_dtypes.float8_e5m2, "scale_weight"),
@@ -340,16 +346,7 @@ KINDS: dict[str, Kind] = {
     ),
     **{
         f"GGUF {kind}": _gguf(kind)
-        for kind in (
-            "F32",
-            "F16",
-            "BF16",
-            "Q8_0",
-            "Q4_0",
-            "Q4_1",
-            "Q5_0",
-            "Q5_1",
-        )
+        for kind in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
     },
     **{f"NVFP4, {name}": _packed(name) for name in ("modelopt", "comfyui", "lightx2v")},
     **{f"LoRA, {naming}": _lora(naming) for naming in NAMINGS},
@@ -391,7 +388,10 @@ KINDS: dict[str, Kind] = {
     "torch.save before torch 1.6": _bytes(
         b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "before torch 1.6", "wan.pth"
     ),
-    "HunyuanVideo, original names": _keys(
+    "HunyuanVideo, ComfyUI's names": Kind(
+        partial(file_kinds_hunyuan.plain, spelled=in_comfy)
+    ),
+    "Flux and others of its names": _keys(
         "original layout of HunyuanVideo", "double_blocks.0.img_attn_qkv.weight"
     ),
     "CogVideoX, original names (SAT)": _keys(

@@ -10,7 +10,7 @@ import pytest
 
 import convert
 from benchmarks.convert import source_shapes
-from convert.conversion import plan
+from convert.planning import plan
 from convert.reader import open_source
 from convert.safetensors_file import header_bytes
 from convert.tables import table_for

@@ -5,6 +5,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import convert
 from convert.export import to_diffusers
@@ -14,7 +15,8 @@ from sixbit_jax import checkpoint
 from sixbit_jax.checkpoint import parameter_shapes
 from sixbit_jax.formats import NVFP4Array
 from sixbit_jax.models.hunyuan_video.network import HunyuanVideoTransformer
-from tests.convert.checkpoints import write_golden
+from tests.convert.checkpoints import converted, write_golden
+from tests.convert.lora_files import low_rank
 from tests.golden import hunyuan_video_cases as cases
 
 T2V = "t2v_f1_6x4_t3"
@@ -124,3 +126,23 @@ def test_a_saved_model_is_loaded_again(tmp_path):
     assert header.stacks.keys() == set(TABLE.stacks)
     copy, _ = checkpoint.load(tmp_path / "again")
     assert _relative(copy, case) <= 2e-5
+
+
+def test_a_lora_of_diffusers_names_is_added(tmp_path):
+    case = cases.load(T2V)
+    source = write_golden(tmp_path / "src", case)
+    keys = [
+        "transformer_blocks.0.attn.add_k_proj.weight",
+        "transformer_blocks.0.ff_context.net.0.proj.weight",
+        "single_transformer_blocks.0.proj_out.weight",
+    ]
+    weights = case.weights()
+    tensors, gains = low_rank(weights, keys, "diffusers")
+    save_file(tensors, tmp_path / "lora.safetensors")
+    lora = [tmp_path / "lora.safetensors"]
+    report = convert.convert(source, tmp_path / "out", lora=lora)
+    assert report.loras[0]["parameters_changed"] == len(keys)
+    found = converted(tmp_path / "out")
+    for key, value in found.items():
+        wanted = weights[key] + gains.get(key, 0)
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-6, err_msg=key)

@@ -7,8 +7,8 @@ import pytest
 
 from convert import ConversionError, LoraChoice, convert, convert_pair
 from convert.command import main
-from convert.conversion import plan
 from convert.lora_names import Names, Part, part_of
+from convert.planning import plan
 from convert.reader import open_source
 from sixbit_jax.checkpoint import load, read_header
 from tests.convert.checkpoints import converted, golden, write_checkpoint

@@ -25,32 +25,15 @@ from tests.golden.wan_root_cases import (
     FOLDER,
     T5_FILE,
     VAE_FILES,
-    transformer,
+    network,
     write_diffusers_root,
 )
-from tests.golden.weights import random_weights
 
 AUTHORS = {"_class_name": "WanModel", "dim": 128, "model_type": "t2v"}
 
 
-def _network(version, image):
-    """Weights of a tiny network, of the shapes that its config asks for."""
-    from convert.conversion import _per_layer
-    from convert.tables import table_for
-    from sixbit_jax.checkpoint import parameter_shapes
-
-    config = transformer(version, image=image)
-    table = table_for(config)
-    stacked = parameter_shapes(table.model_class, config)
-    shapes = {}
-    for path, shape in _per_layer(stacked, table).items():
-        key, rule = table.source_of(path)
-        shapes[key] = rule.transform.source_shape(tuple(shape))
-    return random_weights(shapes)
-
-
 def _networks(version="2.1", *, image=False, pair=False):
-    first = _network(version, image)
+    first = network(version, image=image)
     second = {key: value[::-1].copy() for key, value in first.items()}
     return {"transformer": first, **({"transformer_2": second} if pair else {})}
 

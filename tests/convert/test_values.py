@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from convert.conversion import WEIGHTS
+from convert.choices import WEIGHTS
 from convert.errors import ConversionError
 from convert.values import store
 from sixbit_jax.checkpoint import ParameterSpec

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import convert
-from convert.conversion import plan
 from convert.export import to_diffusers
+from convert.planning import plan
 from convert.reader import open_source
 from convert.safetensors_file import header_bytes
 from convert.wan import TABLE

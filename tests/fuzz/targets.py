@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convert import convert
-from convert.conversion import plan
+from convert.planning import plan
 from convert.reader import open_source
 from convert.safetensors_file import TensorInfo
 from convert.tables import table_for

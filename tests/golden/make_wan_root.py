@@ -11,7 +11,7 @@ import re
 
 import torch
 import transformers
-from diffusers import AutoencoderKLWan
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
 
 from tests.golden.wan_root_cases import (
@@ -22,6 +22,7 @@ from tests.golden.wan_root_cases import (
     T5_FILE,
     VAE_FILES,
     VAES,
+    transformer,
     weights_of,
 )
 
@@ -268,6 +269,14 @@ def main() -> None:
     shapes = {f"vae_{version}": save_vae(version) for version in VAES}
     shapes |= {"text_encoder": save_t5(), "image_encoder": save_clip()}
     (FOLDER / "shapes.json").write_text(json.dumps(shapes) + "\n")
+    networks = {}
+    for version, kind in (("2.1", "text"), ("2.1", "image"), ("2.2", "text")):
+        config = transformer(version, image=kind == "image")
+        values = {k: v for k, v in config.items() if not k.startswith("_")}
+        state = WanTransformer3DModel(**values).state_dict()
+        found = {key: list(value.shape) for key, value in state.items()}
+        networks[f"{version} {kind}"] = found
+    (FOLDER / "network_shapes.json").write_text(json.dumps(networks) + "\n")
 
 
 if __name__ == "__main__":

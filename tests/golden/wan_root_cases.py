@@ -82,6 +82,13 @@ def transformer(version: str, *, image: bool = False) -> dict[str, Any]:
     return config
 
 
+def network(version: str, *, image: bool = False) -> dict[str, np.ndarray]:
+    """Weights of a tiny network, by diffusers' keys."""
+    stored = json.loads((FOLDER / "network_shapes.json").read_text())
+    found = stored[f"{version} {'image' if image else 'text'}"]
+    return random_weights({key: tuple(shape) for key, shape in found.items()})
+
+
 def shapes() -> dict[str, dict[str, tuple[int, ...]]]:
     """Shapes by diffusers' (transformers') keys, of every component by its name."""
     stored = json.loads((FOLDER / "shapes.json").read_text())

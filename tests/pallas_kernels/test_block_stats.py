@@ -16,6 +16,7 @@ from pallas_kernels.block_stats import (
     cache,
     mosaic_gpu,
     reference,
+    shapes,
 )
 from tests.pallas_kernels.lane_emulator import emulated
 
@@ -121,7 +122,7 @@ def test_nan_stays_in_its_row(monkeypatch, cache_format, implementation):
 
 @pytest.mark.parametrize("cache_format", cache.CACHE_FORMATS)
 def test_kernel_lowers_for_cuda(cache_format):
-    x = jax.ShapeDtypeStruct((2, 17_776, 3072), jnp.bfloat16)
+    x = jax.ShapeDtypeStruct((2, shapes.ROWS, shapes.CHANNELS[0]), jnp.bfloat16)
     old = jax.eval_shape(lambda x: cache.encode(x, cache_format), x)
 
     def run(x, y, old):

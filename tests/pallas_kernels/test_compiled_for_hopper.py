@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from pallas_kernels.attention import shapes as attention_shapes
+from pallas_kernels.block_stats import shapes as stats_shapes
+from pallas_kernels.row_tiles import shapes as row_shapes
 from tests.pallas_kernels.hopper_target import compiled
 
 _INT8 = """
@@ -133,9 +136,7 @@ def test_expansion_keeps_rows_in_registers(to, k, tmp_path):
     assert not code or "STG.E.128" in code
 
 
-@pytest.mark.parametrize(
-    ("k", "kind"), [(3072, "norm"), (1920, "norm"), (12_288, "gelu"), (7680, "plain")]
-)
+@pytest.mark.parametrize(("k", "kind"), row_shapes.COMPILED)
 def test_nvfp4_quantization_keeps_rows_in_registers(k, kind, tmp_path):
     report, code = compiled(_QUANTIZE_NVFP4.format(k=k, kind=kind), tmp_path)
     assert spilled_bytes(report) == 0
@@ -144,7 +145,7 @@ def test_nvfp4_quantization_keeps_rows_in_registers(k, kind, tmp_path):
     assert not code or "HMMA.16816.F32" in code
 
 
-@pytest.mark.parametrize("k", [3072, 1920])
+@pytest.mark.parametrize("k", stats_shapes.CHANNELS)
 @pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])
 def test_block_statistics_keep_rows_in_registers(k, cache_format, tmp_path):
     program = _BLOCK_STATS.format(k=k, cache_format=cache_format)
@@ -155,12 +156,8 @@ def test_block_statistics_keep_rows_in_registers(k, cache_format, tmp_path):
 
 @pytest.mark.parametrize(
     ("tokens", "heads", "head_dim", "allowed"),
-    [
-        # Three warpgroups and 128 keys: a few addresses are spilled outside the loop.
-        (17_776, 48, 64, 20),
-        (17_776, 30, 64, 0),
-        (32_760, 12, 128, 0),
-    ],
+    # Three warpgroups and 128 keys: a few addresses are spilled outside the loop.
+    [(*s[2:], n) for s, n in zip(attention_shapes.COMPILED, (20, 0, 0), strict=True)],
 )
 def test_8_bit_attention_keeps_scores_in_registers(
     tokens, heads, head_dim, allowed, tmp_path
@@ -174,7 +171,7 @@ def test_8_bit_attention_keeps_scores_in_registers(
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize(
     ("tokens", "heads", "head_dim", "allowed"),
-    [(17_776, 48, 64, 24), (17_776, 30, 64, 0), (32_760, 12, 128, 0)],
+    [(*s[2:], n) for s, n in zip(attention_shapes.COMPILED, (24, 0, 0), strict=True)],
 )
 def test_attention_to_chosen_blocks_spills_no_more_than_dense(
     precision, tokens, heads, head_dim, allowed, tmp_path

@@ -11,15 +11,13 @@ import pytest
 from jax import lax
 
 from benchmarks.kernels.elementwise import random_site
-from pallas_kernels import shapes
 from pallas_kernels.numerics import int8
 from pallas_kernels.numerics.hadamard import block_hadamard
 from pallas_kernels.quantize_int8 import mosaic_gpu, quantize_int8, reference
 from pallas_kernels.row_tiles import choose_tiling, front
+from pallas_kernels.row_tiles.shapes import CHANNELS
 from pallas_kernels.row_tiles.site import SiteInput
 from tests.pallas_kernels.lane_emulator import Float, emulated
-
-MODEL_CHANNELS = sorted({linear.k for linear in shapes.ALL_LINEARS})
 
 
 def normal(*shape, seed=0, dtype=jnp.bfloat16):
@@ -133,7 +131,7 @@ def test_nan_and_inf_stay_in_their_rows(monkeypatch, norm, implementation):
     assert not np.asarray(dirty[0])[[3, 10]].any()
 
 
-@pytest.mark.parametrize("k", MODEL_CHANNELS)
+@pytest.mark.parametrize("k", CHANNELS)
 def test_tiling_of_every_model_fills_its_warps_and_shared_memory(k):
     tiling = choose_tiling(k)
     assert tiling.rows * tiling.blocks / (16 * tiling.warps) >= 0.7

@@ -21,6 +21,7 @@ from pallas_kernels.attention import (
 from pallas_kernels.attention.kernel import attend
 from pallas_kernels.attention.lists import block_lists
 from pallas_kernels.attention.memory import NUMBERS_PER_COPY
+from pallas_kernels.attention.shapes import SPARSE
 from pallas_kernels.attention.tiles import Tile
 from tests.pallas_kernels import register_wgmma
 from tests.pallas_kernels.test_attention import random_qkv, relative_error
@@ -197,7 +198,7 @@ def test_kernel_equals_reference_in_the_interpreter(
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("proxies", [False, True])
 @pytest.mark.parametrize(
-    ("tokens", "heads", "head_dim"), [(17_776, 48, 64), (32_760, 12, 128)]
+    ("tokens", "heads", "head_dim"), [shape[1:4] for shape in SPARSE]
 )
 def test_kernel_lowers_for_a_gpu_with_its_choice(
     precision, proxies, tokens, heads, head_dim, lower_for_cuda

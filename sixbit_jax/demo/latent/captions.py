@@ -13,13 +13,13 @@ from jaxtyping import Int
 
 from sixbit_jax.demo.latent import world
 
-_SHAPES = {
+SHAPES = {
     "ball": ("ball", "sphere", "orb"),
     "cube": ("cube", "box", "block"),
     "pyramid": ("pyramid", "cone"),
     "ring": ("ring", "donut", "hoop"),
 }
-_COLOURS = {
+COLOURS = {
     "red": ("red", "crimson", "scarlet"),
     "yellow": ("yellow", "golden"),
     "green": ("green", "emerald"),
@@ -27,7 +27,7 @@ _COLOURS = {
     "blue": ("blue", "navy"),
     "magenta": ("magenta", "pink", "purple"),
 }
-_MOTIONS = {
+MOTIONS = {
     "left": (
         "moves left",
         "slides to the left",
@@ -47,17 +47,17 @@ _MOTIONS = {
     "grows": ("grows", "gets bigger", "swells", "expands", "becomes larger"),
 }
 _STILL = ("stands still", "stays in place", "rests", "does not move", "waits")
-_TEXTURES = {
+TEXTURES = {
     "checkered": ("checkered", "chequered", "chessboard"),
     "striped": ("striped", "banded"),
     "dotted": ("dotted", "spotted"),
 }
-_TONES = {
+TONES = {
     "dark": ("dark", "dim", "black", "gloomy"),
     "light": ("light", "bright", "pale", "white"),
 }
 _WALLS = ("wall", "background", "backdrop")
-_CAMERAS = {
+CAMERAS = {
     "still": (
         "",
         "the camera stays still",
@@ -116,18 +116,18 @@ def caption(row: Sequence[int] | np.ndarray, generator: np.random.Generator) -> 
 
     def thing(colour: str, shape: str) -> str:
         return _with_article(
-            f"{one(_SIZES)} {one(_COLOURS[colour])} {one(_SHAPES[shape])}"
+            f"{one(_SIZES)} {one(COLOURS[colour])} {one(SHAPES[shape])}"
         )
 
-    wall = _with_article(f"{one(_TONES[tone])} {one(_TEXTURES[texture])} {one(_WALLS)}")
+    wall = _with_article(f"{one(TONES[tone])} {one(TEXTURES[texture])} {one(_WALLS)}")
     sentence = one(_SENTENCES).format(
         a=thing(colour, shape),
-        m=one(_MOTIONS[motion]),
+        m=one(MOTIONS[motion]),
         b=thing(other_colour, other_shape),
         s=one(_STILL),
         w=wall,
     )
-    view = one(_CAMERAS[camera])
+    view = one(CAMERAS[camera])
     if not view:
         return sentence
     if generator.random() < 0.3:
@@ -150,7 +150,7 @@ def captions(rows: Int[np.ndarray, "captions 8"], *, seed: int) -> list[str]:
 def words() -> tuple[str, ...]:
     """Every word that captions use, sorted."""
     phrases = [*_STILL, *_WALLS, *_SIZES]
-    for table in (_SHAPES, _COLOURS, _MOTIONS, _TEXTURES, _TONES, _CAMERAS):
+    for table in (SHAPES, COLOURS, MOTIONS, TEXTURES, TONES, CAMERAS):
         phrases += [phrase for choices in table.values() for phrase in choices]
     phrases += [re.sub(r"{\w}", "", sentence) for sentence in _SENTENCES]
     found = {word for phrase in phrases for word in split_words(phrase)}

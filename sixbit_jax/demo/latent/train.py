@@ -24,6 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Int, Key
 
 from sixbit_jax.demo.latent import captions, loop, parts, render, tokens, vae, world
+from sixbit_jax.demo.latent.vae import make_decoder
 from sixbit_jax.demo.recipe import sample_timesteps
 from sixbit_jax.demo.train import results_header
 
@@ -52,9 +53,9 @@ class Stage:
 
 
 STAGES = (
-    Stage("frame", 1, 256, 0.22, 10),
+    Stage("frame", 1, 256, 0.20, 10),
     Stage("beginning", 3, 128, 0.28, 10),
-    Stage("video", parts.LATENT_FRAMES, 64, 0.50, 10),
+    Stage("video", parts.LATENT_FRAMES, 64, 0.52, 10),
 )
 
 
@@ -157,25 +158,25 @@ def covered(scene: render.Scene, attributes: world.Attributes) -> Array:
     return jnp.round(255 * jnp.stack(maps, -1)).astype(jnp.uint8)
 
 
-def make_data(
-    graph: Any, params: Any, scale: float, *, videos: int, batch: int, seed: int
-) -> dict[str, Any]:
-    """Rendered and encoded videos with captions, on the device; none is held out.
-
-    Args:
-      graph: of the autoencoder.
-      params: its weights, float32.
-      scale: factor of its latents for the transformer.
-      videos: how many, a multiple of `batch`.
-      batch: encoded at a time.
-      seed: of everything.
-    """
+def make_captions(*, videos: int, seed: int) -> dict[str, Any]:
+    """Attribute vectors and token ids of their captions; none is held out."""
     generator = np.random.default_rng(seed)
     known = world.combinations()
     known = known[~world.is_held_out(known)]
     rows = known[generator.integers(len(known), size=videos)]
+    texts = captions.captions(np.repeat(rows, CAPTIONS_EACH, axis=0), seed=seed)
+    ids = tokens.encode(texts).reshape(videos, CAPTIONS_EACH, -1)
+    return {"rows": jnp.asarray(rows), "ids": jnp.asarray(ids.astype(np.uint8))}
 
-    @jax.jit
+
+def make_encoder(graph: Any, scale: float) -> Any:
+    """`(params, key, rows) -> (latents, cover)` of rendered videos, made to be jitted.
+
+    Args:
+      graph: of the autoencoder.
+      scale: factor of its latents for the transformer.
+    """
+
     def encoded(params: Any, key: Key[Array, ""], rows: Array) -> tuple[Array, Array]:
         kind = jnp.bfloat16
         model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(kind), params))
@@ -186,19 +187,18 @@ def make_data(
         latents = jnp.moveaxis(scale * mean, -1, 2).astype(kind)
         return latents, covered(scene, attributes)
 
-    base = jax.random.key(seed)
-    found = [
-        encoded(params, jax.random.fold_in(base, i), rows[i * batch : (i + 1) * batch])
-        for i in range(videos // batch)
-    ]
-    texts = captions.captions(np.repeat(rows, CAPTIONS_EACH, axis=0), seed=seed)
-    ids = tokens.encode(texts).reshape(videos, CAPTIONS_EACH, -1)
-    return {
-        "rows": jnp.asarray(rows),
-        "ids": jnp.asarray(ids.astype(np.uint8)),
-        "latents": jnp.concatenate([f[0] for f in found]),
-        "cover": jnp.concatenate([f[1] for f in found]),
-    }
+    return encoded
+
+
+def shapes_of(data: dict[str, Any]) -> dict[str, Any]:
+    """Shapes of the captions' arrays and of the latents that will join them."""
+    count, (frames, channels, height, width) = len(data["rows"]), parts.LATENT_SHAPE
+    full = dict(data)
+    full["latents"] = jax.ShapeDtypeStruct(
+        (count, frames, channels, height, width), jnp.bfloat16
+    )
+    full["cover"] = jax.ShapeDtypeStruct((count, frames, height, width, 2), jnp.uint8)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), full)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,8 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--vae", type=Path, required=True, help="its weights and test")
-    parser.add_argument("--seconds", type=float, default=400.0, help="of everything")
-    parser.add_argument("--videos", type=int, default=24_576)
+    parser.add_argument("--seconds", type=float, default=380.0, help="of everything")
+    parser.add_argument("--videos", type=int, default=32_768)
     parser.add_argument("--encode-batch", type=int, default=64)
     parser.add_argument("--init", type=Path, help="folder of weights to continue from")
     parser.add_argument(
@@ -246,39 +246,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
     run.records.append({"kind": "training", "parameters": sizes, **asdict(settings)})
     print(json.dumps({**header, **run.records[0]}), flush=True)
-    model = vae.new()
-    vae_graph, like = nnx.split(model)
+    vae_graph, like = nnx.split(vae.new())
     vae_params = loop.load_weights(options.vae, like)
     scale = scale_of(options.vae)
-    data = make_data(
-        vae_graph,
-        vae_params,
-        scale,
-        videos=options.videos,
-        batch=options.encode_batch,
-        seed=options.seed,
-    )
-    jax.block_until_ready(data)
-    made = time.perf_counter() - start
-    std = float(jnp.std(data["latents"].astype(jnp.float32)))
-    run.records.append(
-        {"kind": "data", "videos": options.videos, "seconds": round(made, 1)}
-        | {"latent_std": round(std, 4), "scaling_factor": scale}
-    )
-    print(json.dumps(run.records[-1]), flush=True)
+    autoencoder = (vae_graph, vae_params, scale)
     try:
-        _stages(run, graphs, settings, data, options, start)
+        decoder = _train(run, graphs, settings, autoencoder, options, start)
     finally:
         loop.save_weights(options.out, run.state.average)
         _write(options.out, header, run.records)
     # Only here: it needs the sampler and the scorer.
     from sixbit_jax.demo.latent.evaluate import evaluate
 
-    del data
     found = evaluate(
         graphs,
         run.state.average,
-        (vae_graph, vae_params, scale),
+        autoencoder,
+        decoder=decoder,
         count=options.captions,
         batch=options.evaluation_batch,
         num_steps=options.num_steps,
@@ -297,59 +281,62 @@ def scale_of(folder: Path) -> float:
     return float(test["scaling_factor"])
 
 
-def _stages(
+def _train(
     run: loop.Run,
     graphs: dict[str, Any],
     settings: loop.Settings,
-    data: Any,
+    autoencoder: tuple[Any, Any, float],
     options: argparse.Namespace,
     start: float,
-) -> None:
-    """All stages, compiled side by side while the first ones run."""
-    stages = [
-        Stage(
-            s.name, s.frames, max(1, int(s.batch * options.scale_batches)), s.share, n
-        )
-        for s, n in ((s, min(s.count, options.count)) for s in STAGES)
-    ]
-    if options.only_video:
-        last = stages[-1]
-        stages = [Stage(last.name, last.frames, last.batch, 1.0, last.count)]
+) -> Any:
+    """Data and all stages, their programs compiled side by side; a compiled decoder."""
+    vae_graph, vae_params, scale = autoencoder
+    stages = _stages(options)
+    data = make_captions(videos=options.videos, seed=options.seed)
+    state = _shapes(run.state)
     place = jax.ShapeDtypeStruct((2,), jnp.float32)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (run.state, data)
-    )
+    batch = options.encode_batch
 
-    def compiled(stage: Stage) -> Any:
+    def stage_program(stage: Stage) -> Any:
         steps = loop.make_steps(
             partial(loss, graphs, stage, options.dtype),
             settings,
             count=stage.count,
             seed=options.seed + 1,
         )
-        return steps.lower(*shapes, place).compile()
+        return steps.lower(state, shapes_of(data), place).compile()
 
-    with ThreadPoolExecutor() as pool:
-        waiting = [pool.submit(compiled, stage) for stage in stages]
+    def encoder_program() -> Any:
+        encoded = jax.jit(make_encoder(vae_graph, scale))
+        key = _shapes(jax.random.key(0))
+        rows = jax.ShapeDtypeStruct((batch, len(world.NAMES)), jnp.int32)
+        return encoded.lower(_shapes(vae_params), key, rows).compile()
+
+    def decoder_program() -> Any:
+        shape = (options.evaluation_batch, *parts.LATENT_SHAPE)
+        latents = jax.ShapeDtypeStruct(shape, jnp.float32)
+        decoded = jax.jit(make_decoder(vae_graph, scale, options.dtype))
+        return decoded.lower(_shapes(vae_params), latents).compile()
+
+    with ThreadPoolExecutor(6) as pool:
+        encoder = pool.submit(encoder_program)
+        waiting = [pool.submit(stage_program, stage) for stage in stages]
+        decoder = pool.submit(decoder_program)
         if not options.only_video and options.init is None:
-            words = loop.make_steps(
-                partial(parts.word_loss, graphs["text"], batch=256),
-                settings,
-                count=options.count,
-                seed=options.seed,
-            )
-            labels = {"stage": "words"}
-            seconds = options.word_seconds
-            loop.run_for(
-                run, words, data, seconds=seconds, count=options.count, labels=labels
-            )
-            # Moments and average of what is trained next begin anew.
-            run.state = loop.init(run.state.params, settings)
+            _words(run, graphs, settings, data, options)
+        data |= _latents(encoder.result(), vae_params, data["rows"], batch, options)
+        std = float(jnp.std(data["latents"][:512].astype(jnp.float32)))
+        made = round(time.perf_counter() - start, 1)
+        record = {"kind": "data", "videos": options.videos, "seconds": made}
+        run.records.append(
+            {**record, "latent_std": round(std, 4), "scaling_factor": scale}
+        )
+        print(json.dumps(run.records[-1]), flush=True)
         done = 0.0
         for stage, future in zip(stages, waiting, strict=True):
             steps = future.result()
             left = options.seconds - (time.perf_counter() - start)
-            rest = sum(s.share for s in stages) - done
+            rest = 1.0 - done
             loop.run_for(
                 run,
                 steps,
@@ -359,7 +346,67 @@ def _stages(
                 span=(done, done + stage.share),
                 labels={"stage": stage.name, "batch": stage.batch},
             )
+            loop.save_weights(options.out, run.state.average)
             done += stage.share
+        return decoder.result()
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _stages(options: argparse.Namespace) -> list[Stage]:
+    """The stages of a run, as its options change them."""
+    stages = [STAGES[-1]] if options.only_video else list(STAGES)
+    total = sum(stage.share for stage in stages)
+    return [
+        replace(
+            stage,
+            batch=max(1, int(stage.batch * options.scale_batches)),
+            share=stage.share / total,
+            count=min(stage.count, options.count),
+        )
+        for stage in stages
+    ]
+
+
+def _words(
+    run: loop.Run,
+    graphs: dict[str, Any],
+    settings: loop.Settings,
+    data: dict[str, Any],
+    options: argparse.Namespace,
+) -> None:
+    """The text encoder alone, while the other programs are compiled."""
+    steps = loop.make_steps(
+        partial(parts.word_loss, graphs["text"], batch=256),
+        settings,
+        count=options.count,
+        seed=options.seed,
+    )
+    loop.run_for(
+        run,
+        steps,
+        data,
+        seconds=options.word_seconds,
+        count=options.count,
+        labels={"stage": "words"},
+    )
+    # Moments and average of what is trained next begin anew.
+    run.state = loop.init(run.state.params, settings)
+
+
+def _latents(
+    encoder: Any, params: Any, rows: Array, batch: int, options: argparse.Namespace
+) -> dict[str, Array]:
+    """Latents of a video of every attribute vector, and what each pixel shows."""
+    base = jax.random.key(options.seed)
+    found = [
+        encoder(params, jax.random.fold_in(base, i), rows[i * batch : (i + 1) * batch])
+        for i in range(len(rows) // batch)
+    ]
+    latents, cover = (jnp.concatenate(part) for part in zip(*found, strict=True))
+    return jax.block_until_ready({"latents": latents, "cover": cover})
 
 
 def _write(folder: Path, header: dict[str, Any], records: list[dict[str, Any]]) -> None:

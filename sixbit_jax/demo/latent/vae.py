@@ -130,6 +130,24 @@ def reconstruct(graph: Any, params: Any, video: Array, *, dtype: str) -> Any:
     return decode(vae, mean.astype(kind)).astype(jnp.float32), mean
 
 
+def make_decoder(graph: Any, scale: float, dtype: str) -> Any:
+    """`(params, latents [batch, f, Z, h, w]) -> frames`, made to be jitted.
+
+    Args:
+      graph: of the autoencoder.
+      scale: the latents are those of the transformer, `scale` times as large.
+      dtype: compute dtype.
+    """
+    kind = jnp.dtype(dtype)
+
+    def decoded(params: Any, latents: Array) -> Array:
+        model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(kind), params))
+        z = jnp.moveaxis(latents.astype(jnp.float32) / scale, 2, -1)
+        return decode(model, z.astype(kind)).astype(jnp.float32)
+
+    return decoded
+
+
 def psnr(a: Array, b: Array) -> Float[Array, " batch"]:
     """Of each video, in dB, pixels in [-1, 1] clipped."""
     error = jnp.square(jnp.clip(a, -1, 1) - b).mean(axis=(1, 2, 3, 4))

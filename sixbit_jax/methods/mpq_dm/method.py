@@ -68,11 +68,11 @@ class MPQDMOptions:
       rotation: width of the block Hadamard folded into the weights; 0 for none.
       method, salience, shares: see `fz_rmq`; "uniform" with shares (0,) is a uniform
         grid, "uniform" with all shares MPQ-DM v1's bit assignment.
-      rank: of the adapters.
+      rank: the rank of the adapters.
       placement: "outside", "inside", or None for no adapter.
       svd: start from the quantization error; otherwise B is zero.
-      memory: of MTRD.
-      seed: of A where there is no SVD.
+      memory: the memory of MTRD.
+      seed: the seed of A where there is no SVD.
     """
 
     weight_bits: int = 3
@@ -107,7 +107,7 @@ class TunedResidual:
 
     Attributes:
       weight: W, [..., N, K], rotated already where the method rotates.
-      levels: of each row.
+      levels: the levels of each row.
       branches: that each row has, [..., N].
       table: (q, 1, e1, e2) of every code, [..., codes, 4]; padded, codes may repeat.
       inside: the adapter inside the quantizer.
@@ -172,7 +172,7 @@ class RotatedWeight(AppliedWeight):
     """A corrected weight of W H that rotates the activation it is given.
 
     Attributes:
-      weight: of the rotated activation.
+      weight: the weight that multiplies the rotated activation.
       by: width of the block Hadamard.
     """
 

@@ -38,7 +38,7 @@ def mpq_dm_v2(
       activation_bits: 4, 6 or 8, one width for all sites.
       rotation: width of the block Hadamard; not with tuning, whose adapters read the
         activation as it is.
-      rank: of the adapters.
+      rank: the rank of the adapters.
 
     Raises:
       ValueError: another width.

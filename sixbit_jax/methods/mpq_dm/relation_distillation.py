@@ -31,9 +31,9 @@ class MTRDOptions:
       draws: features drawn of all steps in each iteration.
       length: of the `capacity` places, how many are used; None: all. At least the
         frames of a video: an example must not write a place twice.
-      temperature: of the softmax.
+      temperature: the temperature of the softmax.
       weight: lambda, of the divergence beside the mean squared error.
-      seed: of the draws.
+      seed: the seed of the draws.
     """
 
     capacity: int = 64
@@ -72,7 +72,7 @@ class Memory(NamedTuple):
       count: features ever put into the queue of each step.
       length: places used of each queue.
       temperature, weight: see `MTRDOptions`.
-      key: of the next draw, raw data of a PRNG key.
+      key: the raw data of the PRNG key of the next draw.
     """
 
     features: Float[Array, "steps capacity D"]

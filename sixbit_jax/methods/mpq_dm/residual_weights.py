@@ -79,9 +79,9 @@ def select(
     """Ranks the channels and takes the share of least error.
 
     Args:
-      salience: of each channel, the larger the more salient.
+      salience: the salience of each channel, the larger the more salient.
       errors: squared error of each channel with 0, 1 and 2 branches.
-      shares: of salient channels to try, each 0 to 0.5.
+      shares: the shares of salient channels to try, each 0 to 0.5.
     """
     rows = salience.shape[-1]
     order = jnp.argsort(-salience, -1)
@@ -197,7 +197,7 @@ def fz_rmq(
         assignment; "greedy": branches fitted one after the other.
       salience: "kurtosis", or "error", which is ours: what a channel loses from two
         branches to none.
-      shares: of salient channels to try; (0,) gives every channel n bits.
+      shares: the shares of salient channels to try; (0,) gives every channel n bits.
 
     Returns:
       The array. With 0 among the shares and no inputs its squared error is not above

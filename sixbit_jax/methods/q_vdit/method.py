@@ -58,8 +58,8 @@ class QVDiTOptions:
         choice.
       searched_range: search the range of every channel; otherwise round to nearest.
       inner_rank: rank of the adapter inside the quantizer; 0: none.
-      tmd_weight: of the relation loss beside the mean squared error.
-      seed: of the estimator's a and the adapter's A'.
+      tmd_weight: the weight of the relation loss beside the mean squared error.
+      seed: the seed of the estimator's a and the adapter's A'.
     """
 
     weight_bits: int = 4
@@ -105,7 +105,7 @@ class TunedWeight:
 
     Attributes:
       weight: W, [..., N, K].
-      scale, zero_point: of each row, [..., N].
+      scale, zero_point: those of each row, [..., N].
       levels: highest code of each matrix, [...].
       inner_up, inner_down: B' [..., N, r] and A' [..., r, K], or None.
     """

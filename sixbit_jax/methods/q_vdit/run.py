@@ -82,10 +82,10 @@ class QVDiTRun:
         Args:
           session: that ran.
           model: the network in full precision.
-          header: of its checkpoint.
+          header: the header of its checkpoint.
           data: its trajectories.
           state: the last one.
-          losses: of all iterations.
+          losses: the losses of all iterations.
         """
         _, text_rows = token_layout(model, data)
         packed = packed_model(

@@ -37,7 +37,7 @@ class Prepared(NamedTuple):
     """Where a run begins.
 
     Attributes:
-      start: of the loop.
+      start: what the loop starts from.
       text_rows: text tokens before the video tokens in the residual stream.
     """
 

@@ -275,7 +275,7 @@ class CogVideoXTransformer(DescribedNetwork):
         Args:
           latents: noisy latents (with the extra channels of I2V models).
           prompt: embeddings.
-          timestep: of each sample.
+          timestep: the timestep of each sample.
           extra: `ofs` for CogVideoX1.5 I2V.
         """
         config, dtype, ofs = self.config, latents.dtype, extra.ofs

@@ -117,7 +117,7 @@ class ConditionEmbedding(nnx.Module):
         """The conditioning of all blocks, in the dtype of `pooled`.
 
         Args:
-          timestep: of each sample.
+          timestep: the timestep of each sample.
           pooled: the embedded pooled prompt.
           guidance: scale that the network reads.
 
@@ -159,7 +159,7 @@ def embed_prompt(
     """Everything of a prompt that no timestep changes.
 
     Args:
-      refiner, conditions: of the network.
+      refiner, conditions: those of the network.
       text: embeddings.
       mask: which tokens are no padding; padding comes last.
       pooled: embedding of the whole prompt.

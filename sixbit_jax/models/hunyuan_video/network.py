@@ -152,7 +152,7 @@ class HunyuanVideoTransformer(DescribedNetwork):
         Args:
           latents: noisy latents (with image latents and mask of latent_concat).
           prompt: what `prepare_prompt` made.
-          timestep: of each sample.
+          timestep: the timestep of each sample.
           extra: `guidance`, the scale that the network reads. Networks of
             token_replace have a clean first frame whatever `clean_frames` says.
         """
@@ -209,7 +209,7 @@ class HunyuanVideoTransformer(DescribedNetwork):
           text: prompt embeddings.
           mask: which of them are no padding.
           pooled: embedding of the whole prompt.
-          timestep: of each sample.
+          timestep: the timestep of each sample.
           guidance: scale that the network reads (6.0 as published).
 
         Returns:

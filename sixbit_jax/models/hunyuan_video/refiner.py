@@ -118,10 +118,10 @@ class TokenRefiner(nnx.Module):
         """The refined tokens.
 
         Args:
-          tokens: of `proj_in`.
+          tokens: the tokens of `proj_in`.
           mean: the embedded mean of the text.
           mask: which tokens are no padding.
-          timestep: of each sample.
+          timestep: the timestep of each sample.
         """
         angles = sinusoidal_embedding(timestep, FREQUENCIES, rounded_once=True)
         angles = angles.astype(tokens.dtype)

@@ -21,8 +21,8 @@ class TextKeysValues(NamedTuple):
     """What cross-attention reads: depends on the prompt only, not on the step.
 
     Attributes:
-      key, value: of the text tokens; keys are normed.
-      image_key, image_value: of the image tokens (Wan2.1 I2V), or None.
+      key, value: those of the text tokens; keys are normed.
+      image_key, image_value: those of the image tokens (Wan2.1 I2V), or None.
     """
 
     key: Float[Array, "*layers batch T D"]

@@ -152,7 +152,7 @@ class WanTransformer(DescribedNetwork):
         Args:
           latents: noisy latents (with the extra channels of I2V models).
           prompt: what `prepare_prompt` made.
-          timestep: of each sample, or of each token.
+          timestep: the timestep of each sample, or of each token.
           extra: `clean_frames`, leading latent frames that are at timestep 0 (TI2V
             with a given first frame). Equal to zeros in a timestep per token, and as
             fast as one timestep.

@@ -63,6 +63,10 @@ def few_step(
       shift: that it was distilled with.
       renoise: add new noise after each step (`FlowMatchLCM`) instead of following the
         flow; as the model's authors do.
+
+    >>> from sixbit_jax import few_step
+    >>> [round(t, 1) for t in few_step(4, shift=5.0).timesteps(4).tolist()]
+    [1000.0, 937.5, 833.3, 625.0]
     """
     kind = FlowMatchLCM if renoise else FlowMatchEuler
     return kind(shift=shift).with_sigmas(

@@ -45,14 +45,14 @@ def choose_scheduler(
     """The scheduler of a run.
 
     Args:
-      description: of the network.
+      description: the description of the network.
       config: the checkpoint's `scheduler_config.json`, or None.
       name: another update rule on the same noise schedule, one of `NAMES`.
       shift: of the flow sigmas; None is that of `config`, or the published one.
       size: (height, width) of the video in pixels, which the published shift depends
         on; None is the network's default.
       sigmas: of a flow: noise levels before each step, not shifted (`with_sigmas`).
-      timesteps: of each step (`with_timesteps`).
+      timesteps: the timesteps of each step (`with_timesteps`).
 
     Raises:
       ValueError: for a scheduler that predicts something else than the network, for a

@@ -29,6 +29,10 @@ class CogVideoXDDIM(CogVideoXSchedule):
 
     With cumulative alphas a (this step) and b (where the step leads):
     k = sqrt((1 - b) / (1 - a)); x' = k x + (sqrt(b) - sqrt(a) k) x_0.
+
+    >>> from sixbit_jax import CogVideoXDDIM
+    >>> CogVideoXDDIM().timesteps(4).tolist()
+    [999, 749, 499, 249]
     """
 
     class_name: ClassVar[str] = "CogVideoXDDIMScheduler"

@@ -56,10 +56,14 @@ class FlowMatchEuler(FlowSchedule):
     """x' = x + (sigma' - sigma) v (arXiv 2210.02747 with a shifted schedule).
 
     Attributes:
-      shift: of the sigmas; 3.0 or 5.0 for Wan, 7.0 for HunyuanVideo.
+      shift: the shift of the sigmas; 3.0 or 5.0 for Wan, 7.0 for HunyuanVideo.
       spacing: of the sigmas before the shift: "scheduler" is the class's own, "even"
         is 1, 1 - 1/n, ..., 1/n, which the pipeline of HunyuanVideo asks for. No file of
         diffusers says it.
+
+    >>> from sixbit_jax import FlowMatchEuler
+    >>> FlowMatchEuler(shift=3.0).timesteps(4).round().tolist()
+    [1000.0, 858.0, 602.0, 9.0]
     """
 
     shift: float = 1.0

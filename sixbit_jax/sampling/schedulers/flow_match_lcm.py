@@ -26,7 +26,7 @@ class FlowMatchLCM(FlowMatchEuler):
     diffusers' `FlowMatchEulerDiscreteScheduler` does with `stochastic_sampling`.
 
     Attributes:
-      shift: of the sigmas; 5.0 for most Wan models of four steps.
+      shift: the shift of the sigmas; 5.0 for most Wan models of four steps.
     """
 
     class_name: ClassVar[str] = "FlowMatchLCMScheduler"

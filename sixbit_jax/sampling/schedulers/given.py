@@ -15,7 +15,7 @@ def check_given(
     """Noise levels or timesteps as they are kept.
 
     Args:
-      name: of the field, for errors.
+      name: the name of the field, for errors.
       values: numbers, falling from step to step; None: not given.
       top: the largest that is possible.
       above: what all are larger than; None: 0 is possible.

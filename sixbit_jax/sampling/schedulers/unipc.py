@@ -106,10 +106,14 @@ class UniPC(FlowSchedule):
     step.
 
     Attributes:
-      flow_shift: of the sigmas; 3.0 (480p) or 5.0 (720p, TI2V) for Wan.
+      flow_shift: the flow shift of the sigmas; 3.0 (480p) or 5.0 (720p, TI2V) for Wan.
       solver_order: p, 1 to 3.
       solver_type: B(h) is e^-h - 1 ("bh2") or -h ("bh1").
       disable_corrector: steps after which the sample is not corrected.
+
+    >>> from sixbit_jax import UniPC
+    >>> UniPC(flow_shift=3.0).timesteps(4).tolist()
+    [999, 900, 750, 500]
     """
 
     flow_shift: float = 3.0

@@ -129,6 +129,8 @@ KINDS = {
             image_condition_type="latent_concat", in_channels=9, guidance_embeds=False
         ),
         inputs={"image_latents": (3, 5, 4, 4)},
+        # Without guidance a run has one branch: a fit needs two pairs of steps.
+        steps=3,
         tunable="needs image_latents, a mask of the prompt, a pooled prompt",
     ),
 }

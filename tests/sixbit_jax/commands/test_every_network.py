@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 import sixbit_jax
 from sixbit_jax import cli
 from sixbit_jax.models import registry
+from sixbit_jax.models.hunyuan_video.description import DUAL_SITES
+from sixbit_jax.routes import Route
 from tests.sixbit_jax.commands.networks import (
     KINDS,
     PROMPTS,
@@ -81,8 +83,9 @@ def with_every_kind(quick=tuple(KINDS)):
     return pytest.mark.parametrize("workshop", kinds, indirect=True)
 
 
-# XLA takes ten seconds for the programs of each.
-CALIBRATED = ("cogvideox1.5-i2v", "wan2.1-i2v")
+# XLA and tracing take ten seconds of a core for the programs of each test, four minutes
+# for all kinds: by default one kind of every class, and all by `make test-networks`.
+CALIBRATED = ("cogvideox1.5-i2v", "wan2.1-i2v", "hunyuanvideo-i2v-concat")
 UNTUNED = tuple(name for name, kind in KINDS.items() if kind.tunable is not True)
 TUNED = ("cogvideox1.5", "wan2.2-ti2v", *UNTUNED)
 
@@ -95,8 +98,10 @@ def inspected(path, capsys):
 
 
 def test_every_class_of_the_registry_is_among_the_kinds():
-    made = {type(kind.make(0)).class_name for kind in KINDS.values()}
-    assert made == set(registry.ROWS)
+    made = {name: type(kind.make(0)).class_name for name, kind in KINDS.items()}
+    assert set(made.values()) == set(registry.ROWS)
+    for quick in (CALIBRATED, TUNED):
+        assert {made[name] for name in quick} == set(registry.ROWS)
 
 
 @with_every_kind()
@@ -165,6 +170,29 @@ def test_compare(workshop):
     assert full["activation_bits"] == 16.0
     assert 4.0 <= low["activation_bits"] <= 8.0
     assert 0 < low["latent_rel_l2"] < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workshop", ["hunyuanvideo"], indirect=True)
+def test_dvd_quant_by_recipe(workshop, capsys):
+    folder, recipe = workshop.folder, "--recipe=dvd-quant"
+    made, policy = folder / "dvd", folder / "dvd.json"
+    assert cli.main(["convert", str(workshop.diffusers), str(made), recipe]) == 0
+    for one in inspected(made, capsys):
+        assert one["quantization"]["method"] == "grid refinement"
+        assert one["quantization"]["weights"] == "uniform4"
+    # In few steps no delta gives six bits.
+    options = [*workshop.options, "--steps=8"]
+    argv = ["calibrate", f"--model={made}", f"--out={policy}", recipe]
+    assert cli.main([*argv, "--prompts=1", "--bits=6", *options]) == 0
+    out, trace = folder / "dvd.safetensors", folder / "dvd.npz"
+    argv = ["sample", str(made), f"--out={out}", f"--policy={policy}", recipe]
+    assert cli.main([*argv, f"--trace={trace}", *options]) == 0
+    assert np.isfinite(load_file(out)["latents"]).all()
+    with np.load(trace) as found:
+        # Of the dual blocks; sites of the other kind have no route.
+        routes = found["route"][..., :2, : len(DUAL_SITES)]
+    assert set(np.unique(routes)) == {Route.ARQ4, Route.ARQ8}
 
 
 @with_every_kind(TUNED)

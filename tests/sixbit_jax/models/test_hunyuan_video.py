@@ -85,7 +85,7 @@ def _flat(model) -> dict:
 
 
 def test_parameters_of_the_published_model():
-    """Counts of models.md; nothing is allocated."""
+    """Counts of the published sizes; nothing is allocated."""
     model = nnx.eval_shape(
         lambda: HunyuanVideoTransformer(HunyuanVideoConfig(), rngs=nnx.Rngs(0))
     )

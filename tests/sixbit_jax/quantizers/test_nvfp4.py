@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 from sixbit_jax import NVFP4Array, NVFP4Recipe, quantize
@@ -22,6 +23,7 @@ def error(stored: NVFP4Array, weight: jax.Array) -> float:
     return float(((stored.dequantize() - weight) ** 2).sum())
 
 
+@pytest.mark.slow
 def test_refining_changes_the_values_of_the_same_arrays():
     model = small_model()
     before = weights(model)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ from sixbit_jax.policies import (
 )
 from sixbit_jax.routes import Route
 from sixbit_jax.sampling.api import prepare, run_program
-from sixbit_jax.sampling.options import Execution, Prompt
+from sixbit_jax.sampling.options import Execution
 
 DEFINITIONS = (
     (attention_reference, "attention"),
@@ -63,14 +64,15 @@ def hopper(monkeypatch):
 def traced(model: str, policy, *, lora_rank: int = 0, **options):
     """The sampler of one layer of a model at its default video size, traced."""
     subject = sampling_model.subject(model, frames=None, height=None, width=None)
-    config = dataclasses.replace(subject.config, num_layers=1)
-    text = jnp.zeros((1, subject.words, config.text_embed_dim))
+    config: Any = dataclasses.replace(subject.config, num_layers=1)
+    if model == "hunyuan-video":
+        config = dataclasses.replace(config, num_single_layers=1)
     arguments = prepare(
         sampling_model.random_model(
             config, quantized=True, abstract=True, lora_rank=lora_rank
         ),
         sampling_model.scheduler_of(subject),
-        Prompt(text.astype(jnp.bfloat16), text.astype(jnp.bfloat16)),
+        sampling_model.prompts(subject),
         latent_shape=subject.latent_shape,
         num_steps=3,
         policy=policy,
@@ -133,6 +135,29 @@ def test_every_operation_of_wan_is_a_kernel(model):
 def test_wan_lowers():
     program = traced("wan-1.3b", every_route(), attention="int8")
     assert lowered_kernels(program) >= WAN_ALL_KERNELS
+
+
+# HunyuanVideo: in a dual block twelve linears at eight sites and attention, in a single
+# one five at two sites and attention; statistics of both.
+HUNYUAN_INT8_KERNELS = 2 * (12 + 5) + (8 + 2) + 2 * 2
+HUNYUAN_ALL_KERNELS = HUNYUAN_INT8_KERNELS + (12 + 5) + (8 + 2) + (12 + 5)
+
+
+def test_every_operation_of_hunyuan_video_is_a_kernel():
+    policy = chain(every_route(outlier_rule=True), tdc(0.1), pdr())
+    program = traced("hunyuan-video", policy, attention="int8", cache_format="nvfp4")
+    assert kernels(program.jaxpr) >= HUNYUAN_ALL_KERNELS
+    sparse = chain(int8_routes(), sparse_attention())
+    program = traced("hunyuan-video", sparse, attention="int8")
+    assert kernels(program.jaxpr) >= HUNYUAN_INT8_KERNELS
+    assert not loops_in_branches(program.jaxpr.jaxpr)
+
+
+@pytest.mark.slow
+def test_hunyuan_video_lowers():
+    policy = chain(int8_routes(), sparse_attention())
+    program = traced("hunyuan-video", policy, attention="int8")
+    assert lowered_kernels(program) >= HUNYUAN_INT8_KERNELS
 
 
 @pytest.mark.parametrize("cache_format", ["bf16", "int8", "nvfp4"])

@@ -116,9 +116,9 @@ def test_all_problems_of_a_config_are_in_one_message():
     text = str(found.value)
     assert "use_quant_conv: expected False, found True" in text
     assert "act_fn: expected 'silu', found 'gelu'" in text
-    assert "colour: not a key of a CogVideoX VAE config" in text
-    assert "expected CogVideoXDownBlock3D, found ['DownBlock']" in text
-    assert "down_block_types: expected 4, one per level, found 3" in text
+    assert "colour: not a field of a CogVideoX VAE config" in text
+    assert "down_block_types: expected a list of 4 values" in text
+    assert "'CogVideoXDownBlock3D', found ['DownBlock'" in text
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,14 @@ def test_all_problems_of_a_config_are_in_one_message():
         ({"block_out_channels": (8, 30)}, r"multiples of norm_num_groups \(32\)"),
         ({"temporal_compression_ratio": 3}, "expected a power of two, found 3"),
         ({"temporal_compression_ratio": 16}, "expected at most 8 with 4 levels"),
-        ({"scaling_factor": 0.0}, "expected more than 0, found 0.0"),
-        ({"latent_channels": 0}, "latent_channels: expected at least 1, found 0"),
+        (
+            {"scaling_factor": 0.0},
+            "expected a number above 0 and at most 1e.06, found 0.0",
+        ),
+        (
+            {"latent_channels": 0},
+            "latent_channels: expected a whole number from 1 to 4096, found 0",
+        ),
         ({"block_out_channels": ()}, "expected at least one level"),
     ],
 )

@@ -62,9 +62,9 @@ def test_unknown_keys_and_values_are_one_error():
         WanVAEConfig.from_dict(values)
     for part in (
         "attn_scales: expected [], found [0.5]",
-        "beta: not a key of a Wan VAE config",
-        "gamma: not a key of a Wan VAE config",
-        "dim_mult: expected a list, found 4",
+        "beta: not a field of a Wan VAE config",
+        "gamma: not a field of a Wan VAE config",
+        "dim_mult: expected a list of a whole number from 1 to 1024, found 4",
     ):
         assert part in str(error.value)
 
@@ -74,7 +74,7 @@ def test_numbers_that_do_not_fit_each_other_are_one_error():
     with pytest.raises(ValueError) as error:
         WanVAEConfig.from_dict(values)
     for part in (
-        "base_dim: expected at least 1, found 0",
+        "base_dim: expected a whole number from 1 to 65536, found 0",
         "temperal_downsample: expected 1 values, one less than dim_mult has, found 3",
         "latents_mean: expected z_dim (4) values, found 16",
         "latents_std: expected z_dim (4) values, found 16",

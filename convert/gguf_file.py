@@ -282,8 +282,8 @@ class _Header:
         architecture = kept.get("general.architecture")
         if architecture not in (None, *ARCHITECTURES):
             raise self._refuse(
-                f"general.architecture: expected one of {', '.join(ARCHITECTURES)}; found "
-                f"{brief(architecture)}: a sound file of another network"
+                f"general.architecture: expected one of {', '.join(ARCHITECTURES)}; "
+                f"found {brief(architecture)}: a sound file of another network"
             )
         parts = kept.get("split.count", 1)
         if isinstance(parts, int) and parts > 1:

@@ -172,7 +172,7 @@ class SiteRunner:
             densities.append(self._density)
             found.append(axes.to_tokens(mixed))
         if count > 1:
-            self._density = sum(densities) / count
+            self._density = jnp.stack(densities).mean()
         mixed = axes.joined_groups(found)
         return mixed.reshape(*mixed.shape[:2], -1)
 

@@ -64,12 +64,12 @@ class _Layer(NamedTuple):
     """What a block is scanned over, or a group of blocks with a leading axis.
 
     Attributes:
-      params: the parameters of the block; its number where weights are split over a mesh.
+      params: of the block; its number where weights are split over a mesh.
       context: what this layer reads on its own.
       control: its slice of the plan.
     """
 
-    params: nnx.State | Int[Array, "*blocks"]
+    params: Any
     context: Any
     control: BlockControl
 

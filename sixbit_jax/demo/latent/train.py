@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, Key
 
 from sixbit_jax.demo.latent import captions, loop, parts, render, tokens, vae, world
@@ -83,7 +84,7 @@ def loss(
     )
     kind = jnp.dtype(dtype)
     cast = jax.tree.map(lambda x: x.astype(kind), params)
-    text = nnx.merge(graphs["text"], cast["text"])(ids, dtype=kind)
+    text = parts.encode_text(graphs["text"], cast["text"], ids, dtype=kind)
     made, middle = parts.forward(
         graphs["transformer"],
         cast["transformer"],
@@ -169,25 +170,43 @@ def make_captions(*, videos: int, seed: int) -> dict[str, Any]:
     return {"rows": jnp.asarray(rows), "ids": jnp.asarray(ids.astype(np.uint8))}
 
 
-def make_encoder(graph: Any, scale: float) -> Any:
-    """`(params, key, rows) -> (latents, cover)` of rendered videos, made to be jitted.
+def make_encoder(graph: Any, scale: float, *, batch: int, mesh: Mesh) -> Any:
+    """`(params, key, rows) -> (latents, cover)` of rendered videos, jitted.
 
     Args:
       graph: of the autoencoder.
       scale: factor of its latents for the transformer.
+      batch: encoded at a time, on each device.
+      mesh: rows and results are split over its devices.
     """
 
     def encoded(params: Any, key: Key[Array, ""], rows: Array) -> tuple[Array, Array]:
         kind = jnp.bfloat16
         model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(kind), params))
-        attributes = world.from_rows(rows)
-        scene = render.sample_scenes(key, attributes)
-        video = render.render(attributes, scene)
-        mean, _ = vae.encode(model, video.astype(kind))
-        latents = jnp.moveaxis(scale * mean, -1, 2).astype(kind)
-        return latents, covered(scene, attributes)
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        count = rows.shape[0] // batch
 
-    return encoded
+        def some(given: tuple[Array, Array]) -> tuple[Array, Array]:
+            number, part = given
+            attributes = world.from_rows(part)
+            scene = render.sample_scenes(jax.random.fold_in(key, number), attributes)
+            video = render.render(attributes, scene)
+            mean, _ = vae.encode(model, video.astype(kind))
+            latents = jnp.moveaxis(scale * mean, -1, 2).astype(kind)
+            return latents, covered(scene, attributes)
+
+        parts_of = rows.reshape(count, batch, -1)
+        found = jax.lax.map(some, (jnp.arange(count), parts_of))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+    split = jax.shard_map(
+        encoded,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec("data")),
+        out_specs=PartitionSpec("data"),
+        check_vma=False,
+    )
+    return jax.jit(split)
 
 
 def shapes_of(data: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +217,7 @@ def shapes_of(data: dict[str, Any]) -> dict[str, Any]:
         (count, frames, channels, height, width), jnp.bfloat16
     )
     full["cover"] = jax.ShapeDtypeStruct((count, frames, height, width, 2), jnp.uint8)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), full)
+    return full
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -209,19 +228,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, required=True, help="directory to write")
     parser.add_argument("--vae", type=Path, required=True, help="its weights and test")
-    parser.add_argument("--seconds", type=float, default=380.0, help="of everything")
-    parser.add_argument("--videos", type=int, default=32_768)
+    parser.add_argument("--seconds", type=float, default=350.0, help="of everything")
+    parser.add_argument("--videos", type=int, default=12_288)
     parser.add_argument("--encode-batch", type=int, default=64)
     parser.add_argument("--init", type=Path, help="folder of weights to continue from")
     parser.add_argument(
-        "--only-video", action="store_true", help="whole videos from the beginning"
+        "--shares",
+        nargs="+",
+        metavar="STAGE=SHARE",
+        help="of the time: frame, beginning, video (those of STAGES)",
     )
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--scale-batches", type=float, default=1.0)
     parser.add_argument("--count", type=int, default=10, help="steps per call")
-    parser.add_argument("--word-seconds", type=float, default=15.0)
+    parser.add_argument("--word-steps", type=int, default=1200)
+    parser.add_argument("--word-seconds", type=float, default=60.0, help="at most")
     parser.add_argument("--captions", type=int, default=128, help="of the evaluation")
     parser.add_argument("--evaluation-batch", type=int, default=32)
     parser.add_argument("--num-steps", type=int, default=30, help="of its samples")
@@ -240,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     header = results_header(command, options.commit)
     graphs, params = parts.new_params(options.seed)
     if options.init is not None:
-        params = loop.load_weights(options.init, params)
+        params = _initial(options.init, params)
     settings = loop.Settings(learning_rate=options.learning_rate)
     run = loop.Run(loop.init(params, settings))
     sizes = {k: sum(x.size for x in jax.tree.leaves(v)) for k, v in params.items()}
@@ -258,9 +281,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Only here: it needs the sampler and the scorer.
     from sixbit_jax.demo.latent.evaluate import evaluate
 
+    average = jax.tree.map(np.asarray, run.state.average)
     found = evaluate(
         graphs,
-        run.state.average,
+        average,
         autoencoder,
         decoder=decoder,
         count=options.captions,
@@ -272,6 +296,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run.records.append({"kind": "evaluation", **found})
     print(json.dumps(run.records[-1]), flush=True)
     _write(options.out, header, run.records)
+
+
+def _initial(folder: Path, like: Any) -> Any:
+    """Weights to go on from, in 16 or 8 bits."""
+    small = folder / "weights-int8.npz"
+    if small.exists():
+        return loop.load_small(small, like)
+    return loop.load_weights(folder, like)
 
 
 def scale_of(folder: Path) -> float:
@@ -291,122 +323,128 @@ def _train(
 ) -> Any:
     """Data and all stages, their programs compiled side by side; a compiled decoder."""
     vae_graph, vae_params, scale = autoencoder
+    mesh = loop.all_devices()
+    everywhere, divided = loop.everywhere(mesh), loop.divided(mesh)
     stages = _stages(options)
     data = make_captions(videos=options.videos, seed=options.seed)
-    state = _shapes(run.state)
-    place = jax.ShapeDtypeStruct((2,), jnp.float32)
-    batch = options.encode_batch
+    state, place = (
+        _shapes(tree, everywhere)
+        for tree in (run.state, jax.ShapeDtypeStruct((2,), jnp.float32))
+    )
+
+    def steps_of(function: Any, count: int, seed: int) -> Any:
+        return loop.make_steps(function, settings, count=count, seed=seed, mesh=mesh)
 
     def stage_program(stage: Stage) -> Any:
-        steps = loop.make_steps(
-            partial(loss, graphs, stage, options.dtype),
-            settings,
-            count=stage.count,
-            seed=options.seed + 1,
-        )
-        return steps.lower(state, shapes_of(data), place).compile()
+        function = partial(loss, graphs, stage, options.dtype)
+        steps = steps_of(function, stage.count, options.seed + 1)
+        return steps.lower(state, _shapes(shapes_of(data), divided), place).compile()
+
+    def words_program() -> Any:
+        function = partial(parts.word_loss, graphs["text"], batch=256)
+        steps = steps_of(function, options.count, options.seed)
+        return _quickly(steps.lower(state, _shapes(data, divided), place))
 
     def encoder_program() -> Any:
-        encoded = jax.jit(make_encoder(vae_graph, scale))
-        key = _shapes(jax.random.key(0))
-        rows = jax.ShapeDtypeStruct((batch, len(world.NAMES)), jnp.int32)
-        return encoded.lower(_shapes(vae_params), key, rows).compile()
+        batch = options.encode_batch
+        encoded = make_encoder(vae_graph, scale, batch=batch, mesh=mesh)
+        given = (
+            _shapes(vae_params, everywhere),
+            _shapes(jax.random.key(0), everywhere),
+        )
+        return _quickly(encoded.lower(*given, _shapes(data["rows"], divided)))
 
     def decoder_program() -> Any:
         shape = (options.evaluation_batch, *parts.LATENT_SHAPE)
         latents = jax.ShapeDtypeStruct(shape, jnp.float32)
         decoded = jax.jit(make_decoder(vae_graph, scale, options.dtype))
-        return decoded.lower(_shapes(vae_params), latents).compile()
+        return _quickly(decoded.lower(_shapes(vae_params), latents))
 
-    with ThreadPoolExecutor(6) as pool:
+    def save(average: Any) -> None:
+        loop.save_weights(options.out, average)
+
+    with ThreadPoolExecutor(8) as pool:
+        words = pool.submit(words_program)
         encoder = pool.submit(encoder_program)
         waiting = [pool.submit(stage_program, stage) for stage in stages]
         decoder = pool.submit(decoder_program)
-        if not options.only_video and options.init is None:
-            _words(run, graphs, settings, data, options)
-        data |= _latents(encoder.result(), vae_params, data["rows"], batch, options)
-        std = float(jnp.std(data["latents"][:512].astype(jnp.float32)))
-        made = round(time.perf_counter() - start, 1)
-        record = {"kind": "data", "videos": options.videos, "seconds": made}
-        run.records.append(
-            {**record, "latent_std": round(std, 4), "scaling_factor": scale}
-        )
-        print(json.dumps(run.records[-1]), flush=True)
+        data = jax.device_put(data, divided)
+        if options.word_steps:
+            loop.run_for(
+                run,
+                words.result(),
+                data,
+                seconds=options.word_seconds,
+                most=options.word_steps,
+                count=options.count,
+                labels={"stage": "words"},
+                mesh=mesh,
+            )
+            # Moments and average of what is trained next begin anew.
+            run.state = loop.init(run.state.params, settings)
+        program = encoder.result()
+        _tell(run, start, {"kind": "compiled", "program": "encoder"})
+        given = jax.device_put((vae_params, jax.random.key(options.seed)), everywhere)
+        latents, cover = jax.block_until_ready(program(*given, data["rows"]))
+        data |= {"latents": latents, "cover": cover}
+        std = round(float(jnp.std(latents.astype(jnp.float32))), 4)
+        _tell(run, start, {"kind": "data", "videos": options.videos, "std": std})
         done = 0.0
         for stage, future in zip(stages, waiting, strict=True):
             steps = future.result()
+            _tell(run, start, {"kind": "compiled", "program": stage.name})
             left = options.seconds - (time.perf_counter() - start)
-            rest = 1.0 - done
             loop.run_for(
                 run,
                 steps,
                 data,
-                seconds=max(left * stage.share / rest, 0.0),
+                seconds=max(left * stage.share / (1.0 - done), 0.0),
                 count=stage.count,
                 span=(done, done + stage.share),
-                labels={"stage": stage.name, "batch": stage.batch},
+                labels={"stage": stage.name, "batch": stage.batch * mesh.size},
+                save=save,
+                mesh=mesh,
             )
-            loop.save_weights(options.out, run.state.average)
+            save(run.state.average)
             done += stage.share
         return decoder.result()
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+def _quickly(lowered: Any) -> Any:
+    """Compiled without trying algorithms, which takes longer than it would save."""
+    if jax.default_backend() != "gpu":
+        return lowered.compile()
+    return lowered.compile(compiler_options={"xla_gpu_autotune_level": 0})
+
+
+def _tell(run: loop.Run, start: float, record: dict[str, Any]) -> None:
+    record["seconds"] = round(time.perf_counter() - start, 1)
+    run.records.append(record)
+    print(json.dumps(record), flush=True)
+
+
+def _shapes(tree: Any, sharding: Any = None) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+    )
 
 
 def _stages(options: argparse.Namespace) -> list[Stage]:
     """The stages of a run, as its options change them."""
-    stages = [STAGES[-1]] if options.only_video else list(STAGES)
-    total = sum(stage.share for stage in stages)
+    wanted = {stage.name: stage.share for stage in STAGES}
+    if options.shares:
+        wanted = {n: float(s) for n, s in (w.split("=") for w in options.shares)}
+    total = sum(wanted.values())
     return [
         replace(
             stage,
             batch=max(1, int(stage.batch * options.scale_batches)),
-            share=stage.share / total,
+            share=wanted[stage.name] / total,
             count=min(stage.count, options.count),
         )
-        for stage in stages
+        for stage in STAGES
+        if wanted.get(stage.name)
     ]
-
-
-def _words(
-    run: loop.Run,
-    graphs: dict[str, Any],
-    settings: loop.Settings,
-    data: dict[str, Any],
-    options: argparse.Namespace,
-) -> None:
-    """The text encoder alone, while the other programs are compiled."""
-    steps = loop.make_steps(
-        partial(parts.word_loss, graphs["text"], batch=256),
-        settings,
-        count=options.count,
-        seed=options.seed,
-    )
-    loop.run_for(
-        run,
-        steps,
-        data,
-        seconds=options.word_seconds,
-        count=options.count,
-        labels={"stage": "words"},
-    )
-    # Moments and average of what is trained next begin anew.
-    run.state = loop.init(run.state.params, settings)
-
-
-def _latents(
-    encoder: Any, params: Any, rows: Array, batch: int, options: argparse.Namespace
-) -> dict[str, Array]:
-    """Latents of a video of every attribute vector, and what each pixel shows."""
-    base = jax.random.key(options.seed)
-    found = [
-        encoder(params, jax.random.fold_in(base, i), rows[i * batch : (i + 1) * batch])
-        for i in range(len(rows) // batch)
-    ]
-    latents, cover = (jnp.concatenate(part) for part in zip(*found, strict=True))
-    return jax.block_until_ready({"latents": latents, "cover": cover})
 
 
 def _write(folder: Path, header: dict[str, Any], records: list[dict[str, Any]]) -> None:

@@ -66,11 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {"kind": "training", "parameters": count, **asdict(settings), **asdict(losses)}
     )
     print(json.dumps({**header, **run.records[0]}), flush=True)
+    mesh = loop.all_devices()
     steps = loop.make_steps(
         partial(vae.loss, graph, losses),
         settings,
         count=options.steps_per_call,
         seed=options.seed,
+        mesh=mesh,
     )
     try:
         loop.run_for(
@@ -80,11 +82,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seconds=options.seconds,
             count=options.steps_per_call,
             most=options.steps,
+            mesh=mesh,
         )
     finally:
         loop.save_weights(options.out, run.state.average)
         _write(options.out, header, run.records)
-    run.records.append(_test(graph, run.state.average, options))
+    average = jax.tree.map(np.asarray, run.state.average)
+    run.records.append(_test(graph, average, options))
     _write(options.out, header, run.records)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels compile for every class of GPU, with few or no spilled registers."""
+"""The Triton kernels compile for every class of GPU; few registers are spilled."""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     with files.replaced_directory(args.out, _shared.REPORT) as directory:
         stored = {}
         for name, weights in ((PLAIN, "keep"), (QUANTIZED, "nvfp4")):
-            more = {"refine": True} if weights == "nvfp4" else {}
-            made = convert_root(root, directory / name, weights=weights, **more)
+            made = convert_root(
+                root, directory / name, weights=weights, refine=weights == "nvfp4"
+            )
             stored[name] = {"disk_bytes": made.written_bytes, "seconds": made.seconds}
         pipe = load_pipeline(directory / PLAIN, dtype=_shared.compute_dtype(args.dtype))
         encoded = pipe.encode([*texts, ""])
@@ -101,9 +102,11 @@ def _prompts(texts: Sequence[str], encoded: Any) -> Prompts:
     for text in texts:
         if cut := encoded.cut.get(text):
             print(f"prompt too long, its end was not read: {cut!r}", file=sys.stderr)
-    embeds = np.stack([np.asarray(encoded.embeds[text], np.float32) for text in texts])
-    negative = np.asarray(encoded.embeds[""], np.float32)
-    return Prompts(tuple(texts), embeds, negative, False, {})
+    embeds, negative = (
+        np.asarray([encoded.embeds[text].text for text in given], np.float32)
+        for given in (texts, [""])
+    )
+    return Prompts(tuple(texts), embeds, negative[0], False, {})
 
 
 def _decoded(pipe: Any, runs: Sequence[Any]) -> tuple[Any, ...]:

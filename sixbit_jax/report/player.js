@@ -184,8 +184,11 @@
       context.fillStyle = "#000000";
       context.fillRect(step * heat.wide, 0, 1, heat.made.height);
       context.fillRect((step + 1) * heat.wide - 1, 0, 1, heat.made.height);
-      const counts = data.names.map((name, value) =>
-        name + " " + routes.filter((row) => row[step] === value).length);
+      const counts = [];
+      data.names.forEach(function (name, value) {
+        const count = routes.filter((row) => row[step] === value).length;
+        if (count) counts.push(name + " " + count);
+      });
       heat.caption.textContent = heat.shown.video.name + ", step " + step + ": "
         + counts.join(", ");
     }

@@ -300,7 +300,7 @@ def save_small(file: Path, params: Any) -> None:
     Rows of matrices have a scale each; vectors keep 16 bits. Its error, half a percent
     of the largest value of a row, is gone after some steps of training.
     """
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, leaf in enumerate(jax.tree.leaves(params)):
         value = np.asarray(leaf, np.float32)
         if value.ndim < 2:

@@ -111,11 +111,12 @@ def loss(
     difference = made - video
     pixels = jnp.abs(difference).mean()
     square = jnp.square(difference).mean()
-    edges = sum(jnp.abs(jnp.diff(difference, axis=axis)).mean() for axis in (1, 3, 4))
+    steps = [jnp.abs(jnp.diff(difference, axis=axis)).mean() for axis in (1, 3, 4)]
+    edges = jnp.stack(steps).mean()
     divergence = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
     total = pixels + settings.square_weight * square
-    total += settings.gradient_weight * edges / 3 + settings.kl_weight * divergence
-    named = {"l1": pixels, "edges": edges / 3, "kl": divergence}
+    total += settings.gradient_weight * edges + settings.kl_weight * divergence
+    named = {"l1": pixels, "edges": edges, "kl": divergence}
     named["psnr"] = 10 * jnp.log10(4 / jnp.maximum(square, 1e-9))
     named["latent_std"] = jnp.std(mean)
     return total, named

@@ -161,7 +161,10 @@ def refusal(file):
 def test_other_networks_are_named(tmp_path, arch):
     write(tmp_path / "a.gguf", {"x": np.ones(8, np.float32)}, arch=arch)
     message = refusal(tmp_path / "a.gguf")
-    assert f"expected one of wan, cogvideox, hyvid; found '{arch}': a sound file" in message
+    assert (
+        f"expected one of wan, cogvideox, hyvid; found '{arch}': a sound file"
+        in message
+    )
 
 
 def test_types_that_are_not_read_are_named(tmp_path):

@@ -138,7 +138,7 @@ def _add_bytes(sums: list[I32], words: list[I32], _: I32) -> list[I32]:
     return found
 
 
-def _bytes_of(sums: list[I32], tokens: I32) -> list[F32]:
+def _bytes_of(sums: list[Any], tokens: I32) -> list[F32]:
     """The sums of `_add_bytes`, one float32 per channel."""
     found = []
     for even, odd in zip(sums[0::2], sums[1::2], strict=True):

@@ -128,7 +128,7 @@ def measure(config: T5Config, *, tokens: int | None = None) -> list[dict[str, An
 
     Args:
       config: the config of the random encoders.
-      tokens: the number of tokens of a prompt; None is what the published pipelines use.
+      tokens: the number of tokens of a prompt; None is that of the published pipelines.
     """
     run = nnx.jit(encode, static_argnames="dtype")
     found = []

@@ -282,7 +282,7 @@ class _Header:
         architecture = kept.get("general.architecture")
         if architecture not in (None, *ARCHITECTURES):
             raise self._refuse(
-                f"general.architecture: expected one of {', '.join(ARCHITECTURES)}; found "
+                f"general.architecture: expected {', '.join(ARCHITECTURES)}, found "
                 f"{brief(architecture)}: a sound file of another network"
             )
         parts = kept.get("split.count", 1)

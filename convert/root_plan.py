@@ -79,6 +79,8 @@ def plan_diffusers_root(source: Path, only: Sequence[str] = ()) -> RootPlan:
             copied.append(name)
         elif only and name not in only:
             missing[name] = NOT_ASKED_FOR
+        elif PIPELINES[pipeline_class].outside and name.startswith("text_encoder"):
+            missing[name] = "prompts of this pipeline are embedded elsewhere"
         else:
             try:
                 config = read_config(folder / "config.json")

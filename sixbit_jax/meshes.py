@@ -49,11 +49,10 @@ def make_mesh(sizes: Mapping[str, int], devices: Any = None) -> Mesh:
         for name, size in sizes.items()
         if type(size) is not int or size < 1
     ]
-    if not problems:
-        devices = jax.devices() if devices is None else devices
-        count = math.prod(sizes.values())
-        if count > len(devices):
-            problems.append(f"expected {count} devices, found {len(devices)}")
+    devices = jax.devices() if devices is None else devices
+    count = 0 if problems else math.prod(sizes.values())
+    if count > len(devices):
+        problems.append(f"expected {count} devices, found {len(devices)}")
     if problems:
         raise ValueError("mesh:\n  " + "\n  ".join(problems))
     # Branches meet once per step, tokens in every block: those are nearest together.

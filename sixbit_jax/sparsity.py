@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["threshold", "radial", "window"]
+Kind = Literal["threshold", "radial", "window", "history"]
 Order = Literal["frames", "morton", "hilbert"]
 
 
@@ -14,7 +14,8 @@ class SparseWay:
 
     Attributes:
       kind: "threshold": the test of Sol-Attn (arXiv 2607.24027), whose `tau` is traced;
-        "radial" (arXiv 2506.19852) and "window": fixed masks over frames.
+        "radial" (arXiv 2506.19852) and "window": fixed masks over frames; "history":
+        LiteAttention's, what a step found negligible stays skipped in later steps.
       approximate: a skipped block counts as its mean key and mean value; otherwise it
         is dropped.
       width: the width of "radial": 1 is the paper's, less is sparser.
@@ -42,7 +43,7 @@ class SparseWay:
                 f"order: expected one of {', '.join(get_args(Order))}, found "
                 f"{self.order!r}"
             )
-        elif self.order != "frames" and self.kind != "threshold":
+        elif self.order != "frames" and self.kind in ("radial", "window"):
             problems.append(
                 f"order: expected 'frames' with the way {self.kind!r}, found "
                 f"{self.order!r}"

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
 from sixbit_jax import checkpoint
 from sixbit_jax.benchmark.subject import CONFIGS, Config, random_model
@@ -179,7 +180,9 @@ def write_pipeline(case: Case, path: Path, *, headers_only: bool = False) -> Non
     if case.picture:
         (path / "image_processor").mkdir()
         side = case.others["image_encoder"].config.image_size
-        values = asdict(CLIPPixelsConfig(shortest_edge=side, crop_size=(side, side)))
+        values: dict[str, Any] = asdict(
+            CLIPPixelsConfig(shortest_edge=side, crop_size=(side, side))
+        )
         edge, (rows, columns) = values.pop("shortest_edge"), values.pop("crop_size")
         values["size"] = {"shortest_edge": edge}
         values["crop_size"] = {"height": rows, "width": columns}
@@ -209,10 +212,11 @@ class MadePipeline(VideoPipeline):
 
     @contextlib.contextmanager
     def component(
-        self, name: str, *, dtype: Any = None, mesh: None = None
+        self, name: str, *, dtype: Any = None, mesh: Mesh | None = None
     ) -> Iterator[Any]:
         """A component with random weights, for the length of a `with`; no mesh."""
-        assert mesh is None
+        if mesh is not None:
+            raise ValueError(f"mesh: expected none for made weights, found {mesh}")
         began = time.perf_counter()
         model = make(self._case, name)
         if dtype is not None and name != "text_encoder":

@@ -49,11 +49,12 @@ from sixbit_jax.policies import (
     sparse_attention,
 )
 from sixbit_jax.routes import Route
+from sixbit_jax.sparsity import Order
 
 MODULE = "benchmarks.quality.sparse"
 SHARES = (0.75, 0.5, 0.35, 0.25)
 WAYS = ("centroids", "dropped", "radial", "window")
-ORDERS = ("frames", "morton", "hilbert")
+ORDERS: tuple[Order, ...] = ("frames", "morton", "hilbert")
 # Of a step of CogVideoX-5b with 8-bit attention on an H200 (493 of 797 ms).
 ATTENTION_FRACTION = 0.62
 # Of the steps: the first ones decide the composition, in every published setting.
@@ -72,14 +73,14 @@ class Row:
     """
 
     way: str = "dense"
-    order: str = "frames"
+    order: Order = "frames"
     share: float = 1.0
     skipped: float = 0.0
 
 
 def rows(
     ways: Sequence[str],
-    orders: Sequence[str],
+    orders: Sequence[Order],
     shares: Sequence[float],
     attention: float,
 ) -> Iterator[Row]:

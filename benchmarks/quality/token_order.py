@@ -33,7 +33,7 @@ LENGTHS = (2.0, 4.0, 8.0)
 
 def measure(grid: tuple[int, int, int], order: Order) -> dict[str, Any]:
     """Of all whole blocks."""
-    places = np.stack(np.indices(grid), -1).reshape(-1, 3).astype(np.float64)
+    places = np.indices(grid).reshape(3, -1).T.astype(np.float64)
     moved = token_order(grid, order)
     if moved is not None:
         places = places[moved]

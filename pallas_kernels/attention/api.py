@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -23,7 +24,9 @@ from pallas_kernels.dispatch import Implementation, dispatch, needs_hopper
 from pallas_kernels.triton_backend.calls import needs_triton
 
 Precision = Literal["bf16", "int8"]
-_KERNELS = (
+# An array; with `rises` a pair of arrays. The caller knows which.
+type Output = Any
+_KERNELS: tuple[tuple[str, Any, Callable[[], None]], ...] = (
     ("mosaic_gpu", mosaic_gpu, needs_hopper),
     ("triton", triton, needs_triton),
 )
@@ -38,8 +41,9 @@ def attention(
     scale: float | None = None,
     selection: BlockSelection | None = None,
     key_lengths: Array | None = None,
+    rises: bool = False,
     implementation: str | None = None,
-) -> Float[Array, "batch q_tokens heads head_dim"]:
+) -> Output:
     """Softmax attention, of all keys or of chosen blocks of them.
 
         out = softmax(q k^T * scale) v, per batch entry and head
@@ -57,13 +61,16 @@ def attention(
             many keys count and the rest, padding, is invisible; `None` is all. With a
             selection, padding must be inside the text of its grid, whose blocks no tile
             skips.
+        rises: whether to say how much each block adds, for `choose.after_step`; with a
+            selection, without `key_lengths`.
         implementation: `"mosaic_gpu"` (Hopper), `"triton"` (any GPU since Ampere, all
             keys only), `"cudnn"` (all keys only; of `"int8"`, it multiplies what was
             quantized in 16 bits), `"reference"`, or `None` for the first that supports
             the device and the inputs.
 
     Returns:
-        `[batch, q_tokens, heads, head_dim]` in the dtype of q.
+        `[batch, q_tokens, heads, head_dim]` in the dtype of q; with `rises` also
+        `[batch, heads, q_tiles, kv_blocks]`, see `sparse_reference.block_rises`.
 
     Raises:
         ValueError: shapes that do not belong together, another precision, a selection
@@ -84,6 +91,7 @@ def attention(
         raise ValueError(f"attention: k {k.shape} and v {v.shape} must have one shape")
     _check_selection(selection, q.shape, k.shape)
     _check_lengths(key_lengths, selection, k.shape)
+    _check_rises(rises, selection, key_lengths)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     arrays = (q, k, v)
     options = {"scale": scale, "precision": precision, "key_lengths": key_lengths}
@@ -91,17 +99,21 @@ def attention(
         Implementation(
             name,
             functools.partial(
-                module.attention, *arrays, selection=selection, **options
+                module.attention,
+                *arrays,
+                selection=selection,
+                **options,
+                **_asked(rises),
             ),
             needs,
         )
-        for name, module, needs in _KERNELS
+        for name, module, needs in _kernels(rises)
     ]
     if selection is None:
         definition = functools.partial(reference.attention, *arrays, **options)
     else:
         definition = functools.partial(
-            sparse_reference.attention, *arrays, selection, **options
+            sparse_reference.attention, *arrays, selection, **options, **_asked(rises)
         )
     if selection is None:
         library = Implementation(
@@ -112,6 +124,27 @@ def attention(
         candidates.append(library)
     candidates.append(Implementation("reference", definition, definition=True))
     return dispatch("attention", candidates, implementation)
+
+
+def _asked(rises: bool) -> dict[str, bool]:
+    return {"rises": True} if rises else {}
+
+
+def _kernels(rises: bool) -> tuple:
+    """Those that can say how much each block adds, where that is asked."""
+    return _KERNELS[:1] if rises else _KERNELS
+
+
+def _check_rises(
+    rises: bool, selection: BlockSelection | None, key_lengths: Array | None
+) -> None:
+    """Raises ValueError where what blocks add cannot be told."""
+    if rises and (selection is None or key_lengths is not None):
+        found = "no selection" if selection is None else "key lengths"
+        raise ValueError(
+            "attention: expected a selection and no key_lengths with rises, found "
+            f"{found}"
+        )
 
 
 def _check_selection(
@@ -190,18 +223,20 @@ def quantized_attention(
     *,
     selection: BlockSelection | None = None,
     key_lengths: Array | None = None,
+    rises: bool = False,
     implementation: str | None = None,
-) -> Float[Array, "batch q_tokens heads head_dim"]:
+) -> Output:
     """`attention` with `precision="int8"`, of operands that are quantized already.
 
     Args:
         operands: from `quantize_qkv` or `norm_rope_qkv`.
         selection: as in `attention`, its centroids from `quantized_centroids`.
-        key_lengths: as in `attention`.
+        key_lengths, rises: as in `attention`.
         implementation: as in `attention`.
 
     Returns:
-        `[batch, q_tokens, heads, head_dim]` in the dtype of v.
+        `[batch, q_tokens, heads, head_dim]` in the dtype of v; with `rises` as in
+        `attention`.
 
     Raises:
         ValueError: a selection or key lengths of other operands.
@@ -210,6 +245,7 @@ def quantized_attention(
     """
     _check_selection(selection, operands.q_values.shape, operands.v.shape)
     _check_lengths(key_lengths, selection, operands.v.shape)
+    _check_rises(rises, selection, key_lengths)
     options = {"key_lengths": key_lengths}
     if selection is None:
         definition = functools.partial(
@@ -217,17 +253,25 @@ def quantized_attention(
         )
     else:
         definition = functools.partial(
-            sparse_reference.quantized_attention, operands, selection, **options
+            sparse_reference.quantized_attention,
+            operands,
+            selection,
+            **options,
+            **_asked(rises),
         )
     candidates = [
         Implementation(
             name,
             functools.partial(
-                module.quantized_attention, operands, selection=selection, **options
+                module.quantized_attention,
+                operands,
+                selection=selection,
+                **options,
+                **_asked(rises),
             ),
             needs,
         )
-        for name, module, needs in _KERNELS
+        for name, module, needs in _kernels(rises)
     ]
     if selection is None:
         # The scores of the quantized operands, in 16 bits.

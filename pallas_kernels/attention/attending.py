@@ -187,7 +187,7 @@ class Attending:
         self, step, carry: _Carry, *, slot: int | None = None, masked: bool = False
     ) -> _Carry:
         """A block of keys, `masked` if it may be the last one."""
-        slot = self._work.slot(step) if slot is None else slot
+        place = self._work.slot(step) if slot is None else slot
         visible = None
         if masked:
             visible = self._visible(self._work.block(step), masked)
@@ -199,7 +199,7 @@ class Attending:
             return self._exponents.of_keys(scores, scales, visible)
 
         measured = self._work.block(step) if "rises" in self._memory else None
-        return self._next(slot, carry, exponents, self._tile.block_kv, measured)
+        return self._next(place, carry, exponents, self._tile.block_kv, measured)
 
     def _proxies(self, step, carry: _Carry, *, first, width: int) -> _Carry:
         """A group of proxies; `first` is the step of the first group."""

@@ -82,6 +82,8 @@ def by_history(
     state: UInt8[Array, "batch heads q_tiles bytes"],
     grid: BlockGrid,
     centroids: Centroids | None = None,
+    *,
+    implementation: str | None = None,
 ) -> BlockSelection:
     """LiteAttention: what earlier steps found negligible stays skipped.
 
@@ -89,11 +91,13 @@ def by_history(
         state: from `no_skips` or `after_step`; its bits are the skipped blocks.
         grid: tiles and blocks.
         centroids: see `BlockSelection`.
+        implementation: see `select`.
 
     Returns:
         The selection.
     """
-    return select(~_unpacked(state, grid), grid, centroids)
+    kept = ~_unpacked(state, grid)
+    return select(kept, grid, centroids, implementation=implementation)
 
 
 def after_step(

@@ -46,7 +46,7 @@ def load(work: Work) -> None:
 
 def _load_block(
     work: Work,
-    step: jax.Array,
+    step: jax.Array | int,
     block: jax.Array | int,
     suffix: str = "",
     count: int | None = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.experimental.pallas as pl
@@ -137,7 +138,7 @@ def _add_bytes(sums: list[I32], words: list[I32], _: I32) -> list[I32]:
     return found
 
 
-def _bytes_of(sums: list[I32], tokens: I32) -> list[F32]:
+def _bytes_of(sums: list[Any], tokens: I32) -> list[F32]:
     """The sums of `_add_bytes`, one float32 per channel."""
     found = []
     for even, odd in zip(sums[0::2], sums[1::2], strict=True):
@@ -166,6 +167,15 @@ def _add_scaled_bytes(
     return [v.fma(scale, s) for v, s in zip(values, sums, strict=True)]
 
 
+def _sums_of(part: Part, scales: list[Memory], row: I32) -> tuple[Any, Any]:
+    """What adds a token's words to the sums, and the sums of nothing."""
+    if part.x.dtype != jnp.int8:
+        return _add_bfloat16, [F32.of(0.0)] * part.channels
+    if part.row_scales is None:
+        return _add_bytes, [I32.of(0)] * (2 * _WORDS)
+    return partial(_add_scaled_bytes, scales[0], row), [F32.of(0.0)] * part.channels
+
+
 def _average(part: Part, item: I32, memories: list[Memory]) -> None:
     """What one thread does."""
     x, *scales, out = memories
@@ -178,16 +188,9 @@ def _average(part: Part, item: I32, memories: list[Memory]) -> None:
     start = (entry * tokens + first) * row_bytes + column * _BYTES
     left = I32.of(tokens) - first
     count = lanes.select(left < part.size, left, I32.of(part.size))
-    zero, nothing = I32.of(0), F32.of(0.0)
+    zero = I32.of(0)
     quantized = part.x.dtype == jnp.int8
-    if not quantized:
-        add, sums = _add_bfloat16, [nothing] * part.channels
-    elif part.row_scales is not None:
-        row = (entry * heads + head) * tokens + first
-        add = partial(_add_scaled_bytes, scales[0], row)
-        sums = [nothing] * part.channels
-    else:
-        add, sums = _add_bytes, [zero] * (2 * _WORDS)
+    add, sums = _sums_of(part, scales, (entry * heads + head) * tokens + first)
 
     def several(many: int, token: I32, sums: list) -> list:
         base = start + token * row_bytes

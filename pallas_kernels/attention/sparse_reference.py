@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,8 @@ def attention(
     scale: float,
     precision: str,
     key_lengths: Array | None = None,
-) -> Float[Array, "batch q_tokens heads head_dim"]:
+    rises: bool = False,
+) -> Any:
     """Softmax over the keys of each tile's chosen blocks, and over its proxies.
 
         weight of a chosen key  = exp(q . k * scale)
@@ -49,6 +50,7 @@ def attention(
         scale: factor of the scores.
         key_lengths: keys of each batch entry that count; the others must be in blocks
             that no tile skips.
+        rises: whether to return `block_rises` too.
         precision: `"bf16"`: of the operands as they are; `"int8"`: of quantized ones.
 
     Returns:
@@ -56,14 +58,19 @@ def attention(
     """
     if precision == "int8":
         operands = quantize_qkv(q, k, v, scale=scale)
-        found = quantized_attention(operands, selection, key_lengths=key_lengths)
+        found = quantized_attention(
+            operands, selection, key_lengths=key_lengths, rises=rises
+        )
+        if rises:
+            return found[0].astype(q.dtype), found[1]
         return found.astype(q.dtype)
     proxies = None
     if selection.centroids is not None:
         proxies = selection.centroids.keys
     q32, k32, v32 = (x.astype(jnp.float32) for x in (q, k, v))
     given = _Operands(q32 * scale, k32, v32, proxies)
-    return _attend(given, selection, key_lengths).astype(q.dtype)
+    out = _attend(given, selection, key_lengths).astype(q.dtype)
+    return (out, block_rises(q, k, selection, scale=scale)) if rises else out
 
 
 def quantized_attention(
@@ -71,7 +78,8 @@ def quantized_attention(
     selection: BlockSelection,
     *,
     key_lengths: Array | None = None,
-) -> Float[Array, "batch q_tokens heads head_dim"]:
+    rises: bool = False,
+) -> Any:
     """The same of quantized queries and keys, in the dtype of v; proxies in 8 bits."""
     q, k = operands.dequantize()
     proxies = None
@@ -82,7 +90,8 @@ def quantized_attention(
         proxies = values.astype(jnp.float32) * jnp.swapaxes(each, 1, 2)[..., None]
     v = operands.v.astype(jnp.float32)
     given = _Operands(q, k, v, proxies)
-    return _attend(given, selection, key_lengths).astype(operands.v.dtype)
+    out = _attend(given, selection, key_lengths).astype(operands.v.dtype)
+    return (out, block_rises(q, k, selection, scale=1.0)) if rises else out
 
 
 def _tiles(q: jax.Array, selection: BlockSelection) -> tuple[jax.Array, jax.Array]:

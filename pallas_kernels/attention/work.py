@@ -37,7 +37,7 @@ class Problem:
     """
 
     tile: Tile
-    shape: tuple[int, int, int, int]
+    shape: tuple[int, ...]
     kv_tokens: int
     quantized: bool
     factor: float

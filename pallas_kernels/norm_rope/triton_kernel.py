@@ -67,7 +67,7 @@ def norm_rope(
         if NORM > 0:
             x *= tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + EPS)[:, None]
         if HAS_ROW_FACTOR:
-            x *= row_factor
+            x *= row_factor  # pyrefly: ignore[unbound-name]
         if HAS_WEIGHT:
             weight = tl.load(weight_ptr + head * WEIGHT_STRIDE + channels)
             x *= weight.to(tl.float32)[None, :]
@@ -76,6 +76,7 @@ def norm_rope(
             x += bias.to(tl.float32)[None, :]
         if ROTARY:
             even, odd = tl.reshape(x, (BLOCK, HEAD_DIM // 2, 2)).split()
+            # pyrefly: ignore[unbound-name]
             turned = tl.join(even * cos - odd * sin, odd * cos + even * sin)
             x = tl.reshape(turned, (BLOCK, HEAD_DIM))
         cell = (entry * HEADS + head).to(tl.int64)

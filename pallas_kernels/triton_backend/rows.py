@@ -19,12 +19,14 @@ _LARGEST_K = 16384
 class RowShape(NamedTuple):
     """How many values a tile of rows has, at least, and how many a thread has.
 
-    `programs` run on each multiprocessor, and take tiles in turn.
+    `programs` run on each multiprocessor, and take tiles in turn; one has at most
+    `warps`, which leaves its threads the registers that a long row needs.
     """
 
     values: int
     per_thread: int
     programs: int
+    warps: int = 16
 
 
 # Hopper: measured by `python -m benchmarks.kernels.triton_tune`; the others have not
@@ -33,7 +35,7 @@ SHAPES = {
     DeviceClass.AMPERE: RowShape(4096, 32, 8),
     DeviceClass.SMALL: RowShape(4096, 32, 6),
     DeviceClass.HOPPER: RowShape(4096, 32, 8),
-    DeviceClass.BLACKWELL: RowShape(4096, 32, 8),
+    DeviceClass.BLACKWELL: RowShape(4096, 32, 8, 8),
 }
 
 
@@ -62,7 +64,7 @@ def row_tiles(m: int, k: int, shape: RowShape | None = None) -> RowTiles:
     channels = 1 << (k - 1).bit_length()
     rows = max(1, shape.values // channels)
     tiles = -(-m // rows)
-    warps = max(1, min(16, rows * channels // (32 * shape.per_thread)))
+    warps = max(1, min(shape.warps, rows * channels // (32 * shape.per_thread)))
     # Long rows leave room for fewer programs.
     at_once = max(1, shape.programs * 4 // max(warps, 4))
     programs = min(tiles, dispatch.multiprocessors() * at_once)

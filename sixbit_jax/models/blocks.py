@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from pallas_kernels.attention.api import Precision
 from pallas_kernels.norm_rope import Heads
@@ -25,6 +25,7 @@ class BlockControl(NamedTuple):
     int8_scores: Bool[Array, ""]
     sparse: Bool[Array, ""] | None = None
     sparse_tau: Float[Array, ""] | None = None
+    history: UInt8[Array, "batch heads q_tiles bytes"] | None = None
 
 
 class BlockStats(NamedTuple):
@@ -34,6 +35,7 @@ class BlockStats(NamedTuple):
     route: Int[Array, "sites"]
     error: Float[Array, "sites"]
     attention_density: Float[Array, ""]
+    history: UInt8[Array, "batch heads q_tiles bytes"] | None = None
 
 
 class Projection(NamedTuple):
@@ -75,6 +77,7 @@ class SiteRunner:
         self._sites, self._control, self._options = sites, control, options
         self._measured: dict[str, SiteStats] = {}
         self._density: Array | None = None
+        self._history = None if control is None else control.history
 
     def __call__(
         self,
@@ -169,7 +172,7 @@ class SiteRunner:
             densities.append(self._density)
             found.append(axes.to_tokens(mixed))
         if count > 1:
-            self._density = sum(densities) / count
+            self._density = jnp.stack(densities).mean()
         mixed = axes.joined_groups(found)
         return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -206,11 +209,13 @@ class SiteRunner:
             )
         assert control.sparse is not None
         assert control.sparse_tau is not None
-        mixed, density = attention_by_plan(
+        mixed, density, self._history = attention_by_plan(
             query,
             key,
             value,
-            Sparsity(options.sparse, control.sparse, control.sparse_tau),
+            Sparsity(
+                options.sparse, control.sparse, control.sparse_tau, control.history
+            ),
             layout,
             kernels=options.kernels,
             precision=self.scores,
@@ -241,4 +246,4 @@ class SiteRunner:
             density = jnp.float32(1.0)
         columns = zip(*(self._measured[name] for name in self._sites), strict=True)
         outlier, route, error = (jnp.stack(column) for column in columns)
-        return BlockStats(outlier, route, error, density)
+        return BlockStats(outlier, route, error, density, self._history)

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt8
 
 from pallas_kernels.attention import api, choose
 from pallas_kernels.attention.api import Precision
@@ -41,12 +42,16 @@ class Sparsity:
     Attributes:
       way: static.
       sparse: whether blocks of keys are chosen; all of them otherwise.
-      tau: of the threshold test.
+      tau: of the threshold test; of "history", the exponent of two of the share of a
+        block's weights in those before it, up to which the block is skipped from then
+        on.
+      history: the blocks that are skipped, one bit each; None: no way asks for it.
     """
 
     way: SparseWay
     sparse: Bool[Array, ""]
     tau: Float[Array, ""]
+    history: UInt8[Array, "batch heads q_tiles bytes"] | None = None
 
 
 def _operands(query: Heads, key: Heads, value: Array, precision, chosen) -> _Operands:
@@ -91,6 +96,14 @@ def _selection(
             approximate=way.approximate,
             implementation=chosen,
         )
+    if way.kind == "history":
+        if sparsity.history is None:
+            raise ValueError(
+                "sparse attention, history: expected the state of earlier steps, found "
+                "none"
+            )
+        means = _means(operands, grid, chosen) if way.approximate else None
+        return choose.by_history(sparsity.history, grid, means, implementation=chosen)
     if not layout.frame_tokens:
         raise ValueError(
             f"sparse attention, {way.kind}: expected a network that says how many "
@@ -115,7 +128,7 @@ def _sparse(
     layout: TokenLayout,
     kernels: bool,
     key_lengths: Array | None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array | None]:
     chosen = None if kernels else "reference"
     if isinstance(operands, QuantizedQKV):
         shape, value, precision = operands.q_values.shape, operands.v, "int8"
@@ -124,20 +137,59 @@ def _sparse(
     grid = api.block_grid(
         shape, precision=precision, text=layout.text, dtype=value.dtype
     )
-    if sparsity.way.blocks is not None:
-        rows, keys = sparsity.way.blocks
-        grid = replace(grid, block_rows=rows, block_kv=keys)
+    grid = _resized(grid, sparsity.way)
     selection = _selection(operands, grid, sparsity, layout, chosen)
+    rises = sparsity.way.kind == "history"
     options = {
         "selection": selection,
         "key_lengths": key_lengths,
+        "rises": rises,
         "implementation": chosen,
     }
     if isinstance(operands, QuantizedQKV):
-        out = api.quantized_attention(operands, **options)
+        found = api.quantized_attention(operands, **options)
     else:
-        out = api.attention(*operands, **options)
-    return out, selection.density()
+        found = api.attention(*operands, **options)
+    history = sparsity.history
+    if rises and history is not None:
+        found, added = found
+        history = choose.after_step(history, added, grid, threshold=sparsity.tau)
+    return found, selection.density(), history
+
+
+def _resized(grid: BlockGrid, way: SparseWay) -> BlockGrid:
+    """The grid with the blocks of the way, if it has some."""
+    if way.blocks is None:
+        return grid
+    rows, keys = way.blocks
+    return replace(grid, block_rows=rows, block_kv=keys)
+
+
+def no_history(
+    shape: tuple[int, int, int, int], way: SparseWay, dtype: Any
+) -> UInt8[Array, "batch heads q_tiles bytes"] | None:
+    """The state of "history" before the first step, None for other ways.
+
+    Args:
+      shape: of the queries.
+      way: of choosing.
+      dtype: of the values.
+
+    Raises:
+      ValueError: 16-bit and 8-bit scores have other blocks at this shape.
+    """
+    if way.kind != "history":
+        return None
+    grids = [
+        _resized(api.block_grid(shape, precision=name, dtype=dtype), way)
+        for name in ("bf16", "int8")
+    ]
+    if grids[0] != grids[1]:
+        raise ValueError(
+            "sparse attention, history: expected the same blocks with scores of 16 and "
+            f"of 8 bits, found {grids[0]} and {grids[1]}"
+        )
+    return choose.no_skips(shape[0], shape[2], grids[0])
 
 
 def attention_by_plan(
@@ -150,7 +202,11 @@ def attention_by_plan(
     kernels: bool = False,
     precision: Precision | Bool[Array, ""] = "bf16",
     key_lengths: Int[Array, "batch"] | None = None,
-) -> tuple[Float[Array, "batch tokens heads head_dim"], Float32[Array, ""]]:
+) -> tuple[
+    Float[Array, "batch tokens heads head_dim"],
+    Float32[Array, ""],
+    UInt8[Array, "batch heads q_tiles bytes"] | None,
+]:
     """Self-attention to all keys, or to chosen blocks of them, by one conditional.
 
     Text queries attend to everything, and everything attends to blocks that hold text.
@@ -167,8 +223,8 @@ def attention_by_plan(
       key_lengths: see `nn.attention.attention`; padding must be inside the text.
 
     Returns:
-      What attention gives, and the share of the blocks of keys that was computed
-      exactly: 1 where it was dense.
+      What attention gives, the share of the blocks of keys that was computed exactly
+      (1 where it was dense), and the history for the next step.
 
     Raises:
       ValueError: a mask over frames of a network that has none.
@@ -179,10 +235,11 @@ def attention_by_plan(
     def prepared(precision: Precision) -> _Operands:
         return _operands(query, key, value, precision, chosen)
 
-    def dense(operands: _Operands) -> tuple[Array, Array]:
-        return vary((_dense(operands, kernels, key_lengths), jnp.float32(1.0)), axes)
+    def dense(operands: _Operands) -> tuple[Array, Array, Array | None]:
+        out = _dense(operands, kernels, key_lengths)
+        return vary((out, jnp.float32(1.0), sparsity.history), axes)
 
-    def sparse(operands: _Operands) -> tuple[Array, Array]:
+    def sparse(operands: _Operands) -> tuple[Array, Array, Array | None]:
         found = _sparse(operands, sparsity, layout, kernels, key_lengths)
         return vary(found, axes)
 
@@ -198,4 +255,4 @@ def attention_by_plan(
     return jax.lax.switch(index, branches)
 
 
-__all__ = ["Sparsity", "TokenLayout", "attention_by_plan"]
+__all__ = ["Sparsity", "TokenLayout", "attention_by_plan", "no_history"]

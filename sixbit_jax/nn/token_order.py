@@ -70,7 +70,7 @@ def token_order(
         raise ValueError(
             f"token order: expected 'frames', 'morton' or 'hilbert', found {order!r}"
         )
-    places = np.stack(np.indices(grid), -1).reshape(-1, 3).astype(np.int64)
+    places = np.indices(grid).reshape(3, -1).T.astype(np.int64)
     return np.argsort(keys[order](places, _bits(max(grid))), kind="stable")
 
 

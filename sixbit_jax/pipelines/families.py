@@ -26,6 +26,7 @@ class TextRule:
       template: text around the prompt, which stands for "{}".
       crop: leading rows, of the template, that are dropped after encoding.
       pooled: whether a second encoder makes one vector of the prompt alone.
+      outside: whether prompts are embedded elsewhere, by an encoder without a port.
     """
 
     clean: Callable[[str], str] = _as_it_is
@@ -33,6 +34,7 @@ class TextRule:
     template: str = "{}"
     crop: int = 0
     pooled: bool = False
+    outside: bool = False
 
 
 COGVIDEOX = TextRule()
@@ -43,6 +45,8 @@ HUNYUAN_VIDEO = TextRule(
     crop=HUNYUAN_VIDEO_CROP,
     pooled=True,
 )
+# LLaVA, which reads the picture too.
+HUNYUAN_VIDEO_PICTURE = TextRule(outside=True)
 
 PIPELINES: dict[str, TextRule] = {
     "CogVideoXPipeline": COGVIDEOX,
@@ -52,5 +56,6 @@ PIPELINES: dict[str, TextRule] = {
     "WanImageToVideoPipeline": WAN,
     "WanVideoToVideoPipeline": WAN,
     "HunyuanVideoPipeline": HUNYUAN_VIDEO,
+    "HunyuanVideoImageToVideoPipeline": HUNYUAN_VIDEO_PICTURE,
 }
 """Pipelines that can be converted, by the class name in `model_index.json`."""

@@ -9,31 +9,29 @@ of its latents (`conditions`):
   ends with the last one), behind four channels that say which frames are given. Wan 2.1
   also reads CLIP's view of the pictures.
 * Wan2.2-TI2V: the latents of the picture alone are the first frame, at timestep 0.
+* HunyuanVideo: the same (token_replace), or the latents of the picture before frames of
+  zeros, with a channel that says which frame is given (latent_concat; the video then
+  begins after the frames of its first latent). Either way a thousandth of the picture
+  is in the noise of every frame.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 from PIL import Image
 
 from sixbit_jax.models.network import Description
 from sixbit_jax.pipelines.header import PipelineHeader
-from sixbit_jax.pipelines.pictures import Fit, PictureError, picture_pixels
+from sixbit_jax.pipelines.pictures import PictureError
 from sixbit_jax.pipelines.settings import VideoSettings
-from sixbit_jax.reading.json_file import read_json_object
-from sixbit_jax.sampling.noise import draw, run_keys
-from sixbit_jax.sampling.options import Conditions
-from sixbit_jax.text_encoders.clip_pixels import CLIPPixelsConfig, clip_pixels
-from sixbit_jax.text_encoders.clip_vision import encode_image
-from sixbit_jax.vae.families import VAEFamily, family_of
+from sixbit_jax.sampling.noise import draw, initial_noise, run_keys
+from sixbit_jax.sampling.options import Conditions, Noise
+from sixbit_jax.vae.families import VAEFamily
 
 Wanted = Literal["none", "optional", "needed"]
 
@@ -71,6 +69,8 @@ class PictureRule:
       conditions: (encoded, family and config of the autoencoder, shape of the latents
         as they are computed, noise on the picture) -> what the network is given.
       drawn: whether `conditions` needs noise.
+      share: of the picture's latents in the initial noise of every frame.
+      cut: latent frames whose frames are cut off in front of the decoded video.
     """
 
     first: Wanted
@@ -78,6 +78,8 @@ class PictureRule:
     frames: Callable[[np.ndarray, np.ndarray | None, int], np.ndarray]
     conditions: Callable[..., Conditions]
     drawn: bool = False
+    share: float = 0.0
+    cut: int = 0
 
 
 def picture_rule(
@@ -90,6 +92,8 @@ def picture_rule(
     """
     spec = description.conditions
     extra, latent = spec.image_latent_channels, spec.latent_channels
+    if header.pipeline_class.startswith("HunyuanVideo"):
+        return _hunyuan_video_rule(extra, spec.needs_first_frame)
     cogvideox = header.pipeline_class.startswith("CogVideoX")
     wanted = latent if cogvideox else description.compression.temporal + latent
     if extra not in (0, wanted):
@@ -106,8 +110,18 @@ def picture_rule(
             last = "none" if spec.image_embeds_length is None else "needed"
         return PictureRule("needed", last, _grey_between, _wan_channels)
     if header.options.get("expand_timesteps"):
-        return PictureRule("optional", "none", _picture_alone, _wan_first_frame)
+        return PictureRule("optional", "none", _picture_alone, _first_frame)
     return None
+
+
+def _hunyuan_video_rule(extra: int, replaces: bool) -> PictureRule | None:
+    """By the network: channels behind the latents, or tokens of the first frame."""
+    if not extra and not replaces:
+        return None
+    made = _first_frame if replaces else _hunyuan_video_channels
+    return PictureRule(
+        "needed", "none", _picture_alone, made, share=1e-3, cut=0 if replaces else 1
+    )
 
 
 def check_pictures(
@@ -202,7 +216,56 @@ def _wan_channels(
     )
 
 
-def _wan_first_frame(
+def _hunyuan_video_channels(
+    encoded: EncodedPictures,
+    family: VAEFamily,
+    config: Any,
+    shape: tuple[int, int, int, int],
+    *,
+    noise: None,
+    last: bool,
+) -> Conditions:
+    """The picture's latents, then zeros, before a channel that says which is given."""
+    del noise, last
+    first = family.for_picture(config, jnp.asarray(encoded.mean))
+    given = jnp.ones((1, 1, 1, *first.shape[3:]), first.dtype)
+    frame = jnp.concatenate([first, given], 2)
+    rest = jnp.zeros((1, shape[0] - 1, *frame.shape[2:]), first.dtype)
+    return Conditions(image_latents=jnp.concatenate([frame, rest], 1))
+
+
+def started(
+    rule: PictureRule | None,
+    conditions: Conditions | None,
+    noise: Noise | Array | None,
+    *,
+    seed: int,
+    shape: tuple[int, int, int, int],
+) -> Noise | Array | None:
+    """The initial latents with the rule's share of the picture, or what was given.
+
+    Args:
+      rule: of the pipeline.
+      conditions: of the video.
+      noise: given noise; None is that of the seed.
+      seed: of the video.
+      shape: of its latents.
+    """
+    if rule is None or not rule.share or conditions is None:
+        return noise
+    found = noise if isinstance(noise, Noise) else Noise(noise)
+    initial = found.initial
+    if initial is None:
+        initial = initial_noise(seed, (1, *shape))
+    picture: Any = conditions.first_frames
+    if picture is None:
+        picture = jnp.asarray(conditions.image_latents)[:, :1, : shape[1]]
+    share = np.float32(rule.share)
+    mixed = jnp.asarray(initial) * (1 - share) + picture * share
+    return replace(found, initial=mixed)
+
+
+def _first_frame(
     encoded: EncodedPictures,
     family: VAEFamily,
     config: Any,
@@ -215,83 +278,6 @@ def _wan_first_frame(
     del shape, noise, last
     latents = family.for_picture(config, jnp.asarray(encoded.mean))
     return Conditions(first_frames=latents)
-
-
-def encode_latents(
-    vae: Any,
-    rule: PictureRule,
-    pictures: Pictures,
-    settings: VideoSettings,
-    *,
-    fit: Fit = "stretch",
-    tiled: bool = False,
-    embeds: np.ndarray | None = None,
-) -> EncodedPictures:
-    """Runs the autoencoder; in float32, since 16 bits are visibly worse here.
-
-    Args:
-      vae: with float32 parameters.
-      rule: the rule of the pipeline.
-      pictures: the pictures of one video.
-      settings: its size.
-      fit: how pictures of other proportions fill the frame.
-      tiled: encode overlapping tiles: less memory, other numbers.
-      embeds: what `encode_embeds` made, to be kept beside the latents.
-    """
-    pixels = partial(
-        picture_pixels, height=settings.height, width=settings.width, fit=fit
-    )
-    last = None if pictures.last is None else pixels(pictures.last)
-    video = rule.frames(pixels(pictures.first), last, settings.frames)
-    family = family_of(vae)
-    tiling = family.tiling(vae.config) if tiled else None
-    found = family.encode(vae, video, dtype=jnp.float32, tiling=tiling)
-    mean, logvar = (np.asarray(x) for x in found)
-    return EncodedPictures(mean, logvar, embeds)
-
-
-@partial(jax.jit, static_argnames=("graph", "kernels"))
-def _embeds(params: Any, pixels: Array, *, graph: Any, kernels: bool) -> Array:
-    model = nnx.merge(graph, params)
-    return encode_image(model, pixels, jnp.float32, kernels=kernels)
-
-
-def encode_embeds(
-    encoder: Any,
-    processor: CLIPPixelsConfig,
-    pictures: Sequence[Pictures],
-    *,
-    kernels: bool,
-) -> list[np.ndarray]:
-    """CLIP's tokens of the pictures of each video, [1, I, E2], in float32."""
-    graph, params = nnx.split(encoder)
-    found = []
-    for each in pictures:
-        rows = [
-            _embeds(
-                params,
-                clip_pixels(picture, processor)[None],
-                graph=graph,
-                kernels=kernels,
-            )
-            for picture in (each.first, each.last)
-            if picture is not None
-        ]
-        found.append(np.asarray(jnp.concatenate(rows, 1)))
-    return found
-
-
-def read_processor(folder: Path) -> CLIPPixelsConfig:
-    """The image processor of a pipeline directory.
-
-    Raises:
-      ValueError: if its file is missing or says what is not supported.
-    """
-    file = folder / "preprocessor_config.json"
-    try:
-        return CLIPPixelsConfig.from_dict(read_json_object(file))
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder}: expected {file.name}, found none") from error
 
 
 def picture_noise(seed: int, shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -341,9 +327,7 @@ __all__ = [
     "Pictures",
     "check_pictures",
     "conditions",
-    "encode_embeds",
-    "encode_latents",
     "picture_noise",
     "picture_rule",
-    "read_processor",
+    "started",
 ]

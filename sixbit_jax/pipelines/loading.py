@@ -73,7 +73,10 @@ class Components:
                 f"{self.header.pipeline_class!r}"
             )
         rule = PIPELINES[self.header.pipeline_class]
-        needed, copied = [TRANSFORMER, VAE, TEXT_ENCODER], [TOKENIZER]
+        needed, copied = [TRANSFORMER, VAE], []
+        if not rule.outside:
+            needed.append(TEXT_ENCODER)
+            copied.append(TOKENIZER)
         if rule.pooled:
             needed.append(POOLED_ENCODER)
             copied.append(POOLED_TOKENIZER)

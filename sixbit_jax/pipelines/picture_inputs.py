@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sixbit_jax.checkpoint import CheckpointError
-from sixbit_jax.pipelines import image_to_video
+from sixbit_jax.pipelines import image_to_video, picture_encoding
 from sixbit_jax.pipelines.image_to_video import EncodedPictures, Pictures
 from sixbit_jax.pipelines.pictures import (
     Fit,
@@ -100,22 +100,41 @@ class PictureInputs:
         tell("picture", 0, len(given))
         embeds: Sequence[np.ndarray | None] = [None] * len(given)
         if self.clip:
-            processor = image_to_video.read_processor(pipe.path / IMAGE_PROCESSOR)
+            processor = picture_encoding.read_processor(pipe.path / IMAGE_PROCESSOR)
             with pipe.component(IMAGE_ENCODER, dtype=jnp.float32) as encoder:
-                embeds = image_to_video.encode_embeds(
+                embeds = picture_encoding.encode_embeds(
                     encoder, processor, given, kernels=pipe.kernels
                 )
         found = []
         options = {"fit": fit, "tiled": tiled}
         with pipe.component(VAE, dtype=jnp.float32) as vae:
             for pictures, rows in zip(given, embeds, strict=True):
-                made = image_to_video.encode_latents(
+                made = picture_encoding.encode_latents(
                     vae, rule, pictures, settings, embeds=rows, **options
                 )
                 found.append(made)
                 if tell("picture", len(found), len(given)):
                     raise Stopped("stopped while encoding pictures")
         return found
+
+    @property
+    def cut_frames(self) -> int:
+        """Frames of a decoded video that come before it."""
+        cut = 0 if self.rule is None else self.rule.cut
+        return cut * self.description.compression.temporal
+
+    def started(
+        self,
+        noise: Any,
+        conditions: Conditions | None,
+        seed: int,
+        settings: VideoSettings,
+    ) -> Any:
+        """The noise of a run; see `image_to_video.started`."""
+        shape = settings.latent_shape
+        return image_to_video.started(
+            self.rule, conditions, noise, seed=seed, shape=shape
+        )
 
     def conditions(
         self,

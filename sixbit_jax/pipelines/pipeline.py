@@ -141,7 +141,7 @@ class VideoPipeline(Components):
                 count += len(frames[0])
                 if tell("vae", count, settings.frames):
                     raise Stopped("stopped while decoding")
-        return np.concatenate(parts)[: settings.frames]
+        return np.concatenate(parts)[self._inputs.cut_frames : settings.frames]
 
     def __call__(
         self,
@@ -274,7 +274,7 @@ class VideoPipeline(Components):
                     encoded.of(prompt),
                     None if negative is None else encoded.of(negative),
                     seed=seed,
-                    noise=noise,
+                    noise=self._inputs.started(noise, conditions, seed, settings),
                     conditions=conditions,
                     on_step=lambda done, count: tell("sampling", done, count),
                 )

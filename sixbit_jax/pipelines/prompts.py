@@ -169,6 +169,11 @@ def encode_all(pipe: Any, prompts: Sequence[str], tell: Tell = nothing) -> Any:
     texts = list(dict.fromkeys(prompts))
     if not texts:
         return EncodedPrompts({}, {})
+    if pipe.rule.outside:
+        raise ValueError(
+            f"prompt: expected PromptEmbeds for a {pipe.header.pipeline_class}, whose "
+            f"text encoder has no port, found text: {texts[0]!r}"
+        )
     tokenizer = load_tokenizer(pipe.path / TOKENIZER)
     options: dict[str, Any] = {"dtype": pipe.dtype, "kernels": pipe.kernels}
     pooled: dict[str, Any] = {}

@@ -78,9 +78,11 @@ def sparse_attention(
     everything and everything attends to text. Cross-attention stays dense.
 
     Args:
-      tau: standard deviations above the mean score that a block of keys needs to be
-        computed; more is sparser, minus infinity is dense. Only for "threshold".
-      way: "threshold", "radial" or "window"; see `SparseWay`.
+      tau: of "threshold": standard deviations above the mean score that a block of keys
+        needs to be computed; more is sparser, minus infinity is dense. Of "history":
+        exponent of two of the share of a block's weights in those before it, up to
+        which it is skipped from then on (LiteAttention's careful setting is -10).
+      way: "threshold", "radial", "window" or "history"; see `SparseWay`.
       approximate, width, frames, order, blocks: see `SparseWay`.
       dense_steps: share of the steps that are dense, from the first on.
       dense_blocks: blocks that are always dense.

@@ -104,18 +104,15 @@ def sample(
       Interrupted: a `KeyboardInterrupt` that holds what was finished.
 
     >>> import sixbit_jax
+    >>> from sixbit_jax.demo import text
     >>> from sixbit_jax.demo.model import COGVIDEOX
-    >>> from sixbit_jax.demo.text import encode_captions
-    >>> model = COGVIDEOX.new(0, {"num_layers": 2})
     >>> result = sixbit_jax.sample(
-    ...     model, sixbit_jax.CogVideoXDDIM(), encode_captions(["a red circle"]),
-    ...     latent_shape=(2, 3, 32, 32), num_steps=4, guidance=1.0,
-    ...     policy=sixbit_jax.fixed(skip=[False, False, True, False]),
+    ...     COGVIDEOX.new(0, {"num_layers": 2}), sixbit_jax.CogVideoXDDIM(),
+    ...     text.encode_captions(["a red circle"]), latent_shape=(2, 3, 32, 32),
+    ...     num_steps=4, guidance=1.0, policy=sixbit_jax.fixed(skip=[0, 0, 1, 0]),
     ... )
-    >>> result.latents.shape
-    (1, 2, 3, 32, 32)
-    >>> result.trace.skip[:, 0].tolist()  # of each step and block
-    [[False, False], [False, False], [True, True], [False, False]]
+    >>> result.latents.shape, result.trace.skip[:, 0, 0].tolist()
+    ((1, 2, 3, 32, 32), [False, False, True, False])
     """
     if unknown:
         refuse(unknown)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from pallas_kernels.block_stats.api import block_stats
 from sixbit_jax.measured import NO_CHANGE, NOT_MEASURED
@@ -64,12 +64,12 @@ class _Layer(NamedTuple):
     """What a block is scanned over, or a group of blocks with a leading axis.
 
     Attributes:
-      params: the parameters of the block; its number where weights are split over a mesh.
+      params: of the block; its number where weights are split over a mesh.
       context: what this layer reads on its own.
       control: its slice of the plan.
     """
 
-    params: nnx.State | Int[Array, "*blocks"]
+    params: Any
     context: Any
     control: BlockControl
 
@@ -196,7 +196,8 @@ class _StackScan:
         zero = jnp.zeros(route.shape[:-1], jnp.float32)
         sums = jnp.zeros((*zero.shape, 4), jnp.float32)
         nothing = jnp.zeros(route.shape, jnp.float32)
-        sites = BlockStats(nothing, route, jnp.full_like(nothing, NOT_MEASURED), zero)
+        error = jnp.full_like(nothing, NOT_MEASURED)
+        sites = BlockStats(nothing, route, error, zero, layer.control.history)
         return vary((y, stored, _Measured(sums, sites)), self.axes)
 
     def computed_apart(self, x: Array, stored: Any, layer: _Layer, skip: Array):
@@ -256,6 +257,7 @@ def _scan_stack(
     layout: CacheLayout,
     options: SiteOptions,
     columns: list[int],
+    history: Array | None,
 ) -> tuple[Array, Any, Bool[Array, "blocks"], _Measured]:
     """Runs one stack, whose blocks have the numbers from `first` on."""
     graph, params = nnx.split(blocks)
@@ -270,6 +272,7 @@ def _scan_stack(
         plan.int8_scores[rows],
         plan.sparse[rows],
         plan.sparse_tau[rows],
+        None if history is None else history[rows],
     )
     split = params if options.axes.weights else None
     own = params if split is None else jnp.arange(stack.num_blocks)
@@ -311,6 +314,7 @@ def _over_all_sites(sites: BlockStats, columns: list[int], count: int) -> BlockS
         route=jnp.full(shape, Route.BF16, jnp.int32).at[where].set(sites.route),
         error=jnp.full(shape, NOT_MEASURED, jnp.float32).at[where].set(sites.error),
         attention_density=sites.attention_density,
+        history=sites.history,
     )
 
 
@@ -324,7 +328,10 @@ def scan_blocks(
     *,
     layout: CacheLayout,
     options: SiteOptions,
-) -> tuple[Float[Array, "batch tokens D"], delta_cache.DeltaCache | None, Stats]:
+    history: UInt8[Array, "blocks *state"] | None = None,
+) -> tuple[
+    Float[Array, "batch tokens D"], delta_cache.DeltaCache | None, Stats, Array | None
+]:
     """Runs all blocks of all stacks by the plan.
 
     Args:
@@ -336,10 +343,11 @@ def scan_blocks(
       first_slot: first slot of this guidance branch.
       layout: which blocks have a slot.
       options: routes in the compiled program.
+      history: of sparse attention, see `nn.sparse_attention.no_history`.
 
     Returns:
-      The residual stream after the last block, the cache, and the stats (without
-      the fields of the whole output).
+      The residual stream after the last block, the cache, the stats (without the
+      fields of the whole output), and the history for the next step.
     """
     sites, first, parts = network.sites, 0, []
     blocks = network.blocks_by_stack()
@@ -357,6 +365,7 @@ def scan_blocks(
             layout,
             options,
             columns,
+            history,
         )
         found = _over_all_sites(measured.sites, columns, len(sites))
         parts.append((~skips, measured._replace(sites=found)))
@@ -381,7 +390,7 @@ def scan_blocks(
         latent_change=jnp.float32(0.0),
         attention_density=measured.sites.attention_density,
     )
-    return x, cache, stats
+    return x, cache, stats, measured.sites.history
 
 
 __all__ = ["CacheLayout", "scan_blocks"]

@@ -115,7 +115,7 @@ def input_specs(inputs: Inputs, axes: Axes) -> Inputs:
         return everywhere
     # Batched guidance has both branches among the rows of one.
     spec = PartitionSpec(*([None] if axes.one_plan else []), axes.branches)
-    split = {
+    split: dict[str, Any] = {
         name: None if getattr(inputs, name) is None else spec
         for name in ("text", "mask", "pooled")
     }

@@ -87,12 +87,9 @@ def _problems(
         filter(None, checks.guidance_problems(spec, call.guidance, call.scale, second))
     )
     guided = not wrong_scale and call.guided
-    sizes = list(
-        checks.size_problems(call.description, model.config, call.latent_shape)
-    )
-    of_mesh: list[str] = []
-    if call.mesh is not None:
-        of_mesh = meshes.mesh_problems(call.mesh, model.config, guided=guided)
+    mesh, config, shape = call.mesh, model.config, call.latent_shape
+    sizes = list(checks.size_problems(call.description, config, shape))
+    of_mesh = mesh is not None and meshes.mesh_problems(mesh, config, guided=guided)
     found: list[str | None] = [
         *checks.pair_problems(model, call.conditions),
         *checks.prompt_problems(
@@ -103,7 +100,7 @@ def _problems(
         *sizes,
         *checks.seed_problems(seed),
         *checks.policy_problems(model, call.policy, errors),
-        *of_mesh,
+        *(of_mesh or ()),
     ]
     if not sizes and np.ndim(call.prompt.embeds) == 3:
         frames = call.latent_shape[0]

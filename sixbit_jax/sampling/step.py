@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from sixbit_jax.measured import NO_CHANGE
 from sixbit_jax.models.network import Extra, PromptInputs
+from sixbit_jax.nn.axes import Axes
 from sixbit_jax.nn.site import SiteOptions, relative_l1
+from sixbit_jax.nn.sparse_attention import no_history
 from sixbit_jax.nn.token_order import reordered, restored, token_order
 from sixbit_jax.nn.varying import vary
 from sixbit_jax.policies.base import (
@@ -36,6 +38,7 @@ class Carry(NamedTuple):
       cache: deltas of all branches, or None.
       output: guided prediction of the step.
       latent_change: relative L1 change of the latents in the step.
+      history: of sparse attention, for all branches and blocks, or None.
     """
 
     latents: Float[Array, "batch F C H W"]
@@ -44,6 +47,7 @@ class Carry(NamedTuple):
     cache: delta_cache.DeltaCache | None
     output: Float[Array, "batch F C H W"]
     latent_change: Float[Array, ""]
+    history: UInt8[Array, "branches blocks *state"] | None = None
 
 
 class Row(NamedTuple):
@@ -138,14 +142,21 @@ class Stepper:
         return token_order(grid, way.order)
 
     def _forward(
-        self, latents: Array, prompt: Any, timestep: Array, plan: Plan, cache, branch
-    ) -> tuple[Array, Any, Stats]:
+        self,
+        latents: Array,
+        prompt: Any,
+        timestep: Array,
+        plan: Plan,
+        cache,
+        branch,
+        history: Array | None,
+    ) -> tuple[Array, Any, Stats, Array | None]:
         tokens, conditioning = self._embed(latents, prompt, timestep)
         order = self._token_order()
         if order is not None:
             tokens, conditioning = reordered(tokens, conditioning, order)
         options = self._options(tokens, conditioning)
-        tokens, cache, stats = scan_blocks(
+        tokens, cache, stats, history = scan_blocks(
             self.network,
             options.axes.take(tokens),
             conditioning,
@@ -154,12 +165,14 @@ class Stepper:
             branch * self.program.layout.num_slots,
             layout=self.program.layout,
             options=options,
+            history=history,
         )
         tokens = options.axes.join(tokens)
         if order is not None:
             tokens = restored(tokens, conditioning, order)
         shape = (self._rows, *self.inputs.noise.shape[1:])
-        return self.network.unembed(tokens, conditioning, shape), cache, stats
+        output = self.network.unembed(tokens, conditioning, shape)
+        return output, cache, stats, history
 
     def _options(self, tokens: Array, conditioning: Any) -> SiteOptions:
         """The program's, with the runs of tokens that are split."""
@@ -171,27 +184,27 @@ class Stepper:
 
     def _branches(
         self, carry: Carry, where: StepIndex
-    ) -> tuple[Any, tuple[Array, Plan, Stats]]:
+    ) -> tuple[Any, tuple[Array, Plan, Stats, Array | None]]:
         """All guidance branches, one after the other."""
         num_blocks, num_sites = self.network.num_blocks, len(self.network.sites)
         timestep = self.inputs.timesteps[where.index]
 
         def branch(cache, xs):
-            number, prompt, state = xs
+            number, prompt, state, history = xs
             start = full_precision_plan(num_blocks, num_sites)
             plan = self.program.plan(state, where, start)
             if self.first:
                 # There is no delta of this network yet.
                 plan = plan._replace(skip=plan.skip & (where.index > self.first))
             plan = self.program.site.axes.agreed(plan)
-            output, cache, stats = self._forward(
-                carry.latents, prompt, timestep, plan, cache, number
+            output, cache, stats, history = self._forward(
+                carry.latents, prompt, timestep, plan, cache, number, history
             )
-            found = (output.astype(jnp.float32), plan, stats)
+            found = (output.astype(jnp.float32), plan, stats, history)
             return vary(cache, self.axes), found
 
         numbers = jnp.arange(self.program.branches)
-        xs = (numbers, self.prompts, carry.policy_state)
+        xs = (numbers, self.prompts, carry.policy_state, carry.history)
         return jax.lax.scan(branch, carry.cache, xs)
 
     def _combine(self, index: Array, outputs: Array) -> Array:
@@ -229,7 +242,7 @@ class Stepper:
         program, axes = self.program, self.program.site.axes
         count = jnp.int32(program.num_steps)
         where = StepIndex(index, count, carry.latent_change)
-        cache, (outputs, plans, stats) = self._branches(carry, where)
+        cache, (outputs, plans, stats, history) = self._branches(carry, where)
         output = self._combine(index, outputs)
         change = relative_l1(output, carry.output)
         change = jnp.where(index > self.first, change, NO_CHANGE)
@@ -254,6 +267,7 @@ class Stepper:
             cache=cache,
             output=output,
             latent_change=relative_l1(latents, carry.latents),
+            history=history,
         )
         scores = self._int8_scores(plans)
         row = Row(~stats.computed, plans.refresh, scores, stats, change)
@@ -264,6 +278,11 @@ class Stepper:
         layout = self.program.layout
         if not layout.blocks:
             return None
+        slots = self.program.branches * layout.num_slots
+        return delta_cache.init(slots, self._stream().shape, layout.cache_format)
+
+    def _stream(self) -> jax.ShapeDtypeStruct:
+        """The residual stream of this device's tokens."""
 
         def own_tokens() -> Array:
             tokens, conditioning = self._embed(
@@ -273,9 +292,25 @@ class Stepper:
             )
             return self._options(tokens, conditioning).axes.take(tokens)
 
-        stream = jax.eval_shape(own_tokens)
-        slots = self.program.branches * layout.num_slots
-        return delta_cache.init(slots, stream.shape, layout.cache_format)
+        return jax.eval_shape(own_tokens)
+
+    def empty_history(self) -> Array | None:
+        """Of sparse attention that remembers, for all branches and blocks, or None."""
+        site = self.program.site
+        if site.sparse is None or site.sparse.kind != "history":
+            return None
+        if site.axes != Axes():
+            raise ValueError(
+                "sparse attention, history: expected a run on one device, found one "
+                "split over a mesh"
+            )
+        rows, tokens, _ = self._stream().shape
+        config = self.network.config
+        shape = (rows, tokens, config.num_attention_heads, config.attention_head_dim)
+        one = no_history(shape, site.sparse, self.program.dtype)
+        assert one is not None
+        blocks = (self.program.branches, self.network.num_blocks)
+        return jnp.broadcast_to(one, (*blocks, *one.shape))
 
     def start(self, carry: Carry | None) -> Carry:
         """The carry before this network's first step.
@@ -285,6 +320,7 @@ class Stepper:
             policy and cache start again, for deltas and statistics are of one network.
         """
         inputs, cache = self.inputs, self.empty_cache()
+        history = self.empty_history()
         if carry is None:
             carry = Carry(
                 latents=inputs.noise,
@@ -293,9 +329,12 @@ class Stepper:
                 cache=cache,
                 output=jnp.zeros(inputs.noise.shape, jnp.float32),
                 latent_change=jnp.float32(0.0),
+                history=history,
             )
         else:
-            carry = carry._replace(policy_state=inputs.policy_state, cache=cache)
+            carry = carry._replace(
+                policy_state=inputs.policy_state, cache=cache, history=history
+            )
         return vary(carry, self.axes)
 
 

@@ -87,5 +87,6 @@ def convolve(
             # Else all groups may be prepared before the first is convolved.
             given[i + 1], y = jax.lax.optimization_barrier((given[i + 1], y))
         results.append(y)
+    assert past is not None, "a chunk of at least one group"
     stream.keep(past)
     return tuple(results)

@@ -72,8 +72,8 @@ def group_statistics(
         )
         for part in parts
     ]
-    total = sum(part.total for part in sums)
-    squares = sum(part.squares for part in sums)
+    total = jnp.asarray(sum(part.total for part in sums))
+    squares = jnp.asarray(sum(part.squares for part in sums))
     pixels = sum(part.size for part in parts) // (batch * channels)
     mean, square = over_group(total / pixels), over_group(squares / pixels)
     variance = jnp.maximum(square - jnp.square(mean), 0.0)

@@ -78,6 +78,24 @@ def _image(
     )
 
 
+def _hunyuan_video(name: str, **network: Any) -> PipelineCase:
+    """Prompts come as embeddings: LLaVA, which reads the picture too, has no port."""
+    case = CASES["hunyuan_video"]
+    guidance = network.pop("guidance", case.guidance)
+    parts = {k: v for k, v in case.components.items() if not k.startswith("text")}
+    parts["transformer"] = parts["transformer"] | network
+    return replace(
+        case,
+        name=name,
+        index={"_class_name": "HunyuanVideoImageToVideoPipeline"},
+        components=parts,
+        frames=9,
+        guidance=guidance,
+        pictures=1,
+        words=24,
+    )
+
+
 IMAGE_CASES = {
     case.name: case
     for case in (
@@ -119,6 +137,15 @@ IMAGE_CASES = {
             "wan_2_2_a14b_flf2v",
             network={"in_channels": 12},
             pictures=2,
+        ),
+        _hunyuan_video("hunyuan_video_i2v", image_condition_type="token_replace"),
+        _hunyuan_video(
+            "hunyuan_video_i2v_concat",
+            image_condition_type="latent_concat",
+            in_channels=9,
+            guidance_embeds=False,
+            # Which no one reads then; ours is classifier-free there.
+            guidance=1.0,
         ),
     )
 }

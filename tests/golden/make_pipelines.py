@@ -72,6 +72,9 @@ def pipeline(case: PipelineCase) -> tuple[Any, dict[str, Any]]:
         parts["image_processor"] = CLIPImageProcessorPil(**options)
     elif case.pictures and case.index["_class_name"].startswith("Wan"):
         parts["image_processor"] = None
+    if case.words:
+        names = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+        parts |= dict.fromkeys((*names, "image_processor"))
     made = getattr(diffusers, case.index["_class_name"])(
         scheduler=scheduler,
         **parts,
@@ -105,6 +108,18 @@ def _pictures(case: PipelineCase) -> dict[str, Any]:
     return {name: picture(f"{name} of {case.name}") for name in names}
 
 
+def _prompts(case: PipelineCase) -> dict[str, Any]:
+    """The pipeline's arguments with the prompts of a case."""
+    if not case.words:
+        return {"prompt": PROMPT, "negative_prompt": NEGATIVE}
+    given = {k: torch.from_numpy(v)[None] for k, v in case.embeds().items()}
+    return {
+        "prompt_embeds": given["text"],
+        "prompt_attention_mask": given["mask"],
+        "pooled_prompt_embeds": given["pooled"],
+    }
+
+
 def main() -> None:
     """Runs all cases, or those that are named."""
     cases = CASES | IMAGE_CASES
@@ -124,8 +139,7 @@ def main() -> None:
         length = case.components["transformer"].get("max_text_seq_length", default)
         with torch.no_grad():
             video = pipe(
-                prompt=PROMPT,
-                negative_prompt=NEGATIVE,
+                **_prompts(case),
                 **_pictures(case),
                 height=case.height,
                 width=case.width,

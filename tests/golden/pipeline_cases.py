@@ -204,6 +204,7 @@ class PipelineCase:
       call: further arguments of the pipeline.
       pictures: that it begins with: 1 is the first frame, 2 also the last.
       processor: of pictures, `preprocessor_config.json`.
+      words: tokens of a prompt whose embeddings are random; 0: it is text.
     """
 
     name: str
@@ -218,6 +219,19 @@ class PipelineCase:
     call: dict[str, Any] = field(default_factory=dict)
     pictures: int = 0
     processor: dict[str, Any] = field(default_factory=dict)
+    words: int = 0
+
+    def embeds(self) -> dict[str, np.ndarray]:
+        """`text` [T, E], `mask` [T] and `pooled` [P] of a prompt without text."""
+        config = self.components["transformer"]
+        text = (self.words, config["text_embed_dim"])
+        return {
+            "text": random_array(f"text of {self.name}", text),
+            "mask": np.arange(self.words) < self.words - 5,
+            "pooled": random_array(
+                f"pooled of {self.name}", (config["pooled_projection_dim"],)
+            ),
+        }
 
     @property
     def file(self) -> Path:
@@ -228,6 +242,8 @@ class PipelineCase:
     def tokenizers(self) -> dict[str, tuple[str, str]]:
         """Folder of the root -> its folder in `tokenizers/`, and its class."""
         name = self.index["_class_name"]
+        if self.words:
+            return {}
         if name.startswith("HunyuanVideo"):
             return {
                 "tokenizer": ("llama", "LlamaTokenizerFast"),

@@ -7,8 +7,13 @@ import pytest
 
 from pallas_kernels.attention import (
     BlockGrid,
+    attention,
+    block_grid,
     centroids,
     choose,
+    quantize_qkv,
+    quantized_attention,
+    quantized_centroids,
     select,
     sparse_reference,
 )
@@ -174,3 +179,49 @@ def test_window_mask_is_that_of_its_frames(frames):
 def test_masks_over_frames_need_one_sequence():
     with pytest.raises(ValueError, match="8 and 16"):
         choose.window(1, 1, BlockGrid(8, 16, 4, 4), tokens_per_frame=4, frames=1)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_attention_says_how_much_each_block_adds(precision):
+    q, k, v = random_qkv(96, 96)
+    grid = BlockGrid(96, 96, 32, 16)
+    shape = (1, 2, grid.q_tiles, grid.kv_blocks)
+    mask = jax.random.uniform(jax.random.key(3), shape) < 0.6
+    selection = select(mask, grid)
+    options = {"precision": precision, "implementation": "reference"}
+    out, rises = attention(q, k, v, selection=selection, rises=True, **options)
+    expected = attention(q, k, v, selection=selection, **options)
+    np.testing.assert_array_equal(out, expected)
+    assert rises.shape == shape
+    first = jnp.cumsum(selection.chosen, -1) == 1
+    later = np.asarray(selection.chosen & ~first)
+    assert np.isfinite(rises[later]).all()
+    assert np.isinf(rises[~later]).all()
+    with pytest.raises(ValueError, match="found no selection"):
+        attention(q, k, v, rises=True)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_means_lists_and_rises_lower_for_a_gpu(precision, lower_for_cuda):
+    q = jax.ShapeDtypeStruct((2, 1001, 3, 64), jnp.bfloat16)
+    grid = block_grid(q.shape, precision=precision, text=(0, 226))
+    named = {"implementation": "mosaic_gpu"}
+
+    def run(q, k, v):
+        if precision == "int8":
+            operands = quantize_qkv(q, k, v)
+            made = quantized_centroids(operands, grid, **named)
+            chosen = choose.by_threshold(made, grid, 0.5, **named)
+            return quantized_attention(operands, selection=chosen, rises=True, **named)
+        made = centroids(q, k, v, grid, **named)
+        chosen = choose.by_threshold(made, grid, 0.5, **named)
+        return attention(q, k, v, selection=chosen, rises=True, **named)
+
+    # Means, lists, and attention twice: the second for rows that overflow.
+    assert lower_for_cuda(run, q, q, q).count("mosaic_gpu_v2") >= 3
+
+
+def test_means_of_other_arrays_have_no_kernel():
+    q, k, v = random_qkv(96, 96)
+    with pytest.raises(NotImplementedError, match="found float32"):
+        centroids(q, k, v, BlockGrid(96, 96, 32, 16), implementation="mosaic_gpu")

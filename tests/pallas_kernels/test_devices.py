@@ -35,7 +35,7 @@ EXPECTED = {
     (8, 6): OTHERS,
     (8, 9): OTHERS,
     (9, 0): dict.fromkeys(OTHERS, "mosaic_gpu"),
-    (10, 0): BLACKWELL,
+    (10, 0): {**BLACKWELL, "attention": "cudnn", "quantized_attention": "cudnn"},
     (12, 0): BLACKWELL,
 }
 WITHOUT_TRITON = {

@@ -105,5 +105,5 @@ def test_a_checkpoint_is_cast_on_its_way_to_a_mesh(tmp_path):
 
 def test_a_mesh_of_other_axes_is_refused_when_loading(tmp_path):
     sixbit_jax.save(small_model(num_layers=1), tmp_path / "model")
-    with pytest.raises(ValueError, match="expected axes among .* found 'data'"):
+    with pytest.raises(ValueError, match=r"expected axes among .* found 'data'"):
         sixbit_jax.load(tmp_path / "model", mesh=jax.make_mesh((2,), ("data",)))

@@ -36,6 +36,11 @@ class Conditioning(NamedTuple):
     num_text: int
     per_layer: Any
 
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """Where text ends."""
+        return (self.num_text,)
+
 
 def _added(x: Array) -> GatedResidual:
     one = jnp.ones((x.shape[0], x.shape[2]), jnp.float32)
@@ -58,7 +63,9 @@ class MixingBlock(nnx.Module):
     ) -> tuple[Float[Array, "rows tokens D"], BlockStats]:
         """Runs the block; `per_layer` is its scale of the prompt's mean."""
         site = SiteRunner(MIXING, control, options)
-        mixed = x + x.mean(1, keepdims=True) + conditioning.shift[:, None]
+        mixed = (
+            x + site.all_tokens(x).mean(1, keepdims=True) + conditioning.shift[:, None]
+        )
         mixed = mixed + conditioning.per_layer[:, None]
         (hidden,) = site("mix_in", mixed, self.up)
         (x,) = site("mix_out", hidden, self.down, front=Gelu(), residual=_added(x))

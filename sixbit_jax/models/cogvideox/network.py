@@ -126,9 +126,10 @@ class Attention(nnx.Module):
         site: SiteRunner,
     ) -> Float[Array, "batch tokens D"]:
         """Norms, rotary embedding and attention over [batch, tokens, D] inputs."""
-        table = conditioning.rotary
-        if table is not None:
-            table = Rotary(table.cos, table.sin, conditioning.num_text)
+        given = conditioning.rotary
+        table = None
+        if given is not None:
+            table = Rotary(given.cos, given.sin, conditioning.num_text)
         layout = TokenLayout(conditioning.frame_tokens, (0, conditioning.num_text))
 
         def run(query: Array, key: Array, value: Array, _: Any) -> Array:

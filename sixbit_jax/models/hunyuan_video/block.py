@@ -182,7 +182,7 @@ class JointAttention(nnx.Module):
 
         def run(*parts: Any) -> Array:
             query, text_query, key, text_key, value, text_value, _ = parts
-            joined = []
+            joined: list[Heads] = []
             for x, y, norm, text_norm in (
                 (query, text_query, self.norm_q, self.norm_added_q),
                 (key, text_key, self.norm_k, self.norm_added_k),
@@ -191,7 +191,8 @@ class JointAttention(nnx.Module):
                 made = [norm_rope(h, implementation=implementation) for h in halves]
                 joined.append(Heads(jnp.concatenate(made, 1)))
             return site.attend(
-                *joined,
+                joined[0],
+                joined[1],
                 jnp.concatenate([value, text_value], 1),
                 conditioning.layout,
                 key_lengths=conditioning.key_lengths,

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import sixbit_jax
 from convert.errors import ConversionError
 from convert.root import convert_root
 from sixbit_jax import cli
@@ -241,3 +242,17 @@ def test_inspect_describes_the_whole_pipeline(wan, capsys):
     out = capsys.readouterr().out
     for word in ("WanPipeline", "text_encoder", "UMT5EncoderModel", "vae", "tokenizer"):
         assert word in out
+
+
+def test_a_video_on_several_devices_is_that_of_one(wan, tmp_path):
+    pipe = load_pipeline(wan[1])
+    given = {"frames": 5, "height": 32, "width": 48, "num_steps": 2}
+    mesh = sixbit_jax.make_mesh({"guidance": 2, "fsdp": 2})
+    alone, shared = (pipe(PROMPT, mesh=m, **given) for m in (None, mesh))
+    np.testing.assert_array_equal(shared.trace.route, alone.trace.route)
+    difference = shared.frames.astype(int) - alone.frames.astype(int)
+    assert np.abs(difference).max() <= 1
+    out = tmp_path / "shared.mp4"
+    words = ["--prompt", PROMPT, "--out", out, "--mesh", "guidance=2,fsdp=2"]
+    assert generate(wan[1], *words) == 0
+    assert out.is_file()

@@ -11,6 +11,8 @@ from convert.root import convert_root
 from sixbit_jax import cli
 from sixbit_jax.checkpoint import CheckpointError
 from sixbit_jax.pipelines.pipeline import load_pipeline
+from sixbit_jax.pipelines.prompts import PromptEmbeds
+from tests.golden.image_pipeline_cases import IMAGE_CASES, picture
 from tests.golden.pipeline_cases import CASES, write_root
 
 SIZE = {"frames": 5, "height": 32, "width": 48, "num_steps": 2}
@@ -110,3 +112,25 @@ def test_a_second_encoder_that_is_missing_is_said(converted, tmp_path):
         load_pipeline(tmp_path / "pipe")
     assert "text_encoder_2: expected this component" in str(caught.value)
     assert "tokenizer_2: expected" in str(caught.value)
+
+
+def test_image_to_video_takes_embeddings_and_leaves_llava_out(tmp_path):
+    case = IMAGE_CASES["hunyuan_video_i2v_concat"]
+    root = write_root(case, tmp_path)
+    index = json.loads((root / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "LlavaForConditionalGeneration"]
+    (root / "model_index.json").write_text(json.dumps(index))
+    (root / "text_encoder").mkdir()
+    report = convert_root(root, tmp_path / "pipe")
+    assert report.missing.keys() == {"text_encoder"}
+    pipe = load_pipeline(tmp_path / "pipe", keep=("transformer", "vae"))
+    with pytest.raises(ValueError, match="prompt: expected PromptEmbeds for a Hunyuan"):
+        pipe(PROMPT, image=picture("a"), **SIZE)
+    embeds = PromptEmbeds(**case.embeds())
+    first = pipe(embeds, image=picture("a"), **SIZE)
+    # The first latent's frames are cut off.
+    assert first.frames.shape == (1, 32, 48, 3)
+    other = pipe(embeds, image=picture("b"), **SIZE)
+    assert np.abs(first.frames.astype(int) - other.frames.astype(int)).max() > 2
+    with pytest.raises(ValueError, match="image: expected a picture for HunyuanVideo"):
+        pipe(embeds, **SIZE)

@@ -5,6 +5,10 @@ import pytest
 
 from sixbit_jax.models.cogvideox.config import CogVideoXConfig
 from sixbit_jax.models.cogvideox.description import describe as describe_cogvideox
+from sixbit_jax.models.hunyuan_video.config import HunyuanVideoConfig
+from sixbit_jax.models.hunyuan_video.description import (
+    describe as describe_hunyuan_video,
+)
 from sixbit_jax.models.wan.config import WanConfig
 from sixbit_jax.models.wan.description import describe as describe_wan
 from sixbit_jax.pipelines.header import PipelineHeader
@@ -15,12 +19,15 @@ from sixbit_jax.pipelines.image_to_video import (
     conditions,
     picture_noise,
     picture_rule,
+    started,
 )
 from sixbit_jax.pipelines.pictures import PictureError
 from sixbit_jax.pipelines.settings import resolve
 from sixbit_jax.sampling.noise import initial_noise
+from sixbit_jax.sampling.options import Noise
 from sixbit_jax.vae.cogvideox_config import CogVideoXVAEConfig
 from sixbit_jax.vae.families import FAMILIES
+from sixbit_jax.vae.hunyuan_video_config import HunyuanVideoVAEConfig
 from tests.golden.image_pipeline_cases import picture
 from tests.golden.weights import random_array
 
@@ -127,3 +134,36 @@ def test_noise_on_the_picture_is_that_of_the_seed_and_not_that_of_the_latents():
     assert np.abs(noise - np.asarray(initial_noise(3, shape))).max() > 0.1
     with pytest.raises(ValueError, match="picture_noise: expected"):
         latents(seed=0, noise=noise[:, :, :8])
+
+
+@pytest.mark.parametrize("kind", ["token_replace", "latent_concat"])
+def test_a_thousandth_of_the_picture_is_in_hunyuan_videos_noise(kind):
+    channels = 33 if kind == "latent_concat" else 16
+    config = HunyuanVideoConfig(image_condition_type=kind, in_channels=channels)
+    found = rule("HunyuanVideo", describe_hunyuan_video(config))
+    assert (found.first, found.last) == ("needed", "none")
+    assert found.cut == (kind == "latent_concat")
+    picture_latent = random_array("mean", (1, 1, 16, 4, 6))
+    shape = (3, 16, 4, 6)
+    vae = HunyuanVideoVAEConfig()
+    encoded = EncodedPictures(picture_latent, picture_latent)
+    made = found.conditions(
+        encoded,
+        FAMILIES["AutoencoderKLHunyuanVideo"],
+        vae,
+        shape,
+        noise=None,
+        last=False,
+    )
+    scaled = picture_latent * vae.scaling_factor
+    if kind == "latent_concat":
+        latents = np.asarray(made.image_latents)
+        np.testing.assert_allclose(latents[:, :1, :16], scaled, rtol=1e-6)
+        assert (latents[:, 0, 16] == 1).all()
+        assert (latents[:, 1:] == 0).all()
+    drawn = np.asarray(initial_noise(4, (1, *shape)))
+    for noise in (None, drawn, Noise(drawn)):
+        mixed = started(found, made, noise, seed=4, shape=shape)
+        wanted = 0.999 * drawn + 0.001 * scaled
+        np.testing.assert_allclose(mixed.initial, wanted, rtol=1e-5, atol=1e-6)
+    assert started(None, made, None, seed=4, shape=shape) is None

@@ -6,6 +6,7 @@ import pytest
 
 from convert.root import convert_root
 from sixbit_jax.pipelines.pipeline import load_pipeline
+from sixbit_jax.pipelines.prompts import PromptEmbeds
 from sixbit_jax.sampling.options import Noise
 from tests.golden.image_pipeline_cases import IMAGE_CASES, picture
 from tests.golden.pipeline_cases import (
@@ -40,8 +41,9 @@ def test_video_is_that_of_the_published_pipeline(case, tmp_path):
         # diffusers has channels before frames there.
         drawn = case.picture_noise((1, shape[2], 1, *shape[3:]))
         more["picture_noise"] = np.moveaxis(drawn, 2, 1)
+    prompt = PromptEmbeds(**case.embeds()) if case.words else PROMPT
     video = pipe(
-        PROMPT,
+        prompt,
         **more,
         negative_prompt=NEGATIVE,
         noise=Noise(

@@ -111,7 +111,7 @@ def case(name):
         "batched": lambda: Case(
             cogvideox(),
             policy=sixbit_jax.tdc(5.0),
-            execution={"batched_guidance": True},
+            execution={"batched_guidance": True, "cache_format": "float32"},
         ),
         "first frame": lambda: Case(
             wan(),

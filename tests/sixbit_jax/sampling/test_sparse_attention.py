@@ -71,6 +71,30 @@ def test_all_blocks_of_keys_are_dense_attention(network):
     assert difference(every.latents, dense.latents) < 1e-5
 
 
+def test_what_was_negligible_stays_skipped(network):
+    # A limit that most blocks are below, and one that none is.
+    some = sparse_attention(-1.0, way="history", blocks=(64, 32), **EVERYWHERE)
+    trace = run(network, some).trace
+    density = trace.attention_density
+    assert (density[0] == 1).all()
+    assert (np.diff(density, axis=0) <= 0).all()
+    assert density[-1].max() < 1
+    none = sparse_attention(-100.0, way="history", blocks=(64, 32), **EVERYWHERE)
+    every = run(network, none)
+    assert (every.trace.attention_density == 1).all()
+    assert difference(every.latents, run(network).latents) < 1e-5
+
+
+def test_a_skipped_block_remembers(network):
+    skip = np.zeros((STEPS, LAYERS), bool)
+    skip[1, 1] = True
+    way = sparse_attention(-1.0, way="history", blocks=(64, 32), **EVERYWHERE)
+    trace = run(network, chain(fixed(skip=skip), way)).trace
+    density = trace.attention_density[:, :, 1]
+    assert (density[1] == 0).all()
+    assert (density[2] < 1).all()
+
+
 @pytest.mark.parametrize("order", ["morton", "hilbert"])
 def test_the_order_of_tokens_changes_nothing_where_all_keys_count(network, order):
     dense = run(network)

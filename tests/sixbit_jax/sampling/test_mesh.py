@@ -203,7 +203,16 @@ def test_gives_the_latents_and_the_trace_of_one_device(name, sizes):
         ("pair", lambda trace: trace.skip),
         ("batched", lambda trace: trace.skip),
     ],
-    ids=str,
+    ids=[
+        "routes and skips, skip",
+        "whole steps, skip",
+        "live, skip",
+        "live, int8 scores",
+        "live, density",
+        "step cache, skip",
+        "pair, skip",
+        "batched, skip",
+    ],
 )
 def test_the_cases_above_do_what_they_are_for(name, something):
     assert np.asarray(something(alone(name).trace)).any()

@@ -1,6 +1,7 @@
 """Writes docs/command-line.md from the parsers: `python -m docs.tools.command_line`."""
 
 import argparse
+import html
 from itertools import groupby
 from pathlib import Path
 
@@ -79,9 +80,16 @@ def name_of(action: argparse.Action) -> str:
     """How an argument is written, with its value, in the cell of a table."""
     value = "" if action.nargs == 0 else _metavar(action)
     if not action.option_strings:
-        return f"`{_cell(value, code=True)}`"
+        return _code(value)
     words = ", ".join(f"{option} {value}".strip() for option in action.option_strings)
-    return f"`{_cell(words, code=True)}`" + (", required" if action.required else "")
+    return _code(words) + (", required" if action.required else "")
+
+
+def _code(words: str) -> str:
+    """Code in the cell of a table, where a bar in backticks would end the cell."""
+    if "|" not in words:
+        return f"`{words}`"
+    return f"<code>{html.escape(words, quote=False).replace('|', '&#124;')}</code>"
 
 
 def _metavar(action: argparse.Action) -> str:
@@ -103,10 +111,9 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     return _cell(formatter._expand_help(action)) if action.help else ""
 
 
-def _cell(text: str, *, code: bool = False) -> str:
+def _cell(text: str) -> str:
     """One line that breaks no table."""
-    line = " ".join(text.split())
-    return (line if code else _escaped(line)).replace("|", "\\|")
+    return _escaped(" ".join(text.split())).replace("|", "\\|")
 
 
 def _escaped(text: str) -> str:

@@ -18,7 +18,7 @@ def outside(page: str, link: str) -> str | None:
     """The path in the repository of a link that leaves docs/.
 
     Args:
-      page: path of the page below docs/, as `results/speed.md`.
+      page: path of the page below docs/, as `deeper/usage.md`.
       link: what the page links to, relative to it.
 
     Returns:

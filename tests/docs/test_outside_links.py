@@ -13,8 +13,8 @@ RECORD = "../benchmarks/results/h200/latent_vae.json"
     ("page", "link", "path"),
     [
         ("small-pipeline.md", RECORD, RECORD[3:]),
-        ("results/speed.md", f"../{RECORD}", RECORD[3:]),
-        ("results/speed.md", "../usage.md", None),
+        ("deeper/usage.md", f"../{RECORD}", RECORD[3:]),
+        ("deeper/usage.md", "../usage.md", None),
         ("usage.md", "../../elsewhere", None),
     ],
 )

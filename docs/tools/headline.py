@@ -70,8 +70,8 @@ def rows_of(text: str) -> list[Row]:
             raise ValueError(f"README: expected a unit and a record, found {line}")
         field, unit = named or (rows[-1].field, rows[-1].unit)
         records = tuple(_records(files)) if files else rows[-1].records
-        numbers = (tuple(_NUMBER.findall(cell)) for cell in cells[1:4])
-        rows.append(Row(label, *numbers, field, unit, records))
+        bf16, here, factor = (tuple(_NUMBER.findall(cell)) for cell in cells[1:4])
+        rows.append(Row(label, bf16, here, factor, field, unit, records))
     return rows
 
 

@@ -1,12 +1,13 @@
 """What the pages name exists: files, pages, parts of pages, and commands."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from docs.tools.outside_links import outside
-from sixbit_jax.cli import COMMANDS
+from sixbit_jax.cli import COMMANDS, build_parser
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -75,3 +76,36 @@ def test_commands_that_a_page_names_exist(page):
     named = re.findall(r"^sixbit ([a-z]\w*)", text_of(page), re.M)
     named += re.findall(r"`sixbit ([a-z]\w*)", text_of(page))
     assert set(named) <= set(COMMANDS)
+
+
+def command_lines(page: str) -> list[str]:
+    """Lines of code on a page that call `sixbit`, continued ones joined."""
+    blocks = re.findall(r"^```\n(.*?)^```", text_of(page), re.S | re.M)
+    lines = "\n".join(blocks).replace("\\\n", " ").split("\n")
+    return [
+        line
+        for line in lines
+        if line.startswith("sixbit ") and not line.endswith("[options]")
+    ]
+
+
+def test_there_are_command_lines():
+    assert sum(len(command_lines(page)) for page in PAGES) > 30
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if command_lines(page)])
+def test_command_lines_on_a_page_are_understood(page, capsys):
+    wrong = []
+    for line in command_lines(page):
+        argv = shlex.split(line, comments=True)[1:]
+        try:
+            build_parser(argv).parse_args(argv)
+        except SystemExit:
+            wrong.append(f"{line}\n{capsys.readouterr().err}")
+    assert wrong == []
+
+
+def test_the_quickstart_has_the_example_of_the_readme():
+    """Which a test of the README runs."""
+    (code,) = re.findall(r"```python\n(.*?)```", text_of("index.md"), re.S)
+    assert f"```python\n{code}```" in (ROOT / "README.md").read_text()

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 NEWEST := .venv-newest
 NEW_ENOUGH := $(PYTHON) -c "import sys; v = sys.version_info; sys.exit(None if v >= (3, 12) else 'Python: expected 3.12 or newer, found %d.%d; set PYTHON=' % v[:2])"
 
-.PHONY: demo test test-fast test-networks test-newest check format clean fuzz
+.PHONY: demo test test-fast test-networks test-newest check format clean fuzz docs
 
 demo: $(STAMP)
 	$(BIN)/sixbit demo --out out/demo
@@ -41,6 +41,11 @@ MINUTES ?= 5
 SEED ?= 0
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz.campaign --minutes $(MINUTES) --seed $(SEED) $(if $(CASES),--cases $(CASES))
+
+# Pages in build/site. A link or a name that leads nowhere is an error.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -344,8 +344,7 @@ def prepare(
     larger program, or measure what a policy is fitted to.
 
     Args:
-      model, scheduler, prompt, latent_shape, num_steps, guidance, conditions, policy,
-        execution, seed, noise, mesh: see `sample`.
+      model: see `sample`, as for every argument that is not named here.
       on_step: see `sample`; it stays registered for as long as the process runs.
       outlier_stats: measure max|x| / mean|x| of every site.
       record_errors: measure the NVFP4 error of every site (calibration).

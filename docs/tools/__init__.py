@@ -1,0 +1,1 @@
+"""What makes documentation pages; `make docs` and the tests run it."""

@@ -69,3 +69,11 @@ def test_the_command_says_what_is_old_and_writes_it(whole, tmp_path, capsys):
     assert main(["--page", str(page)]) == 0
     assert page.read_text() == whole
     assert figures.main(["--page", str(page), "--check"]) == 0
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_table_of_the_page_is_current(name):
+    made = TABLES[name]()
+    assert made in PAGE.read_text(encoding="utf-8"), (
+        "run `python -m docs.tools.figures`"
+    )

@@ -3,7 +3,7 @@
 The algorithm is that of the Hopper kernel: the reference point of a row's softmax stays
 that of the first block of keys, so that no later block needs a maximum or a rescaling;
 tiles whose rows rise far above it are computed again with a running maximum, by a
-second kernel whose programs mostly have nothing to do.
+second kernel whose programs mostly copy their tile, under 1% of the time.
 """
 
 from __future__ import annotations
@@ -197,7 +197,6 @@ def _run(
         "attention:attention_of_risen",
         (*operands, risen, out),
         [of_out],
-        in_place={len(operands) + 1: 0},
         **options,
     )
     return out

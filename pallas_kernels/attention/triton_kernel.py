@@ -325,13 +325,14 @@ def attention_of_risen(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Again, as the textbook does it, the tiles that `attention` marked, in place.
+    """The tiles that `attention` marked again, as the textbook does it; others copied.
 
     A kernel of its own, for its registers: with both in one, Hopper's multiprocessors
-    hold one program where they hold two of `attention`. before_ptr is out_ptr.
+    hold one program where they hold two of `attention`. It does not write in place
+    because releases of jax-triton disagree on how that is asked for.
     """
-    place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
-    if tl.load(risen_ptr + place) > 0:
+    tile, head = tl.program_id(0), tl.program_id(1)
+    if tl.load(risen_ptr + head * tl.num_programs(0) + tile) > 0:
         _attend_tile(
             q_ptr,
             k_ptr,
@@ -352,3 +353,12 @@ def attention_of_risen(
             BLOCK_N,
             True,
         )
+    else:
+        rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        channels = tl.arange(0, HEAD_DIM)
+        row = (head // HEADS).to(tl.int64) * Q_TOKENS + rows
+        places = row[:, None] * (HEADS * HEAD_DIM) + (head % HEADS) * HEAD_DIM
+        places += channels[None, :]
+        exists = (rows < Q_TOKENS)[:, None]
+        tile_out = tl.load(before_ptr + places, mask=exists)
+        tl.store(out_ptr + places, tile_out, mask=exists)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,6 @@ def call(
     grid: tuple[int, ...],
     launch: Launch,
     fused_multiply_add: bool = False,
-    in_place: Mapping[int, int] | None = None,
     **constants: Any,
 ) -> list[jax.Array]:
     """Runs a kernel of this package.
@@ -48,8 +47,6 @@ def call(
         launch: warps and stages.
         fused_multiply_add: whether the compiler may contract a product and a sum into
             one rounding; off where codes must equal those of the definition.
-        in_place: arrays by number that are the outputs of the given numbers as they
-            were before; the kernel has a parameter for either.
         **constants: its `tl.constexpr` parameters.
 
     Returns:
@@ -71,8 +68,6 @@ def call(
             "out_shape": list(outputs),
             "enable_fp_fusion": fused_multiply_add,
         }
-    if in_place:
-        options["input_output_aliases"] = dict(in_place)
     major, minor = dispatch.compute_capability() or _FALLBACK
     return triton_call(
         *arrays,

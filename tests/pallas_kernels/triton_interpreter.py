@@ -56,17 +56,7 @@ class _Buffer:
         pass
 
 
-def _call(
-    kernel,
-    arrays,
-    outputs,
-    *,
-    grid,
-    launch,
-    fused_multiply_add=False,
-    in_place=None,
-    **rest,
-):
+def _call(kernel, arrays, outputs, *, grid, launch, fused_multiply_add=False, **rest):
     del launch, fused_multiply_add
     module, name = kernel.split(":")
     function = getattr(
@@ -74,8 +64,6 @@ def _call(
     )
     # What is not written must not look like an answer.
     empty = [np.full(o.shape, 85, np.uint8).astype(o.dtype) for o in outputs]
-    for array, output in (in_place or {}).items():
-        empty[output] = arrays[array]
     buffers = [_Buffer(np.array(a)) for a in (*arrays, *empty)]
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

@@ -57,7 +57,6 @@ def recorded(monkeypatch, function) -> list[Call]:
 
     def call(kernel, arrays, outputs, *, grid, launch, **rest):
         del grid
-        rest.pop("in_place", None)
         fused = rest.pop("fused_multiply_add", False)
         types = [_POINTERS[jnp.dtype(a.dtype).name] for a in (*arrays, *outputs)]
         found.append(Call(kernel, types, rest, *launch, fused))

@@ -80,29 +80,36 @@ def open_lora(
         if not problems:
             for home, update in made.updates():
                 updates.setdefault(home, []).append(update)
-    sections = {
-        f"of no parameter of {model}": several(collapse(elsewhere)),
-        "that no LoRA has": several(collapse(unknown)),
-        "that do not fit": several(problems),
-    }
     if not tensors:
         problems = ["it holds no tensor"]
     if elsewhere or unknown or problems:
-        fitting = len(known) - len(elsewhere)
-        raise ConversionError(
-            "\n  ".join(
-                [
-                    f"{file}: expected a LoRA of {model}, found "
-                    f"{fitting} of {len(tensors)} keys that are, and keys",
-                    *(
-                        f"{title}:\n    " + "\n    ".join(lines)
-                        for title, lines in sections.items()
-                        if lines
-                    ),
-                ]
-            )
-        )
+        sections = {
+            f"of no parameter of {model}": several(collapse(elsewhere)),
+            "that no LoRA has": several(collapse(unknown)),
+            "that do not fit": several(problems),
+        }
+        fitting = f"{len(known) - len(elsewhere)} of {len(tensors)}"
+        raise _refused(file, model, fitting, sections)
     return Lora(choice, file, {k: tuple(u) for k, u in updates.items()}, count)
+
+
+def _refused(
+    file: Path, model: str, fitting: str, sections: Mapping[str, list[str]]
+) -> ConversionError:
+    """The error that lists all keys that are not the network's."""
+    return ConversionError(
+        "\n  ".join(
+            [
+                f"{file}: expected a LoRA of {model}, found {fitting} keys that are, "
+                "and keys",
+                *(
+                    f"{title}:\n    " + "\n    ".join(lines)
+                    for title, lines in sections.items()
+                    if lines
+                ),
+            ]
+        )
+    )
 
 
 def _read(choice: LoraChoice) -> tuple[Path, dict[str, TensorInfo], AdapterConfig]:

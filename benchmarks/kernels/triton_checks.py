@@ -147,91 +147,91 @@ def _quantizations() -> Iterator[Check]:
         yield f"quantize_nvfp4 {case}", functools.partial(check_nvfp4, *case, scale)
 
 
-def _others() -> Iterator[Check]:
-    def expand(n, k, to):
-        w = jax.random.normal(jax.random.key(k), (n, k)) * 0.02
-        arrays = jax.jit(nvfp4.quantize)(w)
+def _expand(n, k, to):
+    """Results of two implementations of the expansion: the share that differs."""
+    w = jax.random.normal(jax.random.key(k), (n, k)) * 0.02
+    arrays = jax.jit(nvfp4.quantize)(w)
+    found, expected = (
+        jax.tree.leaves(
+            jax.jit(lambda *a, i=i: nvfp4_expand(*a, to=to, implementation=i))(*arrays)
+        )
+        for i in ("triton", "reference")
+    )
+    same = [
+        float(np.mean(np.asarray(a) != np.asarray(b)))
+        for a, b in zip(found, expected, strict=True)
+    ]
+    return max(same), 0.0, True
+
+
+def _stats(cache_format):
+    """Statistics of blocks, and the delta that is stored."""
+    keys = jax.random.split(jax.random.key(2), 3)
+    x, noise, old = (
+        jax.random.normal(key, (2, 503, 3072), jnp.bfloat16) for key in keys
+    )
+    y = x + 0.1 * noise
+    before = cache.encode(0.1 * old, cache_format)
+    found, expected = (
+        jax.jit(lambda *a, m=m: m.block_stats(*a, cache_format=cache_format))(
+            x, y, before
+        )
+        for m in (stats_triton, stats_reference)
+    )
+    errors = [_relative(found.gamma, expected.gamma)]
+    errors.append(_relative(found.delta_change, expected.delta_change))
+    errors.append(_relative(cache.decode(found.delta), cache.decode(expected.delta)))
+    return max(errors), 1e-5, True
+
+
+def _rope(tokens, text, heads, head_dim, kind):
+    """Norm and rotary embedding, in 16 bits and with INT8 queries and keys."""
+    angles = np.random.default_rng(0).uniform(-9, 9, (tokens - text, head_dim // 2))
+    rotary = Rotary(
+        np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), text
+    )
+    keys = jax.random.split(jax.random.key(3), 4)
+    shape = (2, tokens, heads, head_dim)
+    affine = (head_dim,) if kind == "layer" else (heads, head_dim)
+    arrays = (
+        jax.random.normal(keys[0], shape, jnp.bfloat16),
+        jax.random.normal(keys[1], shape, jnp.bfloat16),
+        jax.random.normal(keys[2], affine) + 2,
+        jax.random.uniform(keys[3], (2, tokens)) + 0.5,
+    )
+
+    def heads_of(x, weight, factor):
+        if kind == "layer":
+            return Heads(x, norm="layer", weight=weight, bias=weight, rotary=rotary)
+        return Heads(x, row_factor=factor, weight=weight, rotary=rotary)
+
+    def plain(implementation, q, k, weight, factor):
+        del k
+        part = heads_of(q, weight, factor)
+        return norm_rope(part, implementation=implementation)
+
+    def quantized(implementation, q, k, weight, factor):
+        queries, keys = (heads_of(x, weight, factor) for x in (q, k))
+        made = norm_rope_qkv(queries, keys, q, implementation=implementation)
+        return made.dequantize()
+
+    errors = []
+    for call in (plain, quantized):
         found, expected = (
-            jax.tree.leaves(
-                jax.jit(lambda *a, i=i: nvfp4_expand(*a, to=to, implementation=i))(
-                    *arrays
-                )
-            )
+            jax.tree.leaves(jax.jit(functools.partial(call, i))(*arrays))
             for i in ("triton", "reference")
         )
-        same = [
-            float(np.mean(np.asarray(a) != np.asarray(b)))
-            for a, b in zip(found, expected, strict=True)
-        ]
-        return max(same), 0.0, True
+        errors += [_relative(a, b) for a, b in zip(found, expected, strict=True)]
+    return max(errors), 5e-3, True
 
+
+def _others() -> Iterator[Check]:
     for case in ((1003, 3072, "int8"), (777, 8960, "int8"), (1003, 1920, "bfloat16")):
-        yield f"nvfp4_expand {case}", functools.partial(expand, *case)
-
-    def stats(cache_format):
-        keys = jax.random.split(jax.random.key(2), 3)
-        x, noise, old = (
-            jax.random.normal(key, (2, 503, 3072), jnp.bfloat16) for key in keys
-        )
-        y = x + 0.1 * noise
-        before = cache.encode(0.1 * old, cache_format)
-        found, expected = (
-            jax.jit(lambda *a, m=m: m.block_stats(*a, cache_format=cache_format))(
-                x, y, before
-            )
-            for m in (stats_triton, stats_reference)
-        )
-        errors = [_relative(found.gamma, expected.gamma)]
-        errors.append(_relative(found.delta_change, expected.delta_change))
-        errors.append(
-            _relative(cache.decode(found.delta), cache.decode(expected.delta))
-        )
-        return max(errors), 1e-5, True
-
+        yield f"nvfp4_expand {case}", functools.partial(_expand, *case)
     for cache_format in cache.CACHE_FORMATS:
-        yield f"block_stats {cache_format}", functools.partial(stats, cache_format)
-
-    def rope(tokens, text, heads, head_dim, kind):
-        angles = np.random.default_rng(0).uniform(-9, 9, (tokens - text, head_dim // 2))
-        rotary = Rotary(
-            np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32), text
-        )
-        keys = jax.random.split(jax.random.key(3), 4)
-        shape = (2, tokens, heads, head_dim)
-        affine = (head_dim,) if kind == "layer" else (heads, head_dim)
-        arrays = (
-            jax.random.normal(keys[0], shape, jnp.bfloat16),
-            jax.random.normal(keys[1], shape, jnp.bfloat16),
-            jax.random.normal(keys[2], affine) + 2,
-            jax.random.uniform(keys[3], (2, tokens)) + 0.5,
-        )
-
-        def heads_of(x, weight, factor):
-            if kind == "layer":
-                return Heads(x, norm="layer", weight=weight, bias=weight, rotary=rotary)
-            return Heads(x, row_factor=factor, weight=weight, rotary=rotary)
-
-        def plain(implementation, q, k, weight, factor):
-            del k
-            part = heads_of(q, weight, factor)
-            return norm_rope(part, implementation=implementation)
-
-        def quantized(implementation, q, k, weight, factor):
-            queries, keys = (heads_of(x, weight, factor) for x in (q, k))
-            made = norm_rope_qkv(queries, keys, q, implementation=implementation)
-            return made.dequantize()
-
-        errors = []
-        for call in (plain, quantized):
-            found, expected = (
-                jax.tree.leaves(jax.jit(functools.partial(call, i))(*arrays))
-                for i in ("triton", "reference")
-            )
-            errors += [_relative(a, b) for a, b in zip(found, expected, strict=True)]
-        return max(errors), 5e-3, True
-
+        yield f"block_stats {cache_format}", functools.partial(_stats, cache_format)
     for case in ((1003, 26, 6, 64, "layer"), (501, 0, 5, 128, "rms")):
-        yield f"norm_rope {case}", functools.partial(rope, *case)
+        yield f"norm_rope {case}", functools.partial(_rope, *case)
 
 
 def _attention() -> Iterator[Check]:

@@ -175,7 +175,7 @@ def _size(word: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> int:
     """Runs the command."""
     from sixbit_jax.commands._progress import progress
-    from sixbit_jax.pipelines import memory, outputs
+    from sixbit_jax.pipelines import outputs
     from sixbit_jax.pipelines.pipeline import load_pipeline
 
     _compile_cache.use_cache(args)
@@ -213,19 +213,7 @@ def run(args: argparse.Namespace) -> int:
     writer = outputs.Outputs(args.out, jobs, facts, inputs=(args.model,))
     todo = writer.missing()
     for settings in dict.fromkeys(job.settings for job in todo):
-        needed = pipe.memory(
-            settings,
-            cached_blocks=memory.cached_deltas(
-                options["policy"],
-                pipe.description,
-                args.cache_format,
-                guided=settings.guided,
-            ),
-            cache_format=args.cache_format,
-            tiled=args.tiled,
-            pictures=jobs[0].first is not None,
-        )
-        memory.check(needed, memory.device_memory())
+        _check_memory(args, pipe, settings, options["policy"], jobs[0].first)
     began = time.perf_counter()
     with progress(len(todo), quiet=args.quiet) as (tell, say):
         for skipped in [job for job in jobs if job not in todo]:
@@ -256,6 +244,24 @@ def run(args: argparse.Namespace) -> int:
     total = time.perf_counter() - began
     print(f"{args.out}: {len(todo)} of {len(jobs)} videos in {total:.1f} s")
     return 0
+
+
+def _check_memory(
+    args: argparse.Namespace, pipe: Any, settings: Any, policy: Any, picture: Any
+) -> None:
+    """Refuses what the device cannot hold, before anything is loaded."""
+    from sixbit_jax.pipelines import memory
+
+    needed = pipe.memory(
+        settings,
+        cached_blocks=memory.cached_deltas(
+            policy, pipe.description, args.cache_format, guided=settings.guided
+        ),
+        cache_format=args.cache_format,
+        tiled=args.tiled,
+        pictures=picture is not None,
+    )
+    memory.check(needed, memory.device_memory())
 
 
 def _summary(facts: dict[str, Any]) -> str:

@@ -310,6 +310,15 @@ def _call(
     )
 
 
+def _split(call: _Call, model: Any, scheduler: Scheduler) -> tuple[Any, Any, Any]:
+    """Graph and parameters of one network or of both, and the step of the second."""
+    low = call.conditions.low_noise
+    if low is None:
+        return *nnx.split(model), None
+    switch = switch_step(scheduler, call.num_steps, low.boundary)
+    return *split_pair(model, low.model), switch
+
+
 def prepare(
     model: Any,
     scheduler: Scheduler,
@@ -368,12 +377,7 @@ def prepare(
         problems += spread_problems(model, prompt, conditions, noise)
     if problems:
         raise ValueError("sample:\n  " + "\n  ".join(problems))
-    low, switch = call.conditions.low_noise, None
-    if low is None:
-        graph, params = nnx.split(model)
-    else:
-        graph, params = split_pair(model, low.model)
-        switch = switch_step(scheduler, call.num_steps, low.boundary)
+    graph, params, switch = _split(call, model, scheduler)
     progress = call.execution.progress
     token = None
     if on_step is not None or progress:

@@ -21,15 +21,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, Key
 
-from sixbit_jax.demo.latent import captions, loop, parts, render, tokens, vae, world
+from sixbit_jax.demo.latent import loop, parts, vae, world
+from sixbit_jax.demo.latent.data import (
+    CAPTIONS_EACH,
+    encode_all,
+    make_captions,
+    make_encoder,
+    shapes_of,
+)
 from sixbit_jax.demo.latent.vae import make_decoder
 from sixbit_jax.demo.recipe import sample_timesteps
 from sixbit_jax.demo.train import results_header
 
-CAPTIONS_EACH = 4
 # Weight of the question about what every latent pixel shows, against the velocity.
 SIGN_WEIGHT = 0.5
 
@@ -130,96 +135,6 @@ def _signs(rows: Int[Array, "batch 8"], cover: Array) -> Array:
     return jnp.concatenate([2 * shown, 2 * flat], -1)
 
 
-def covered(scene: render.Scene, attributes: world.Attributes) -> Array:
-    """How much of every latent pixel each object covers, uint8 [b, f, h, w, 2].
-
-    Args:
-      scene: of whole videos.
-      attributes: of them.
-    """
-    # The middle of the frames that a latent frame stands for.
-    times = np.maximum(4 * np.arange(parts.LATENT_FRAMES) - 2, 0)
-    side = 2 * parts.LATENT
-    grid = (jnp.arange(side) + 0.5) * (world.SIZE / side) - world.SIZE / 2
-    camera = scene.camera[:, times]
-    x = grid[None, None, None, :] / camera[..., 1, None, None]
-    x = x + camera[..., 0, None, None]
-    y = grid[None, None, :, None] / camera[..., 1, None, None]
-    maps = []
-    for index, shape in enumerate((attributes.shape, attributes.other_shape)):
-        centre, radius = scene.centre[:, times, index], scene.radius[:, times, index]
-        u = (x - centre[..., 0, None, None]) / radius[..., None, None]
-        v = (y - centre[..., 1, None, None]) / radius[..., None, None]
-        kinds = [render.distance(kind, u, v) for kind in range(len(world.SHAPES))]
-        chosen = [(shape == i)[:, None, None, None] for i in range(len(kinds))]
-        inside = jax.nn.sigmoid(-6 * jnp.select(chosen, kinds))
-        b, f = inside.shape[:2]
-        halves = inside.reshape(b, f, parts.LATENT, 2, parts.LATENT, 2)
-        maps.append(halves.mean((3, 5)))
-    return jnp.round(255 * jnp.stack(maps, -1)).astype(jnp.uint8)
-
-
-def make_captions(*, videos: int, seed: int) -> dict[str, Any]:
-    """Attribute vectors and token ids of their captions; none is held out."""
-    generator = np.random.default_rng(seed)
-    known = world.combinations()
-    known = known[~world.is_held_out(known)]
-    rows = known[generator.integers(len(known), size=videos)]
-    texts = captions.captions(np.repeat(rows, CAPTIONS_EACH, axis=0), seed=seed)
-    ids = tokens.encode(texts).reshape(videos, CAPTIONS_EACH, -1)
-    return {"rows": jnp.asarray(rows), "ids": jnp.asarray(ids.astype(np.uint8))}
-
-
-def make_encoder(graph: Any, scale: float, *, batch: int, mesh: Mesh) -> Any:
-    """`(params, key, rows) -> (latents, cover)` of rendered videos, jitted.
-
-    Args:
-      graph: of the autoencoder.
-      scale: factor of its latents for the transformer.
-      batch: encoded at a time, on each device.
-      mesh: rows and results are split over its devices.
-    """
-
-    def encoded(params: Any, key: Key[Array, ""], rows: Array) -> tuple[Array, Array]:
-        kind = jnp.bfloat16
-        model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(kind), params))
-        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
-        count = rows.shape[0] // batch
-
-        def some(given: tuple[Array, Array]) -> tuple[Array, Array]:
-            number, part = given
-            attributes = world.from_rows(part)
-            scene = render.sample_scenes(jax.random.fold_in(key, number), attributes)
-            video = render.render(attributes, scene)
-            mean, _ = vae.encode(model, video.astype(kind))
-            latents = jnp.moveaxis(scale * mean, -1, 2).astype(kind)
-            return latents, covered(scene, attributes)
-
-        parts_of = rows.reshape(count, batch, -1)
-        found = jax.lax.map(some, (jnp.arange(count), parts_of))
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
-
-    split = jax.shard_map(
-        encoded,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec("data")),
-        out_specs=PartitionSpec("data"),
-        check_vma=False,
-    )
-    return jax.jit(split)
-
-
-def shapes_of(data: dict[str, Any]) -> dict[str, Any]:
-    """Shapes of the captions' arrays and of the latents that will join them."""
-    count, (frames, channels, height, width) = len(data["rows"]), parts.LATENT_SHAPE
-    full = dict(data)
-    full["latents"] = jax.ShapeDtypeStruct(
-        (count, frames, channels, height, width), jnp.bfloat16
-    )
-    full["cover"] = jax.ShapeDtypeStruct((count, frames, height, width, 2), jnp.uint8)
-    return full
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m sixbit_jax.demo.latent.train",
@@ -230,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vae", type=Path, required=True, help="its weights and test")
     parser.add_argument("--seconds", type=float, default=350.0, help="of everything")
     parser.add_argument("--videos", type=int, default=12_288)
-    parser.add_argument("--encode-batch", type=int, default=64)
+    parser.add_argument("--encode-batch", type=int, default=64, help="on each device")
+    parser.add_argument("--encode-seconds", type=float, default=90.0, help="at most")
     parser.add_argument("--init", type=Path, help="folder of weights to continue from")
     parser.add_argument(
         "--shares",
@@ -313,6 +229,71 @@ def scale_of(folder: Path) -> float:
     return float(test["scaling_factor"])
 
 
+class _Programs:
+    """All programs of a run, which compile side by side while the first ones run."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        run: loop.Run,
+        graphs: dict[str, Any],
+        settings: loop.Settings,
+        autoencoder: tuple[Any, Any, float],
+        options: argparse.Namespace,
+        data: dict[str, Any],
+    ):
+        self.mesh = loop.all_devices()
+        self.everywhere = loop.everywhere(self.mesh)
+        self.divided = loop.divided(self.mesh)
+        self.encoded_together = options.encode_batch * self.mesh.size
+        self._graphs, self._settings, self._options = graphs, settings, options
+        self._autoencoder, self._data = autoencoder, data
+        self._state = _shapes(run.state, self.everywhere)
+        self._place = _shapes(jax.ShapeDtypeStruct((2,), jnp.float32), self.everywhere)
+        self.words = pool.submit(self._words)
+        self.encoder = pool.submit(self._encoder)
+        self.stages = [(s, pool.submit(self._stage, s)) for s in _stages(options)]
+        self.decoder = pool.submit(self._decoder)
+
+    def _steps(self, function: Any, count: int, seed: int, data: Any) -> Any:
+        steps = loop.make_steps(
+            function, self._settings, count=count, seed=seed, mesh=self.mesh
+        )
+        return steps.lower(self._state, _shapes(data, self.divided), self._place)
+
+    def _stage(self, stage: Stage) -> Any:
+        function = partial(loss, self._graphs, stage, self._options.dtype)
+        seed, data = self._options.seed + 1, shapes_of(self._data)
+        return self._steps(function, stage.count, seed, data).compile()
+
+    def _words(self) -> Any:
+        function = partial(parts.word_loss, self._graphs["text"], batch=256)
+        given = self._options.count, self._options.seed, self._data
+        return _quickly(self._steps(function, *given))
+
+    def _encoder(self) -> Any:
+        graph, params, scale = self._autoencoder
+        shape = (self.encoded_together, *self._data["rows"].shape[1:])
+        rows = jax.ShapeDtypeStruct(shape, self._data["rows"].dtype)
+        # With algorithms tried: convolutions that were not encoded nothing in minutes.
+        return (
+            make_encoder(graph, scale, mesh=self.mesh)
+            .lower(
+                _shapes(params, self.everywhere),
+                _shapes(jax.random.key(0), self.everywhere),
+                _shapes(rows, self.divided),
+            )
+            .compile()
+        )
+
+    def _decoder(self) -> Any:
+        graph, params, scale = self._autoencoder
+        shape = (self._options.evaluation_batch, *parts.LATENT_SHAPE)
+        latents = jax.ShapeDtypeStruct(shape, jnp.float32)
+        decoded = jax.jit(make_decoder(graph, scale, self._options.dtype))
+        return decoded.lower(_shapes(params), latents).compile()
+
+
 def _train(
     run: loop.Run,
     graphs: dict[str, Any],
@@ -322,76 +303,41 @@ def _train(
     start: float,
 ) -> Any:
     """Data and all stages, their programs compiled side by side; a compiled decoder."""
-    vae_graph, vae_params, scale = autoencoder
-    mesh = loop.all_devices()
-    everywhere, divided = loop.everywhere(mesh), loop.divided(mesh)
-    stages = _stages(options)
     data = make_captions(videos=options.videos, seed=options.seed)
-    state, place = (
-        _shapes(tree, everywhere)
-        for tree in (run.state, jax.ShapeDtypeStruct((2,), jnp.float32))
-    )
-
-    def steps_of(function: Any, count: int, seed: int) -> Any:
-        return loop.make_steps(function, settings, count=count, seed=seed, mesh=mesh)
-
-    def stage_program(stage: Stage) -> Any:
-        function = partial(loss, graphs, stage, options.dtype)
-        steps = steps_of(function, stage.count, options.seed + 1)
-        return steps.lower(state, _shapes(shapes_of(data), divided), place).compile()
-
-    def words_program() -> Any:
-        function = partial(parts.word_loss, graphs["text"], batch=256)
-        steps = steps_of(function, options.count, options.seed)
-        return _quickly(steps.lower(state, _shapes(data, divided), place))
-
-    def encoder_program() -> Any:
-        batch = options.encode_batch
-        encoded = make_encoder(vae_graph, scale, batch=batch, mesh=mesh)
-        given = (
-            _shapes(vae_params, everywhere),
-            _shapes(jax.random.key(0), everywhere),
-        )
-        # With algorithms tried: convolutions that were not encoded nothing in minutes.
-        return encoded.lower(*given, _shapes(data["rows"], divided)).compile()
-
-    def decoder_program() -> Any:
-        shape = (options.evaluation_batch, *parts.LATENT_SHAPE)
-        latents = jax.ShapeDtypeStruct(shape, jnp.float32)
-        decoded = jax.jit(make_decoder(vae_graph, scale, options.dtype))
-        return decoded.lower(_shapes(vae_params), latents).compile()
 
     def save(average: Any) -> None:
         loop.save_weights(options.out, average)
 
     with ThreadPoolExecutor(8) as pool:
-        words = pool.submit(words_program)
-        encoder = pool.submit(encoder_program)
-        waiting = [pool.submit(stage_program, stage) for stage in stages]
-        decoder = pool.submit(decoder_program)
-        data = jax.device_put(data, divided)
+        programs = _Programs(pool, run, graphs, settings, autoencoder, options, data)
         if options.word_steps:
             loop.run_for(
                 run,
-                words.result(),
-                data,
+                programs.words.result(),
+                jax.device_put(data, programs.divided),
                 seconds=options.word_seconds,
                 most=options.word_steps,
                 count=options.count,
                 labels={"stage": "words"},
-                mesh=mesh,
+                mesh=programs.mesh,
             )
             # Moments and average of what is trained next begin anew.
             run.state = loop.init(run.state.params, settings)
-        program = encoder.result()
+        program = programs.encoder.result()
         _tell(run, start, {"kind": "compiled", "program": "encoder"})
-        given = jax.device_put((vae_params, jax.random.key(options.seed)), everywhere)
-        latents, cover = jax.block_until_ready(program(*given, data["rows"]))
-        data |= {"latents": latents, "cover": cover}
-        std = round(float(jnp.std(latents.astype(jnp.float32))), 4)
-        _tell(run, start, {"kind": "data", "videos": options.videos, "std": std})
+        data, different = encode_all(
+            program,
+            jax.device_put(autoencoder[1], programs.everywhere),
+            data,
+            batch=programs.encoded_together,
+            seed=options.seed,
+            seconds=options.encode_seconds,
+            split=programs.divided,
+        )
+        std = round(float(jnp.std(data["latents"].astype(jnp.float32))), 4)
+        _tell(run, start, {"kind": "data", "videos": different, "std": std})
         done = 0.0
-        for stage, future in zip(stages, waiting, strict=True):
+        for stage, future in programs.stages:
             steps = future.result()
             _tell(run, start, {"kind": "compiled", "program": stage.name})
             left = options.seconds - (time.perf_counter() - start)
@@ -402,13 +348,13 @@ def _train(
                 seconds=max(left * stage.share / (1.0 - done), 0.0),
                 count=stage.count,
                 span=(done, done + stage.share),
-                labels={"stage": stage.name, "batch": stage.batch * mesh.size},
+                labels={"stage": stage.name, "batch": stage.batch * programs.mesh.size},
                 save=save,
-                mesh=mesh,
+                mesh=programs.mesh,
             )
             save(run.state.average)
             done += stage.share
-        return decoder.result()
+        return programs.decoder.result()
 
 
 def _quickly(lowered: Any) -> Any:

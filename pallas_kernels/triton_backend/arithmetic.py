@@ -25,6 +25,13 @@ def round_to_even(x):
 
 
 @triton.jit
+def finite_or_infinite(x):
+    """|x| with infinity in place of NaN, so that a maximum cannot lose it."""
+    magnitude = tl.abs(x)
+    return tl.where(magnitude < float("inf"), magnitude, float("inf"))
+
+
+@triton.jit
 def magnitude_bits(x):
     """Bits of |x| as int32, ordered as |x| is; NaN is above infinity, 0x7F800000."""
     return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF

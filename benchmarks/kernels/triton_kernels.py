@@ -72,9 +72,22 @@ _GEMM_TILES = (
 _ROW_SHAPES = tuple(
     RowShape(*shape) for shape in itertools.product((4096, 8192), (16, 32), (4, 8, 16))
 )
+# For the quantizations: none of Triton's pipelining, which see `front.load_rows`.
+_ROTATING_SHAPES = tuple(
+    RowShape(*shape, stages=1)
+    for shape in (
+        (8192, 32, 4),
+        (8192, 32, 8),
+        (8192, 16, 4),
+        (4096, 32, 8),
+        (4096, 16, 8),
+        (16384, 32, 4),
+        (16384, 64, 4),
+    )
+)
 _ATTENTION_TILES = {
-    64: ((128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3),
-         (64, 128, 4, 2), (128, 128, 4, 2), (256, 64, 8, 3)),
+    64: ((128, 64, 8, 3), (64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2),
+         (128, 128, 8, 2), (128, 32, 8, 4), (64, 128, 4, 2)),
     128: ((128, 64, 8, 3), (128, 128, 8, 2), (64, 64, 4, 3), (128, 64, 4, 3),
           (64, 128, 4, 2), (128, 64, 8, 2), (256, 64, 16, 2)),
 }  # fmt: skip
@@ -146,7 +159,8 @@ def _rows(tune: bool) -> Iterator[Case]:
             yield case
             yield _as_triton(case, _row_function(case, None))
         elif (case.op, case.k, case.note) in _TUNED:
-            for shape in _ROW_SHAPES:
+            quantizes = case.op.startswith("quantize")
+            for shape in _ROTATING_SHAPES if quantizes else _ROW_SHAPES:
                 function = _row_function(case, shape)
                 yield _as_triton(case, function, f" {tuple(shape)}")
     for case in () if tune else norm_rope.cases():
@@ -162,7 +176,8 @@ def _rows(tune: bool) -> Iterator[Case]:
 
 _TUNED = {
     ("quantize_int8", 3072, "norm"),
-    ("quantize_int8", 12288, "plain"),
+    ("quantize_int8", 3072, "plain"),
+    ("quantize_int8", 12288, "gelu"),
     ("quantize_nvfp4", 3072, "plain"),
     ("block_stats", 3072, "bf16"),
 }

@@ -183,7 +183,7 @@ def _attend(
 
 
 @triton.jit
-def attention(
+def _attend_tile(
     q_ptr,
     k_ptr,
     v_ptr,
@@ -203,11 +203,7 @@ def attention(
     BLOCK_N: tl.constexpr,
     ONLINE: tl.constexpr,
 ):
-    """Softmax attention of BLOCK_M queries of one head.
-
-    SCALE_TOKENS is 0 for 16-bit queries and keys, whose products times FACTOR are
-    exponents of 2; otherwise they are INT8 with scales, and so many keys share one.
-    """
+    """Writes the attention of this program's queries; returns the rows' sums."""
     tile, head = tl.program_id(0), tl.program_id(1)
     entry = (head // HEADS).to(tl.int64)
     row_size: tl.constexpr = HEADS * HEAD_DIM
@@ -246,24 +242,123 @@ def attention(
         BLOCK_N,
         ONLINE,
     )
-    if not ONLINE:
-        # Scores that rise far above those of the first block: again, as the textbook
-        # does it. NaN counts as risen.
-        risen = tl.where(sums < _SUM_LIMIT, 0, 1)
-        if tl.max(risen, 0) > 0:
-            acc, sums = _attend(
-                q,
-                q_factor,
-                k_ptrs,
-                v_ptrs,
-                k_scale_ptr,
-                length,
-                HEADS,
-                HEAD_DIM,
-                SCALE_TOKENS,
-                BLOCK_M,
-                BLOCK_N,
-                True,
-            )
     out = (acc / sums[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + q_places, out, mask=(rows < Q_TOKENS)[:, None])
+    return sums
+
+
+@triton.jit
+def attention(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    q_scale_ptr,
+    k_scale_ptr,
+    length_ptr,
+    out_ptr,
+    risen_ptr,
+    Q_TOKENS: tl.constexpr,
+    KV_TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    FACTOR: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
+    SCALE_BLOCKS: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    ONLINE: tl.constexpr,
+):
+    """Softmax attention of BLOCK_M queries of one head.
+
+    SCALE_TOKENS is 0 for 16-bit queries and keys, whose products times FACTOR are
+    exponents of 2; otherwise they are INT8 with scales, and so many keys share one.
+    Unless ONLINE, tiles with scores that rise far above those of the first block are
+    marked, int32 [heads, tiles], and wrong: `attention_of_risen` has to follow.
+    """
+    sums = _attend_tile(
+        q_ptr,
+        k_ptr,
+        v_ptr,
+        q_scale_ptr,
+        k_scale_ptr,
+        length_ptr,
+        out_ptr,
+        Q_TOKENS,
+        KV_TOKENS,
+        HEADS,
+        HEAD_DIM,
+        FACTOR,
+        SCALE_TOKENS,
+        SCALE_BLOCKS,
+        HAS_LENGTHS,
+        BLOCK_M,
+        BLOCK_N,
+        ONLINE,
+    )
+    if not ONLINE:
+        # NaN counts as risen.
+        risen = tl.max(tl.where(sums < _SUM_LIMIT, 0, 1), 0)
+        place = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
+        tl.store(risen_ptr + place, risen)
+
+
+@triton.jit
+def attention_of_risen(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    q_scale_ptr,
+    k_scale_ptr,
+    length_ptr,
+    risen_ptr,
+    before_ptr,
+    out_ptr,
+    Q_TOKENS: tl.constexpr,
+    KV_TOKENS: tl.constexpr,
+    HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    FACTOR: tl.constexpr,
+    SCALE_TOKENS: tl.constexpr,
+    SCALE_BLOCKS: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The tiles that `attention` marked again, as the textbook does it; others copied.
+
+    A kernel of its own, for its registers: with both in one, Hopper's multiprocessors
+    hold one program where they hold two of `attention`. It does not write in place
+    because releases of jax-triton disagree on how that is asked for.
+    """
+    tile, head = tl.program_id(0), tl.program_id(1)
+    if tl.load(risen_ptr + head * tl.num_programs(0) + tile) > 0:
+        _attend_tile(
+            q_ptr,
+            k_ptr,
+            v_ptr,
+            q_scale_ptr,
+            k_scale_ptr,
+            length_ptr,
+            out_ptr,
+            Q_TOKENS,
+            KV_TOKENS,
+            HEADS,
+            HEAD_DIM,
+            FACTOR,
+            SCALE_TOKENS,
+            SCALE_BLOCKS,
+            HAS_LENGTHS,
+            BLOCK_M,
+            BLOCK_N,
+            True,
+        )
+    else:
+        rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
+        channels = tl.arange(0, HEAD_DIM)
+        row = (head // HEADS).to(tl.int64) * Q_TOKENS + rows
+        places = row[:, None] * (HEADS * HEAD_DIM) + (head % HEADS) * HEAD_DIM
+        places += channels[None, :]
+        exists = (rows < Q_TOKENS)[:, None]
+        tile_out = tl.load(before_ptr + places, mask=exists)
+        tl.store(out_ptr + places, tile_out, mask=exists)

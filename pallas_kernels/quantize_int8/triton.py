@@ -22,7 +22,7 @@ def quantize_int8(
     """
     x, affine, front = site.kernel_operands(stats=with_stats)
     m, k = x.shape
-    tiles = rows.row_tiles(m, k, shape)
+    tiles = rows.row_tiles(m, k, shape, rotating=True)
     values, scales, partials = calls.call(
         "quantize_int8:quantize_int8",
         (x, rows.given(affine)),

@@ -9,6 +9,7 @@ from pallas_kernels.triton_backend.arithmetic import encode_int8  # pyrefly: ign
 from pallas_kernels.triton_backend.front import (  # pyrefly: ignore
     activation,
     hadamard,
+    load_rows,
     rotate,
     store_stats,
 )
@@ -37,10 +38,13 @@ def quantize_int8(
     """Rows of an activation to INT8 with one scale each, ROWS at a time."""
     tiles = (M + ROWS - 1) // ROWS
     matrix = hadamard(tl.float16 if LAYER_NORM and not GELU else tl.bfloat16)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+    first, step = tl.program_id(0), tl.num_programs(0)
+    x = load_rows(x_ptr, first * ROWS + tl.arange(0, ROWS), M, K, K_PADDED)
+    for tile in range(first, tiles, step):
         rows = tile * ROWS + tl.arange(0, ROWS)
+        following = load_rows(x_ptr, rows + step * ROWS, M, K, K_PADDED)
         y = activation(
-            x_ptr,
+            x,
             affine_ptr,
             rows,
             M,
@@ -63,3 +67,4 @@ def quantize_int8(
         places = rows.to(tl.int64)[:, None] * K + channels[None, :]
         tl.store(values_ptr + places, values, mask=exists)
         tl.store(scales_ptr + rows, scales, mask=rows < M)
+        x = following

@@ -31,7 +31,7 @@ def quantize_nvfp4(
         raise NotImplementedError(
             f"NVFP4 needs K to be a multiple of {nvfp4.BLOCK}, found {k}"
         )
-    tiles = rows.row_tiles(m, k, shape)
+    tiles = rows.row_tiles(m, k, shape, rotating=True)
     constants = rows.front_constants(front, m, k, tiles)
     launch = {"grid": (tiles.programs,), "launch": tiles.launch}
     if tensor_scale is None:

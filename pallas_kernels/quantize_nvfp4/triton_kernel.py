@@ -9,6 +9,7 @@ from pallas_kernels.triton_backend.arithmetic import encode_nvfp4  # pyrefly: ig
 from pallas_kernels.triton_backend.front import (  # pyrefly: ignore
     activation,
     hadamard,
+    load_rows,
     rotate,
     store_stats,
 )
@@ -39,10 +40,13 @@ def quantize_nvfp4(
     tensor_scale = tl.load(tensor_scale_ptr + tl.zeros((ROWS,), tl.int32))
     tiles = (M + ROWS - 1) // ROWS
     matrix = hadamard(tl.float16 if LAYER_NORM and not GELU else tl.bfloat16)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+    first, step = tl.program_id(0), tl.num_programs(0)
+    x = load_rows(x_ptr, first * ROWS + tl.arange(0, ROWS), M, K, K_PADDED)
+    for tile in range(first, tiles, step):
         rows = tile * ROWS + tl.arange(0, ROWS)
+        following = load_rows(x_ptr, rows + step * ROWS, M, K, K_PADDED)
         y = activation(
-            x_ptr,
+            x,
             affine_ptr,
             rows,
             M,
@@ -73,6 +77,7 @@ def quantize_nvfp4(
             scales,
             mask=exists & (blocks < K // 16)[None, :],
         )
+        x = following
 
 
 @triton.jit
@@ -95,10 +100,13 @@ def row_amax(
     """The largest finite magnitude of each row behind the front end."""
     tiles = (M + ROWS - 1) // ROWS
     matrix = hadamard(tl.float16 if LAYER_NORM and not GELU else tl.bfloat16)
-    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+    first, step = tl.program_id(0), tl.num_programs(0)
+    x = load_rows(x_ptr, first * ROWS + tl.arange(0, ROWS), M, K, K_PADDED)
+    for tile in range(first, tiles, step):
         rows = tile * ROWS + tl.arange(0, ROWS)
+        following = load_rows(x_ptr, rows + step * ROWS, M, K, K_PADDED)
         y = activation(
-            x_ptr,
+            x,
             affine_ptr,
             rows,
             M,
@@ -116,3 +124,4 @@ def row_amax(
         magnitude = tl.abs(y)
         amax = tl.max(tl.where(magnitude < float("inf"), magnitude, 0.0), 1)
         tl.store(amax_ptr + rows, amax, mask=rows < M)
+        x = following

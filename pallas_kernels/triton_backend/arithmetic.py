@@ -13,7 +13,8 @@ import triton.language as tl  # pyrefly: ignore
 def gelu_tanh(x):
     """x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3); as in `gemm.epilogue`."""
     u = 0.7978845608028654 * (x + 0.044715 * x * x * x)
-    return x / (1.0 + tl.exp(-2.0 * u))
+    # 2^(-2u log2(e)): `tl.exp` costs four instructions more.
+    return x / (1.0 + tl.exp2(-2.8853900817779268 * u))
 
 
 @triton.jit
@@ -28,6 +29,12 @@ def finite_or_infinite(x):
     """|x| with infinity in place of NaN, so that a maximum cannot lose it."""
     magnitude = tl.abs(x)
     return tl.where(magnitude < float("inf"), magnitude, float("inf"))
+
+
+@triton.jit
+def magnitude_bits(x):
+    """Bits of |x| as int32, ordered as |x| is; NaN is above infinity, 0x7F800000."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
 
 
 @triton.jit
@@ -57,12 +64,16 @@ def int8_scales(amax):
 @triton.jit
 def encode_int8(x):
     """(values, scales) of the rows of x [rows, K]: `numerics.int8.quantize`."""
-    amax = tl.max(finite_or_infinite(x), 1)
-    valid = amax < float("inf")
-    scale, inverse = int8_scales(tl.where(valid, amax, 0.0))
-    scaled = tl.where(valid[:, None], x * inverse[:, None], 0.0)
-    values = tl.minimum(tl.maximum(round_to_even(scaled), -127.0), 127.0)
-    return values.to(tl.int8), tl.where(valid, scale, float("nan"))
+    amax = tl.max(magnitude_bits(x), 1)
+    valid = amax < 0x7F800000
+    scale, inverse = int8_scales(tl.where(valid, amax, 0).to(tl.float32, bitcast=True))
+    # Between bounds of 0 everything in a row that is not finite becomes 0, NaN too.
+    bound = tl.where(valid, 127.0, 0.0)[:, None]
+    scaled = tl.maximum(tl.minimum(x * inverse[:, None], bound), -bound)
+    # 1.5 * 2^23 leaves no bits behind the point; the last byte is the whole number,
+    # which spares a conversion that runs at a quarter of the speed.
+    values = (scaled + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
+    return values, tl.where(valid, scale, float("nan"))
 
 
 @triton.jit
@@ -122,10 +133,11 @@ def encode_nvfp4(x, tensor_scale, ROWS: tl.constexpr, K: tl.constexpr):
     """
     blocks = tl.reshape(x, (ROWS, K // 16, 16))
     inverse = reciprocal(6.0 * tensor_scale)
-    amax = tl.max(finite_or_infinite(blocks), 2)
+    bits = tl.max(magnitude_bits(blocks), 2)
+    valid = bits < 0x7F800000
+    amax = tl.where(valid, bits, 0).to(tl.float32, bitcast=True)
     scale = tl.maximum(amax * inverse[:, None], 0.001953125)
-    valid = amax < float("inf")
-    code = tl.where(valid, encode_e4m3(tl.where(valid, scale, 0.0)), 0x7F)
+    code = tl.where(valid, encode_e4m3(scale), 0x7F)
     step = decode_e4m3(code) * tensor_scale[:, None]
     codes = encode_e2m1(blocks, step[:, :, None])
     low, high = tl.reshape(codes, (ROWS, K // 2, 2)).split()

@@ -22,8 +22,22 @@ def hadamard(dtype: tl.constexpr):
 
 
 @triton.jit
+def load_rows(x_ptr, rows, M: tl.constexpr, K: tl.constexpr, K_PADDED: tl.constexpr):
+    """x of some rows, [rows, K_PADDED]; zero beyond K and beyond M.
+
+    Kernels load the rows of their next tile before they compute, into registers. What
+    Triton's own pipelining would do, asynchronous copies into shared memory that is
+    not swizzled, makes the rotation's operands conflict eightfold on their way out.
+    """
+    channels = tl.arange(0, K_PADDED)
+    exists = (rows < M)[:, None] & (channels < K)[None, :]
+    places = rows.to(tl.int64)[:, None] * K + channels[None, :]
+    return tl.load(x_ptr + places, mask=exists, other=0.0)
+
+
+@triton.jit
 def activation(
-    x_ptr,
+    x,
     affine_ptr,
     rows,
     M: tl.constexpr,
@@ -36,14 +50,13 @@ def activation(
     TEXT_ROWS: tl.constexpr,
     GELU: tl.constexpr,
 ):
-    """y of some rows before the rotation, [rows, K_PADDED] float32 of 16 bits.
+    """y of the rows x before the rotation, [rows, K_PADDED] float32 of 16 bits.
 
     Channels beyond K and rows beyond M are zero.
     """
     channels = tl.arange(0, K_PADDED)
     exists = (rows < M)[:, None] & (channels < K)[None, :]
-    places = rows.to(tl.int64)[:, None] * K + channels[None, :]
-    y = tl.load(x_ptr + places, mask=exists, other=0.0).to(tl.float32)
+    y = x.to(tl.float32)
     if LAYER_NORM:
         mean = tl.sum(y, 1) / K
         y = tl.where(exists, y - mean[:, None], 0.0)

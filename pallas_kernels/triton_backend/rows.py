@@ -20,22 +20,32 @@ class RowShape(NamedTuple):
     """How many values a tile of rows has, at least, and how many a thread has.
 
     `programs` run on each multiprocessor, and take tiles in turn; one has at most
-    `warps`, which leaves its threads the registers that a long row needs.
+    `warps`, which leaves its threads the registers that a long row needs. With two
+    `stages` Triton copies the next tile to shared memory meanwhile.
     """
 
     values: int
     per_thread: int
     programs: int
     warps: int = 16
+    stages: int = 2
 
 
-# Hopper: measured by `python -m benchmarks.kernels.triton_tune`; the others have not
-# been timed by us.
+# None was tuned on a device. `python -m benchmarks.kernels.triton_kernels --only
+# tune-rows` times candidates; Hopper's for block statistics reach 3.3 TB/s there.
 SHAPES = {
     DeviceClass.AMPERE: RowShape(4096, 32, 8),
     DeviceClass.SMALL: RowShape(4096, 32, 6),
     DeviceClass.HOPPER: RowShape(4096, 32, 8),
     DeviceClass.BLACKWELL: RowShape(4096, 32, 8, 8),
+}
+# Of kernels that rotate: two rows make the 64 rows of blocks that a warp group
+# multiplies by the Hadamard matrix, and the next rows wait in registers. Untimed.
+ROTATING = {
+    DeviceClass.AMPERE: RowShape(8192, 32, 4, stages=1),
+    DeviceClass.SMALL: RowShape(8192, 32, 4, stages=1),
+    DeviceClass.HOPPER: RowShape(8192, 32, 4, stages=1),
+    DeviceClass.BLACKWELL: RowShape(8192, 32, 4, 8, stages=1),
 }
 
 
@@ -49,8 +59,10 @@ class RowTiles(NamedTuple):
     launch: Launch
 
 
-def row_tiles(m: int, k: int, shape: RowShape | None = None) -> RowTiles:
-    """The tiles for [M, K].
+def row_tiles(
+    m: int, k: int, shape: RowShape | None = None, *, rotating: bool = False
+) -> RowTiles:
+    """The tiles for [M, K]; `rotating` where rows pass `front.rotate`.
 
     Raises:
         NotImplementedError: rows that are too long.
@@ -60,7 +72,7 @@ def row_tiles(m: int, k: int, shape: RowShape | None = None) -> RowTiles:
             f"Triton row kernels take rows of at most {_LARGEST_K} values, found "
             f"[{m}, {k}]"
         )
-    shape = shape or SHAPES[device_class()]
+    shape = shape or (ROTATING if rotating else SHAPES)[device_class()]
     channels = 1 << (k - 1).bit_length()
     rows = max(1, shape.values // channels)
     tiles = -(-m // rows)
@@ -68,7 +80,7 @@ def row_tiles(m: int, k: int, shape: RowShape | None = None) -> RowTiles:
     # Long rows leave room for fewer programs.
     at_once = max(1, shape.programs * 4 // max(warps, 4))
     programs = min(tiles, dispatch.multiprocessors() * at_once)
-    return RowTiles(rows, channels, tiles, programs, Launch(warps, 2))
+    return RowTiles(rows, channels, tiles, programs, Launch(warps, shape.stages))
 
 
 def front_constants(front: Front, m: int, k: int, tiles: RowTiles) -> dict[str, Any]:

@@ -161,6 +161,12 @@ def automatic(mesh: Mesh) -> Mesh:
     return Mesh(mesh.devices, mesh.axis_names)
 
 
+def devices_for(batch: int) -> list[jax.Device]:
+    """As many devices as divide a batch of training, in order: at least one."""
+    found = jax.devices()
+    return found[: max(n for n in range(1, len(found) + 1) if batch % n == 0)]
+
+
 __all__ = [
     "AXIS_NAMES",
     "FSDP",
@@ -169,6 +175,7 @@ __all__ = [
     "automatic",
     "axes_of",
     "default_sizes",
+    "devices_for",
     "make_mesh",
     "mesh_problems",
     "name_problems",

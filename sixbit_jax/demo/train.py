@@ -33,6 +33,7 @@ from sixbit_jax.demo.recipe import (
     make_train_steps,
 )
 from sixbit_jax.demo.state_file import load_state, save_state
+from sixbit_jax.meshes import devices_for
 
 # Calls of the compiled step before its speed is trusted, the compiling one included.
 _CALLS_TO_MEASURE = 6
@@ -81,7 +82,7 @@ def train(
         evaluations: how often to sample and score on the way, at even intervals.
         captions: captions per such evaluation.
         cosine: where on the learning rate's half cosine the run begins and ends.
-        devices: batches are split over these; None takes all.
+        devices: batches are split over these; None takes as many as divide the batch.
 
     Returns:
         The number of steps run.
@@ -94,7 +95,7 @@ def train(
         training.recipe,
         training.demo.scheduler(),
         steps_per_call,
-        devices=jax.devices() if devices is None else devices,
+        devices=devices_for(training.recipe.batch) if devices is None else devices,
     )
     first = int(training.state.step)
     calls = -(-steps // steps_per_call)
@@ -310,7 +311,7 @@ def _summary(
         "steps": steps,
         "seconds": round(training.seconds, 2),
         "compile_seconds": round(training.compile_seconds, 2),
-        "devices": len(jax.devices()),
+        "devices": len(devices_for(training.recipe.batch)),
         "videos_per_second": float(np.median(rates)),
         **asdict(training.recipe),
     }

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from sixbit_jax.meshes import devices_for
 from sixbit_jax.tuning.forward import Outputs, forward
 from sixbit_jax.tuning.method import Groups, Method, Start
 from sixbit_jax.tuning.trajectories import Batch, Trajectories
@@ -98,7 +99,7 @@ class Tuner:
         its features.
       method: what is tuned, and by which loss.
       options: numbers of the run.
-      devices: batches are split over these; None takes all.
+      devices: batches are split over these; None takes as many as divide the batch.
 
     Raises:
       ValueError: the batch does not divide among the devices.
@@ -112,7 +113,7 @@ class Tuner:
         *,
         devices: list[Any] | None = None,
     ):
-        devices = jax.devices() if devices is None else devices
+        devices = devices_for(options.batch) if devices is None else devices
         if options.batch % len(devices):
             raise ValueError(
                 f"batch: expected a multiple of the {len(devices)} devices, found "

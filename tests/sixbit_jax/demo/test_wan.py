@@ -86,7 +86,7 @@ def test_a_second_call_is_given_its_part_of_the_cosine(small_model, monkeypatch)
     spans = []
 
     def no_steps(graph, numbers, scheduler, count, *, devices):
-        assert devices == jax.devices()
+        assert devices == jax.devices()[: NUMBERS.batch]
 
         def run(state, span):
             spans.append(span)

@@ -15,6 +15,7 @@ from sixbit_jax import checkpoint
 from sixbit_jax.checkpoint import CheckpointError, CheckpointWriter
 from sixbit_jax.checkpoint import header as header_module
 from sixbit_jax.checkpoint import model as model_module
+from sixbit_jax.checkpoint.placement import Placement
 from sixbit_jax.formats import UniformArray
 from tests.sixbit_jax.checkpoint.directories import (
     CONFIG,
@@ -60,7 +61,7 @@ def test_a_dtype_casts_what_is_not_nvfp4(tmp_path, quantized):
 def test_blocks_are_stacked_in_place(saved):
     """XLA aliases the stacks with the result: loading never holds two copies."""
     stack = checkpoint.read_header(saved).stacks["transformer_blocks"]
-    whole = model_module._allocate(stack, None)
+    whole = model_module._allocate(stack, None, Placement(None))
     layer = jax.tree.map(lambda x: x[0], whole)
     compiled = model_module._insert.lower(whole, layer, jnp.int32(0)).compile()
     size = sum(x.nbytes for x in jax.tree.leaves(whole))

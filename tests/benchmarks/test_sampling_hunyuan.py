@@ -80,13 +80,15 @@ def test_two_steps_say_what_computed_and_skipped_ones_take(name):
         program.work.params, program.work.inputs_for(program.policies(0.0)["skipped"])
     )
     assert skipped.trace.skip[:, 0].tolist() == [[False] * 2, [True] * 2]
-    assert (first["density"] < 1) == (name == hunyuan_video.SPARSE)
+    # Sparse or not: text is always attended to, and lies in every block of keys of a
+    # video of 72 tokens. The next test has a longer one.
+    assert first["density"] == 1
 
 
 @pytest.mark.slow
 def test_a_threshold_of_few_blocks_computes_half_of_the_keys():
     small = TINY._replace(
-        size=(5, 16, 24), config=dataclasses.replace(CONFIG, num_layers=2)
+        size=(5, 32, 48), config=dataclasses.replace(CONFIG, num_layers=2)
     )
     program = hunyuan_video.TwoSteps(small, hunyuan_video.SPARSE)
     program.work.compile()

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from convert.errors import ConversionError
-from convert.rules import Rule, collapse
+from convert.rules import Rule, first_rule, other_keys
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.reading.messages import several
 
 _LAYER = "encoder.layers.{layer}."
 _RULES = (
@@ -83,8 +82,7 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     unknown = []
     for key, info in tensors.items():
-        names = (rule.to_target(key) for rule in _RULES)
-        name = next((name for name in names if name is not None), None)
+        name = first_rule(_RULES, key)
         if name is not None:
             found[name] = info
         elif match := re.fullmatch(_QKV, key):
@@ -98,15 +96,7 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
         else:
             unknown.append(key)
     if unknown:
-        raise ConversionError(
-            "\n  ".join(
-                [
-                    "expected only keys of the original layout of Wan's CLIP, found "
-                    "others:",
-                    *several(collapse(unknown)),
-                ]
-            )
-        )
+        raise other_keys(unknown, "Wan's CLIP")
     return found
 
 

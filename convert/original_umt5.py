@@ -7,12 +7,12 @@ further apart than 128 share a bucket, and norms add 1e-6, in every published T5
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from convert.errors import ConversionError
-from convert.rules import Rule, collapse
+from convert.rules import Rule, first_rule, rename_all
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.reading.messages import several
 
 _BLOCK = "encoder.block.{layer}.layer."
 _RULES = (
@@ -61,25 +61,7 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     Raises:
       ConversionError: lists the keys that are not of this layout.
     """
-    found, unknown = {}, []
-    for key, info in tensors.items():
-        names = (rule.to_target(key) for rule in _RULES)
-        name = next((name for name in names if name is not None), None)
-        if name is None:
-            unknown.append(key)
-        else:
-            found[name] = info
-    if unknown:
-        raise ConversionError(
-            "\n  ".join(
-                [
-                    "expected only keys of the original layout of UMT5's encoder, "
-                    "found others:",
-                    *several(collapse(unknown)),
-                ]
-            )
-        )
-    return found
+    return rename_all(tensors, partial(first_rule, _RULES), "UMT5's encoder")
 
 
 def config_of(tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:

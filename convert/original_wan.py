@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.errors import ConversionError
-from convert.rules import collapse
+from convert.rules import rename_all
 from convert.safetensors_file import TensorInfo
-from sixbit_jax.reading.messages import several
 
 _EMBEDDER = "condition_embedder."
 # Whole stems, without weight, bias or what belongs to a packed weight.
@@ -71,24 +70,8 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     Raises:
       ConversionError: lists the keys that are not of this layout.
     """
-    found, unknown = {}, []
-    for key, info in tensors.items():
-        name = _rename(key)
-        if name is None:
-            unknown.append(key)
-        else:
-            found[name] = info
-    if unknown:
-        raise ConversionError(
-            "\n  ".join(
-                [
-                    "expected only keys of the original layout of Wan, found others "
-                    "(another kind of Wan, or not the whole network):",
-                    *several(collapse(unknown)),
-                ]
-            )
-        )
-    return found
+    hint = " (another kind of Wan, or not the whole network)"
+    return rename_all(tensors, _rename, "Wan", hint)
 
 
 def _rename(key: str) -> str | None:

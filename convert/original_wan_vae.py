@@ -7,10 +7,11 @@ those of the published network with as many channels.
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from convert.errors import ConversionError
-from convert.rules import Rule, collapse
+from convert.rules import Rule, first_rule, rename_all
 from convert.safetensors_file import TensorInfo
 
 _MODEL = "AutoencoderKLWan"
@@ -72,26 +73,8 @@ def renamed(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
     Raises:
       ConversionError: lists the keys that are not of this layout.
     """
-    rules = _rules(tensors)
-    found, unknown = {}, []
-    for key, info in tensors.items():
-        names = (rule.to_target(key) for rule in rules)
-        name = next((name for name in names if name is not None), None)
-        if name is None:
-            unknown.append(key)
-        else:
-            found[name] = info
-    if unknown:
-        raise ConversionError(
-            "\n  ".join(
-                [
-                    "expected only keys of the original layout of Wan's autoencoder, "
-                    "found others:",
-                    *collapse(unknown),
-                ]
-            )
-        )
-    return found
+    rules = partial(first_rule, _rules(tensors))
+    return rename_all(tensors, rules, "Wan's autoencoder")
 
 
 def is_original(keys: Mapping[str, Any]) -> bool:

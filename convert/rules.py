@@ -18,6 +18,7 @@ import numpy as np
 
 from convert.errors import ConversionError
 from convert.safetensors_file import TensorInfo
+from sixbit_jax.reading.messages import several
 
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 _BUILT_IN = {"layer": r"\d+", "leaf": "weight|bias"}
@@ -212,6 +213,43 @@ def foreign_layout(keys: Iterable[str]) -> str | None:
         if any(re.match(pattern, key) for key in keys):
             return name
     return None
+
+
+def rename_all(
+    tensors: Mapping[str, TensorInfo],
+    rename: Callable[[str], str | None],
+    layout: str,
+    hint: str = "",
+) -> dict[str, TensorInfo]:
+    """The tensors of a file under the names of another layout.
+
+    Args:
+      tensors: by the names of the file.
+      rename: gives the other name of a key, or None.
+      layout: whose names they are, for the error.
+      hint: what other keys may mean, likewise.
+
+    Raises:
+      ConversionError: lists the keys that have no other name.
+    """
+    names = {key: rename(key) for key in tensors}
+    if unknown := [key for key, name in names.items() if name is None]:
+        raise other_keys(unknown, layout, hint)
+    return {name: tensors[key] for key, name in names.items() if name is not None}
+
+
+def first_rule(rules: Iterable[Rule], key: str) -> str | None:
+    """The name that the first rule which knows a key gives it."""
+    names = (rule.to_target(key) for rule in rules)
+    return next((name for name in names if name is not None), None)
+
+
+def other_keys(unknown: Iterable[str], layout: str, hint: str = "") -> ConversionError:
+    """The error for keys that are not of the original layout of a network."""
+    start = (
+        f"expected only keys of the original layout of {layout}, found others{hint}:"
+    )
+    return ConversionError("\n  ".join([start, *several(collapse(unknown))]))
 
 
 def collapse(keys: Iterable[str]) -> list[str]:
